@@ -1,0 +1,136 @@
+//! What goes into the consensus log, and what operators ask of the manager.
+
+use gabion_types::{
+    ClusterId, DiskId, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
+    RefusedChange, SegmentIndex, VolumeId,
+};
+use serde::{Deserialize, Serialize};
+
+/// One entry of the log. The map executes each (incarnation, number) once and answers a repeat with
+/// the first outcome.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    pub from: Proposer,
+    pub change: Change,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Proposer {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    /// Grows by one with each new proposal of this incarnation; the same when tried again.
+    pub number: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Change {
+    /// The first entry of a cluster; every later one is refused.
+    Init { cluster: ClusterId, limits: Limits },
+    /// A process of a node started: the map names this incarnation from now on; what earlier ones
+    /// owned is owned by nobody, without a wait (their locks prove that they are dead).
+    Register { node: NodeInfo, incarnation: Incarnation },
+    /// A formatted disk hangs on a node; the map numbers it. The same uuid again: its place or
+    /// capacity changed.
+    AddDisk { node: NodeId, uuid: [u8; 16], capacity_bytes: u64, path: String },
+    /// The disk failed for good.
+    DiskFailed { disk: DiskId },
+    /// Placement was chosen by the manager; checked again here.
+    CreateVolume { spec: VolumeSpec, placement: Vec<Vec<DiskId>> },
+    /// This disk has durably recorded all its segments of a volume in the making.
+    Created { volume: VolumeId, disk: DiskId },
+    ResizeVolume { volume: VolumeId, size_bytes: u64, placement: Vec<Vec<DiskId>> },
+    DeleteVolume { volume: VolumeId, force: bool },
+    /// These replicas are gone from this disk, as the map had ordered.
+    Dropped { disk: DiskId, replicas: Vec<(VolumeId, SegmentIndex)> },
+    /// Compare and set: nobody owns the volume, and its epoch is `epoch`.
+    TakeOver { volume: VolumeId, epoch: gabion_types::Epoch, node: NodeId, incarnation: Incarnation },
+    /// By the owner only.
+    Owner { volume: VolumeId, change: OwnerChange },
+    /// By the manager: the lease ended by its clock. What the incarnation owned is owned by nobody,
+    /// and the node is silent until it renews again.
+    Expire { node: NodeId, incarnation: Incarnation },
+    /// By the manager: it renews again.
+    Revive { node: NodeId, incarnation: Incarnation },
+    SetSetting { name: String, value: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    pub id: NodeId,
+    pub name: String,
+    /// `host:port` where peers, the API and NBD clients find it.
+    pub peer: String,
+    pub api: String,
+    pub nbd: String,
+    pub http: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    pub name: String,
+    pub size_bytes: u64,
+    pub rf: u8,
+    pub hold: HoldPolicy,
+    pub exclusive: bool,
+}
+
+/// What an operator asks of the manager; only the consensus leader's node takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminRequest {
+    CreateVolume { spec: VolumeSpec },
+    ResizeVolume { name: String, size_bytes: u64 },
+    DeleteVolume { name: String, force: bool },
+    /// Ask the present owner to release it and the named node to take it.
+    MoveVolume { name: String, to: NodeId },
+    SetSetting { name: String, value: String },
+}
+
+/// Answered when the whole of it is committed (a volume: when it is ready to be owned).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminReply {
+    Done,
+    Created { volume: VolumeId },
+    Refused(AdminError),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum AdminError {
+    #[error("this node does not lead the cluster; node {leader:?} does")]
+    NotLeader { leader: Option<NodeId> },
+    #[error("a volume's name has 1 to 255 characters out of A-Z a-z 0-9 . _ - and begins with a letter or digit")]
+    BadName,
+    #[error("a volume of that name exists already")]
+    NameTaken,
+    #[error("there is no volume of that name; see `gabion volume list`")]
+    NoVolume,
+    #[error("a volume's size is a multiple of 4096 bytes, above zero and at most {most} bytes")]
+    BadSize { most: u64 },
+    #[error("a volume only grows: it has {size_bytes} bytes already")]
+    Shrinks { size_bytes: u64 },
+    #[error("{wanted} copies need {wanted} nodes with a disk in service; there are {nodes}")]
+    TooFewNodes { wanted: u8, nodes: u32 },
+    #[error("rf is 1, 2 or 3")]
+    BadRf,
+    #[error("the disks have room for {free_bytes} more bytes with {rf} copies; {wanted_bytes} are wanted; add a disk or delete a volume")]
+    NoRoom { wanted_bytes: u64, free_bytes: u64, rf: u8 },
+    #[error("guests are attached; detach them, or use --force")]
+    Attached,
+    #[error("no setting of that name; see `gabion settings list`")]
+    NoSetting,
+    #[error("the value {value:?} does not fit the setting: {wants}")]
+    BadValue { value: String, wants: String },
+    #[error("there is no such node")]
+    NoNode,
+    #[error("the cluster has no majority now; try again when more nodes are up")]
+    NoMajority,
+    #[error("refused by the cluster map: {0}")]
+    Map(RefusedChange),
+}
+
+/// What applying one command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub outcome: Outcome,
+    /// The proposer's number was executed before: nothing changed now.
+    pub repeat: bool,
+}

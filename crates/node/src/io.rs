@@ -1,0 +1,139 @@
+//! What goes into a node and what comes out: the border that the daemon and the simulator share.
+
+use bytes::Bytes;
+use gabion_cluster::{AdminReply, AdminRequest, Command, Map};
+use gabion_store::OutOfService;
+use gabion_types::{
+    ClusterId, DiskDone, DiskId, DiskOp, GuestOp, GuestResult, Incarnation, MapIndex, NodeId,
+    VolumeId,
+};
+use gabion_wire::{LinkClass, Message};
+
+/// A connection to or from a peer; chosen by the driver, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// A guest's connection; chosen by the driver, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GuestId(pub u64);
+
+/// A disk of this node, by its place in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskSlot(pub u32);
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    Disk { disk: DiskSlot, done: DiskDone },
+
+    /// A link that this node dialled is there.
+    Connected { link: LinkId },
+    /// It could not be dialled, or it is gone. No more comes of it.
+    LinkClosed { link: LinkId },
+    /// Somebody dialled this node.
+    Accepted { link: LinkId },
+    Peer { link: LinkId, message: Message },
+    /// Bytes came in that are not a whole message yet: a sign of life.
+    PeerBytes { link: LinkId },
+
+    /// An NBD client connected; its bytes come by `NbdBytes`, exactly as many as asked for.
+    NbdAccepted { guest: GuestId },
+    NbdBytes { guest: GuestId, bytes: Bytes },
+    /// A guest by another front end (gRPC, the simulator) wants a volume.
+    GuestOpen { guest: GuestId, volume: String },
+    Guest { guest: GuestId, tag: u64, op: GuestOp },
+    /// It hung up (or its socket broke): of either kind.
+    GuestClosed { guest: GuestId },
+
+    /// A committed entry of the consensus log; each once, in order.
+    Committed { index: MapIndex, command: Command },
+    /// The log was compacted: the whole map as of `index`.
+    Restored { index: MapIndex, map: Box<Map> },
+    /// Who leads the consensus, as far as this node knows.
+    Leader { term: u64, leader: Option<NodeId> },
+    /// This node's leadership was confirmed with a majority after `ConfirmLeader` was asked.
+    LeaderConfirmed { number: u64, term: u64 },
+    /// An operator's request; answered by `AdminDone`.
+    Admin { number: u64, request: AdminRequest },
+
+    /// Drain guests, release volumes clean, checkpoint the disks, then `Stopped`.
+    Stop,
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    Disk { disk: DiskSlot, op: DiskOp },
+
+    /// Dial a peer (its address stands in the map); answered by `Connected` or `LinkClosed`.
+    Connect { link: LinkId, node: NodeId, class: LinkClass },
+    Send { link: LinkId, message: Message },
+    CloseLink { link: LinkId },
+
+    /// Read exactly so many bytes next and deliver them by `NbdBytes`. One at a time.
+    NbdWant { guest: GuestId, bytes: usize },
+    NbdSend { guest: GuestId, pieces: Vec<Bytes> },
+    NbdClose { guest: GuestId },
+
+    GuestOpened { guest: GuestId, result: Result<OpenedVolume, OpenError> },
+    GuestDone { guest: GuestId, tag: u64, result: GuestResult },
+    /// The volume is gone or the node stops: nothing more is served on it.
+    GuestEnded { guest: GuestId },
+
+    /// Into the consensus log, by way of the leader. May get lost; the node proposes it again.
+    Propose { command: Command },
+    ConfirmLeader { number: u64, term: u64 },
+    AdminDone { number: u64, reply: AdminReply },
+
+    Event(NodeEvent),
+    Stopped,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenedVolume {
+    pub volume: VolumeId,
+    pub name: String,
+    pub size_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("there is no volume of that name; see `gabion volume list`")]
+    NotFound,
+    #[error("the volume is still being made, or being deleted")]
+    NotReady,
+    #[error("this node has no majority to ask and does not know of that volume yet; try again")]
+    NoMajority,
+    #[error("this node is stopping; connect to another")]
+    Stopping,
+    #[error("too many guests on this node")]
+    TooMany,
+}
+
+/// What a node is told when it is made.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub secret: [u8; 32],
+    pub seed: u64,
+    pub settings: crate::NodeSettings,
+    /// Capacity in bytes of each disk, by its place.
+    pub disks: Vec<u64>,
+}
+
+/// For the log and `events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeEvent {
+    PeerUp { node: NodeId },
+    PeerDown { node: NodeId },
+    LinkRefused { node: Option<NodeId>, reason: gabion_wire::link::LinkRefusal },
+    DiskOpened { disk: DiskSlot, id: Option<DiskId>, map: MapIndex },
+    DiskOut { disk: DiskSlot, why: OutOfService },
+    Store { disk: DiskSlot, event: gabion_store::StoreEvent },
+    Volume { volume: VolumeId, event: gabion_volume::VolumeEvent },
+    Owning { volume: VolumeId },
+    OwningEnded { volume: VolumeId },
+    /// The map names another incarnation of this node: this process must stop.
+    Superseded { by: Incarnation },
+}

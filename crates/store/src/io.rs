@@ -1,0 +1,109 @@
+//! What goes into a store and what comes out.
+
+use gabion_types::{ClusterId, DiskDone, DiskError, DiskOp, Limits, MapIndex};
+use gabion_wire::{ReplicaAnswer, ReplicaRequest, RequestId};
+
+/// Who asked: a link of a peer, or an owner on this node. Chosen by the node; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin(pub u64);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    Disk(DiskDone),
+    Request { from: Origin, request: RequestId, ask: ReplicaRequest },
+    /// A new link of that peer came up, or it is gone: what it asked and what has not reached a
+    /// frame is dropped, and nothing of it is answered.
+    OriginGone { origin: Origin },
+    /// The highest map index that this node applied; kept on the disk, lazily.
+    SawMap(MapIndex),
+    /// Checkpoint, then `Stopped`. Further requests are refused.
+    Stop,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Disk(DiskOp),
+    Answer { to: Origin, request: RequestId, answer: ReplicaAnswer },
+    /// Recovery is over (once): requests are taken from now on.
+    Opened(Opened),
+    /// The disk is not ours to use, or gives errors: out of service for good (once).
+    OutOfService(OutOfService),
+    Event(StoreEvent),
+    /// Answers `Stop` (once).
+    Stopped,
+}
+
+/// What the disk says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub cluster: ClusterId,
+    pub uuid: [u8; 16],
+    pub limits: Limits,
+    pub highest_map: MapIndex,
+    pub capacity_bytes: u64,
+    /// Recovery met damage below the durable lsn.
+    pub damaged: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfService {
+    #[error("no superblock of Gabion is readable on it; `gabion node init` formats it")]
+    NotFormatted,
+    #[error("it was formatted by a newer version {version} of Gabion")]
+    TooNew { version: u16 },
+    #[error("it belongs to cluster {found}")]
+    OtherCluster { found: ClusterId },
+    #[error("it holds {found} bytes and was formatted for {expected}")]
+    Truncated { found: u64, expected: u64 },
+    #[error("its metadata is damaged beyond recovery")]
+    Damaged,
+    #[error("{during} failed: {error}")]
+    Failed { during: During, error: DiskError },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum During {
+    Open,
+    Write,
+    Sync,
+}
+
+impl std::fmt::Display for During {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open => "opening",
+            Self::Write => "a write",
+            Self::Sync => "a sync",
+        })
+    }
+}
+
+/// For the log and the events; plain facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// Frames replayed, entries dropped as a torn tail.
+    Recovered { frames: u64, entries_dropped: u64 },
+    /// A block's data failed its checksum.
+    Corrupt { volume: u32, segment: u32, block: u32 },
+    Checkpointed { pages: u64 },
+}
+
+/// Space and traffic of one disk. Units: bytes, counts since open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    pub capacity_bytes: u64,
+    /// Slots in use by data and metadata.
+    pub used_bytes: u64,
+    /// Kept back for overwrites, repair, checkpoints.
+    pub reserve_bytes: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub frames: u64,
+    pub syncs: u64,
+    pub checkpoints: u64,
+    pub corrupt_blocks: u64,
+    /// Requests taken and not yet answered.
+    pub pending: u64,
+}

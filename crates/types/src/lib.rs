@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+pub mod block;
+pub mod change;
+pub mod disk;
+pub mod guest;
+pub mod ids;
+pub mod limits;
+pub mod members;
+pub mod prng;
+pub mod size;
+pub mod slab;
+pub mod time;
+pub mod version;
+
+pub use block::{BlockInfo, BlockKind, Crc, block_crc};
+pub use change::{Outcome, OwnerChange, Promotion, RefusedChange, Removal};
+pub use disk::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskToken};
+pub use guest::{GuestData, GuestOp, GuestResult, HoldPolicy, IoError, MappedExtent};
+pub use ids::{ClusterId, DiskId, Incarnation, MapIndex, NodeId, SegmentIndex, VolumeId};
+pub use limits::Limits;
+pub use members::{Joining, SegmentMembers, Stale, VolumeView};
+pub use prng::Prng;
+pub use size::{BLOCK_BYTES, BlockIndex, BlockRange, ByteRange, SECTOR_BYTES, SegmentSize};
+pub use slab::Slab;
+pub use time::{Duration, Instant};
+pub use version::{Epoch, Seq, Version};

@@ -1,0 +1,118 @@
+//! What goes into a volume's owner and what comes out.
+
+use gabion_types::{
+    DiskId, Duration, GuestOp, GuestResult, Instant, NodeId, Outcome, OwnerChange, VolumeView,
+};
+use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaRequest, RequestId};
+
+/// A guest's request that was admitted; chosen by the node, comes back exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Numbers the proposals of one owner; chosen by the owner, grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProposalNumber(pub u64);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Takes its place in the order. Never refused but by `GuestDone`.
+    Guest { ticket: Ticket, op: GuestOp },
+    /// The committed map's word on this volume, in the order of the log; the first one makes the
+    /// owner and begins the takeover. One that names another owner ends it.
+    View { view: VolumeView, owned: bool },
+    /// The outcome of a proposal, after the view that it led to.
+    Proposed { number: ProposalNumber, outcome: Outcome },
+    Answer { request: RequestId, answer: ReplicaAnswer },
+    /// What is in flight to that node on that class is lost: done or not, no answer will come.
+    LinkLost { node: NodeId, class: LinkClass },
+    /// It can be asked (again).
+    LinkUp { node: NodeId },
+    /// It counts as failed: closed for 200 ms of failed reconnects, or silent for 1 s.
+    NodeDown { node: NodeId },
+    /// The lease holds until then; the driver's clock, this node's. Later or earlier than before.
+    Lease { until: Instant },
+    /// A setting changed.
+    Settings(Settings),
+    /// Finish what is in flight, admit nothing new, settle, propose `Release`.
+    Release,
+    /// Time passed (nothing else happened).
+    Tick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a member is waited for when its volume is taken over.
+    pub fence_wait: Duration,
+    /// A slow answer to a write removes nobody before.
+    pub slow_wait: Duration,
+    /// Filling of a stand-in for a silent node's replica begins after so long.
+    pub rebuild_wait: Duration,
+    /// Bytes of filling in flight of this volume.
+    pub fill_bytes_in_flight: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// To the node that the disk hangs on, or to this node's own store.
+    Ask { node: NodeId, class: LinkClass, request: RequestId, ask: ReplicaRequest },
+    GuestDone { ticket: Ticket, result: GuestResult },
+    Propose { number: ProposalNumber, change: OwnerChange },
+    /// At least one segment serves (once): sessions may be opened.
+    Serving,
+    /// All is answered and settled; nothing is owned any more (once). The `Release` was committed,
+    /// or the map named another owner, or the volume is gone.
+    Ended,
+    Event(VolumeEvent),
+}
+
+/// For the log and the events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeEvent {
+    TookOver { segments: u32, settled_blocks: u64, lost_blocks: u64, took: Duration },
+    MemberFailed { disk: DiskId, why: MemberFailure },
+    FillStarted { disk: DiskId, segment: u32, full: bool },
+    FillDone { disk: DiskId, segment: u32, copied_bytes: u64, took: Duration },
+    Repaired { disk: DiskId, segment: u32, blocks: u32 },
+    Held { segment: u32 },
+    HoldOver { segment: u32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberFailure {
+    NodeDown,
+    OutOfService,
+    NoSpace,
+    Slow,
+    RolledBack,
+    NoSegment,
+    NoFenceAnswer,
+}
+
+/// What `volume show` says beyond the map. Units: bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeStats {
+    pub serving: bool,
+    pub held_requests: u64,
+    pub in_flight: u64,
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
+    /// One for each joiner that is being filled or waits for it.
+    pub fills: Vec<FillStats>,
+    /// Segments without a usable copy.
+    pub held_segments: Vec<u32>,
+    pub lost: Vec<(u32, u32, u32)>,
+    /// Since this owner took over.
+    pub filled_bytes: u64,
+    pub repaired_blocks: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FillStats {
+    pub segment: u32,
+    pub disk: DiskId,
+    pub copied_bytes: u64,
+    pub total_bytes: u64,
+    pub waiting: bool,
+}

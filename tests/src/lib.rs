@@ -1,0 +1,1 @@
+//! Clusters of real processes for the tests in `tests/`.

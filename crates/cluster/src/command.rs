@@ -46,6 +46,12 @@ pub enum Change {
     TakeOver { volume: VolumeId, epoch: gabion_types::Epoch, node: NodeId, incarnation: Incarnation },
     /// By the owner only.
     Owner { volume: VolumeId, change: OwnerChange },
+    /// By the owner (checked against the proposer, not against the epoch; raises no epoch): the
+    /// sessions that these nodes have with this volume are void. A front that applies it drops every
+    /// request of the volume that it holds unanswered and closes those guests' connections, so that
+    /// nothing old lands after what newer guests wrote (rule 9). Kept as one map index per node and
+    /// volume (`VolumeEntry::voided`).
+    VoidSessions { volume: VolumeId, owner_epoch: gabion_types::Epoch, nodes: Vec<NodeId> },
     /// By the manager: the lease ended by its clock. What the incarnation owned is owned by nobody,
     /// and the node is silent until it renews again.
     Expire { node: NodeId, incarnation: Incarnation },

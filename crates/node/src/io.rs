@@ -1,7 +1,7 @@
 //! What goes into a node and what comes out: the border that the daemon and the simulator share.
 
 use bytes::Bytes;
-use gabion_cluster::{AdminReply, AdminRequest, Command, Map};
+use gabion_cluster::{AdminReply, AdminRequest, Command, Map, NodeInfo};
 use gabion_store::OutOfService;
 use gabion_types::{
     ClusterId, DiskDone, DiskId, DiskOp, GuestOp, GuestResult, Incarnation, MapIndex, NodeId,
@@ -118,8 +118,16 @@ pub struct NodeConfig {
     pub secret: [u8; 32],
     pub seed: u64,
     pub settings: crate::NodeSettings,
-    /// Capacity in bytes of each disk, by its place.
-    pub disks: Vec<u64>,
+    /// The node's name and addresses, for the map.
+    pub info: NodeInfo,
+    /// By place.
+    pub disks: Vec<NodeDisk>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NodeDisk {
+    pub capacity_bytes: u64,
+    pub path: String,
 }
 
 /// For the log and `events`.

@@ -1,7 +1,7 @@
 //! Forwarded guests' requests (rule 9): a front node and the owner of a volume.
 
 use bytes::Bytes;
-use gabion_types::{Epoch, GuestOp, GuestResult, VolumeId};
+use gabion_types::{Epoch, GuestOp, GuestResult, MapIndex, VolumeId};
 
 /// Numbers the requests of one session; grows by one. A request is executed at most once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,9 +11,10 @@ pub struct SessionNumber(pub u64);
 /// epoch. All go over the front's or the owner's `Data` link, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionMessage {
-    /// Owner to each live node before it serves; front to owner when it learns of an owner. Asks the
-    /// other side to (re)start the session.
-    Open { volume: VolumeId, owner_epoch: Epoch },
+    /// Owner to each live node before it serves: a nudge, over the owner's own link. Front to owner,
+    /// over the front's link, which carries the session from then on both ways: (re)start it.
+    /// `applied`: the sender's map index; a front whose session was voided must have seen that.
+    Open { volume: VolumeId, owner_epoch: Epoch, applied: MapIndex },
     /// Owner to front: what it has of this session's numbers after it threw away the old link's rest:
     /// all below `next` that aren't in `missing`.
     Have { volume: VolumeId, owner_epoch: Epoch, next: SessionNumber, missing: Vec<SessionNumber> },

@@ -25,39 +25,97 @@ pub struct Proposer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Change {
     /// The first entry of a cluster; every later one is refused.
-    Init { cluster: ClusterId, limits: Limits },
+    Init {
+        cluster: ClusterId,
+        limits: Limits,
+    },
     /// A process of a node started: the map names this incarnation from now on; what earlier ones
     /// owned is owned by nobody, without a wait (their locks prove that they are dead).
-    Register { node: NodeInfo, incarnation: Incarnation },
+    Register {
+        node: NodeInfo,
+        incarnation: Incarnation,
+    },
     /// A formatted disk hangs on a node; the map numbers it. The same uuid again: its place or
     /// capacity changed.
-    AddDisk { node: NodeId, uuid: [u8; 16], capacity_bytes: u64, path: String },
+    AddDisk {
+        node: NodeId,
+        uuid: [u8; 16],
+        capacity_bytes: u64,
+        path: String,
+    },
     /// The disk failed for good.
-    DiskFailed { disk: DiskId },
+    DiskFailed {
+        disk: DiskId,
+    },
     /// Placement was chosen by the manager; checked again here.
-    CreateVolume { spec: VolumeSpec, placement: Vec<Vec<DiskId>> },
+    CreateVolume {
+        spec: VolumeSpec,
+        placement: Vec<Vec<DiskId>>,
+    },
     /// This disk has durably recorded all its segments of a volume in the making.
-    Created { volume: VolumeId, disk: DiskId },
-    ResizeVolume { volume: VolumeId, size_bytes: u64, placement: Vec<Vec<DiskId>> },
-    DeleteVolume { volume: VolumeId, force: bool },
+    Created {
+        volume: VolumeId,
+        disk: DiskId,
+    },
+    ResizeVolume {
+        volume: VolumeId,
+        size_bytes: u64,
+        placement: Vec<Vec<DiskId>>,
+    },
+    DeleteVolume {
+        volume: VolumeId,
+        force: bool,
+    },
     /// These replicas are gone from this disk, as the map had ordered.
-    Dropped { disk: DiskId, replicas: Vec<(VolumeId, SegmentIndex)> },
+    Dropped {
+        disk: DiskId,
+        replicas: Vec<(VolumeId, SegmentIndex)>,
+    },
     /// Compare and set: nobody owns the volume, and its epoch is `epoch`.
-    TakeOver { volume: VolumeId, epoch: gabion_types::Epoch, node: NodeId, incarnation: Incarnation },
+    TakeOver {
+        volume: VolumeId,
+        epoch: gabion_types::Epoch,
+        node: NodeId,
+        incarnation: Incarnation,
+    },
     /// By the owner only.
-    Owner { volume: VolumeId, change: OwnerChange },
+    Owner {
+        volume: VolumeId,
+        change: OwnerChange,
+    },
     /// By the owner (checked against the proposer, not against the epoch; raises no epoch): the
     /// sessions that these nodes have with this volume are void. A front that applies it drops every
     /// request of the volume that it holds unanswered and closes those guests' connections, so that
     /// nothing old lands after what newer guests wrote (rule 9). Kept as one map index per node and
     /// volume (`VolumeEntry::voided`).
-    VoidSessions { volume: VolumeId, owner_epoch: gabion_types::Epoch, nodes: Vec<NodeId> },
+    VoidSessions {
+        volume: VolumeId,
+        owner_epoch: gabion_types::Epoch,
+        nodes: Vec<NodeId>,
+    },
+    /// By the manager of a new consensus leader, before it answers a renewal: from here on an
+    /// `Expire` of an earlier term is refused. Else one that was under way could end a lease that
+    /// the new leader has renewed.
+    Lead {
+        term: u64,
+    },
     /// By the manager: the lease ended by its clock. What the incarnation owned is owned by nobody,
-    /// and the node is silent until it renews again.
-    Expire { node: NodeId, incarnation: Incarnation },
-    /// By the manager: it renews again.
-    Revive { node: NodeId, incarnation: Incarnation },
-    SetSetting { name: String, value: String },
+    /// and the node is silent until it revives. `term`: under which the manager leads.
+    Expire {
+        node: NodeId,
+        incarnation: Incarnation,
+        term: u64,
+    },
+    /// By the node itself, once it has seen in its own map that it is silent. A silent node's lease
+    /// is not renewed before: so a renewed lease never meets a map in which it still owns something.
+    Revive {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+    SetSetting {
+        name: String,
+        value: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,12 +141,26 @@ pub struct VolumeSpec {
 /// What an operator asks of the manager; only the consensus leader's node takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdminRequest {
-    CreateVolume { spec: VolumeSpec },
-    ResizeVolume { name: String, size_bytes: u64 },
-    DeleteVolume { name: String, force: bool },
+    CreateVolume {
+        spec: VolumeSpec,
+    },
+    ResizeVolume {
+        name: String,
+        size_bytes: u64,
+    },
+    DeleteVolume {
+        name: String,
+        force: bool,
+    },
     /// Ask the present owner to release it and the named node to take it.
-    MoveVolume { name: String, to: NodeId },
-    SetSetting { name: String, value: String },
+    MoveVolume {
+        name: String,
+        to: NodeId,
+    },
+    SetSetting {
+        name: String,
+        value: String,
+    },
 }
 
 /// Answered when the whole of it is committed (a volume: when it is ready to be owned).
@@ -103,7 +175,9 @@ pub enum AdminReply {
 pub enum AdminError {
     #[error("this node does not lead the cluster; node {leader:?} does")]
     NotLeader { leader: Option<NodeId> },
-    #[error("a volume's name has 1 to 255 characters out of A-Z a-z 0-9 . _ - and begins with a letter or digit")]
+    #[error(
+        "a volume's name has 1 to 255 characters out of A-Z a-z 0-9 . _ - and begins with a letter or digit"
+    )]
     BadName,
     #[error("a volume of that name exists already")]
     NameTaken,
@@ -117,8 +191,14 @@ pub enum AdminError {
     TooFewNodes { wanted: u8, nodes: u32 },
     #[error("rf is 1, 2 or 3")]
     BadRf,
-    #[error("the disks have room for {free_bytes} more bytes with {rf} copies; {wanted_bytes} are wanted; add a disk or delete a volume")]
-    NoRoom { wanted_bytes: u64, free_bytes: u64, rf: u8 },
+    #[error(
+        "the disks have room for {free_bytes} more bytes with {rf} copies; {wanted_bytes} are wanted; add a disk or delete a volume"
+    )]
+    NoRoom {
+        wanted_bytes: u64,
+        free_bytes: u64,
+        rf: u8,
+    },
     #[error("guests are attached; detach them, or use --force")]
     Attached,
     #[error("no setting of that name; see `gabion settings list`")]
@@ -129,6 +209,14 @@ pub enum AdminError {
     NoNode,
     #[error("the cluster has no majority now; try again when more nodes are up")]
     NoMajority,
+    #[error(
+        "the disks {waiting:?} have not recorded it yet; it goes on by itself, see `gabion volume list`"
+    )]
+    StillMaking { waiting: Vec<DiskId> },
+    #[error("the owner did not let it go in time; it stays where it is, try again")]
+    NotReleased,
+    #[error("too many requests of operators at once; try again")]
+    TooMany,
     #[error("refused by the cluster map: {0}")]
     Map(RefusedChange),
 }

@@ -1,1 +1,19 @@
 #![doc = include_str!("../README.md")]
+
+pub mod command;
+pub mod event;
+pub mod manager;
+pub mod map;
+pub mod placement;
+pub mod settings;
+
+pub use command::{
+    AdminError, AdminReply, AdminRequest, Applied, Change, Command, NodeInfo, Proposer, VolumeSpec,
+};
+pub use event::{Fact, MapEvent};
+pub use manager::Manager;
+pub use map::{
+    CreateOrder, DiskEntry, DiskState, DropOrder, Growth, Map, NodeEntry, NodeState, VolumeEntry,
+    VolumeState,
+};
+pub use settings::{Setting, Settings};

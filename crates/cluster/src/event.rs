@@ -1,0 +1,99 @@
+//! What happened to the map, for `gabion events`.
+
+use gabion_types::{DiskId, Epoch, Incarnation, MapIndex, NodeId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// Events that the map remembers; the oldest go first.
+pub const EVENTS_MAX: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapEvent {
+    /// The entry of the log that did it.
+    pub index: MapIndex,
+    pub what: Fact,
+}
+
+/// Plain facts; `segments` counts how many segments of the volume one entry changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fact {
+    Initialized,
+    NodeRegistered {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+    NodeSilent {
+        node: NodeId,
+    },
+    NodeRevived {
+        node: NodeId,
+    },
+    /// This node manages from now on.
+    Led {
+        node: NodeId,
+        term: u64,
+    },
+    DiskAdded {
+        disk: DiskId,
+        node: NodeId,
+    },
+    DiskMoved {
+        disk: DiskId,
+        node: NodeId,
+    },
+    DiskFailed {
+        disk: DiskId,
+    },
+    VolumeCreated {
+        volume: VolumeId,
+        name: String,
+    },
+    VolumeReady {
+        volume: VolumeId,
+    },
+    VolumeResized {
+        volume: VolumeId,
+        size_bytes: u64,
+    },
+    VolumeDeleted {
+        volume: VolumeId,
+        name: String,
+    },
+    TakenOver {
+        volume: VolumeId,
+        node: NodeId,
+        epoch: Epoch,
+    },
+    Released {
+        volume: VolumeId,
+        clean: bool,
+    },
+    /// Its owner's lease ended, or its owner's process was replaced.
+    Disowned {
+        volume: VolumeId,
+        node: NodeId,
+    },
+    MemberRemoved {
+        volume: VolumeId,
+        disk: DiskId,
+        segments: u32,
+    },
+    JoinerAdded {
+        volume: VolumeId,
+        disk: DiskId,
+        segments: u32,
+    },
+    Promoted {
+        volume: VolumeId,
+        disk: DiskId,
+        segments: u32,
+    },
+    Forgotten {
+        volume: VolumeId,
+        disk: DiskId,
+        segments: u32,
+    },
+    SettingChanged {
+        name: String,
+        value: String,
+    },
+}

@@ -1,0 +1,96 @@
+//! What the map holds of a node, a disk and a volume.
+
+use crate::command::{NodeInfo, VolumeSpec};
+use crate::map::executed::Executed;
+use gabion_types::{
+    DiskId, Duration, Epoch, Incarnation, MapIndex, NodeId, SegmentIndex, SegmentMembers, VolumeId,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEntry {
+    pub info: NodeInfo,
+    /// The process that counts; every other one of this node stops.
+    pub incarnation: Incarnation,
+    pub state: NodeState,
+    /// The entry that brought it into this state.
+    pub since: MapIndex,
+    /// How long a renewal holds. Fixed when the incarnation registers, so that the node and every
+    /// manager mean the same by it, however far behind the node's map is.
+    pub lease: Duration,
+    pub(crate) past: VecDeque<Incarnation>,
+    pub(crate) executed: Executed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NodeState {
+    Alive,
+    /// Its lease ended; it owns nothing until it revives.
+    Silent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskEntry {
+    pub uuid: [u8; 16],
+    pub node: NodeId,
+    pub capacity_bytes: u64,
+    pub path: String,
+    pub state: DiskState,
+    /// Replicas that this disk is to drop, each until `Dropped` says that it has. None of them is a
+    /// member or stale in the map.
+    pub(crate) to_drop: BTreeMap<(VolumeId, SegmentIndex), DropMark>,
+}
+
+/// Which replica is dropped: its creation epoch, and the volume's epoch when it was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DropMark {
+    pub(crate) creation: Epoch,
+    pub(crate) epoch: Epoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum DiskState {
+    InService,
+    /// For good: what its cache held is unknown. Formatted anew it is another disk.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeEntry {
+    pub id: VolumeId,
+    /// `size_bytes` is what guests see now; while it grows, the new size stands in `growth`.
+    pub spec: VolumeSpec,
+    pub state: VolumeState,
+    /// Raised by one on every change of owner or of members.
+    pub epoch: Epoch,
+    /// The epoch at which the present (or last) owner took over.
+    pub owner_epoch: Epoch,
+    pub owner: Option<(NodeId, Incarnation)>,
+    /// Nobody owns it: the last owner settled everything before it left, or there was none yet.
+    /// Owned: the owner took it over like that, and nothing of the volume has changed since.
+    pub clean: bool,
+    pub segments: Vec<SegmentMembers>,
+    pub growth: Option<Growth>,
+    /// Nodes whose sessions with this volume were declared void, and the last entry that did it.
+    pub voided: BTreeMap<NodeId, MapIndex>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeState {
+    /// These disks have not recorded their segments yet (rule 0). Nobody may own it.
+    Creating {
+        waiting: BTreeSet<DiskId>,
+    },
+    Ready,
+    /// It has no segments any more; disks have replicas of it left to drop. Its name is free.
+    Deleting,
+}
+
+/// New segments behind the end of a volume, before all disks have recorded them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    pub size_bytes: u64,
+    pub segments: Vec<SegmentMembers>,
+    pub waiting: BTreeSet<DiskId>,
+}

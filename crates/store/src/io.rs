@@ -18,6 +18,8 @@ pub enum Input {
     SawMap(MapIndex),
     /// Checkpoint, then `Stopped`. Further requests are refused.
     Stop,
+    /// Time passed (a deadline was reached).
+    Tick,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,20 @@
 #![doc = include_str!("../README.md")]
 
+pub mod assembler;
+
+pub mod codec;
+pub mod error;
+mod fields;
+pub mod header;
 pub mod link;
 pub mod message;
 pub mod replica;
 pub mod session;
 
+pub use assembler::{Assembler, LARGE_PAYLOAD_BYTES};
+pub use codec::{Encoded, decode, encode};
+pub use error::WireError;
+pub use header::{AUX_BYTES_MAX, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX};
 pub use link::{Hello, LinkClass, LinkMessage, PROTOCOL};
 pub use message::{Body, Message, RequestId};
 pub use replica::{

@@ -37,17 +37,33 @@ pub enum LinkMessage {
     Hello(Hello),
     /// HMAC-SHA256 of both nonces (dialler's first), the speaker's node id and class, keyed by the
     /// cluster secret.
-    Proof { mac: [u8; 32] },
+    Proof {
+        mac: [u8; 32],
+    },
     /// Said before closing: why the link is refused.
-    Refused { reason: LinkRefusal },
-    Ping { number: u64 },
-    Pong { number: u64 },
+    Refused {
+        reason: LinkRefusal,
+    },
+    Ping {
+        number: u64,
+    },
+    Pong {
+        number: u64,
+    },
     /// To the manager: the node lease of this incarnation, counted by the sender from its send.
-    Renew { incarnation: Incarnation, number: u64, term: u64 },
+    Renew {
+        incarnation: Incarnation,
+        number: u64,
+        term: u64,
+    },
     /// Answered only after the leader confirmed its leadership since the renewal arrived.
-    Renewed { number: u64 },
+    Renewed {
+        number: u64,
+    },
     /// A front node asks the owner's node to let an idle volume go (rule 9).
-    ReleaseVolume { volume: VolumeId },
+    ReleaseVolume {
+        volume: VolumeId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

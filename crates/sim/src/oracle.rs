@@ -55,13 +55,10 @@ pub struct Oracle {
 impl Oracle {
     /// Units of 512 or 4096 bytes.
     pub fn new(unit_bytes: u64) -> Self {
-        let none = Write {
-            units: Units {
-                volume: 0,
-                first: 0,
-                count: 0,
-            },
-            zeros: true,
+        let none = Units {
+            volume: 0,
+            first: 0,
+            count: 0,
         };
         Self {
             unit_bytes,

@@ -1,7 +1,7 @@
 //! What goes into the consensus log, and what operators ask of the manager.
 
 use gabion_types::{
-    ClusterId, DiskId, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
+    ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
     RefusedChange, SegmentIndex, VolumeId,
 };
 use serde::{Deserialize, Serialize};
@@ -52,10 +52,12 @@ pub enum Change {
         spec: VolumeSpec,
         placement: Vec<Vec<DiskId>>,
     },
-    /// This disk has durably recorded all its segments of a volume in the making.
+    /// This disk has durably recorded all its segments of a volume (or of its growth) in the making,
+    /// made at `creation`.
     Created {
         volume: VolumeId,
         disk: DiskId,
+        creation: Epoch,
     },
     ResizeVolume {
         volume: VolumeId,
@@ -74,7 +76,7 @@ pub enum Change {
     /// Compare and set: nobody owns the volume, and its epoch is `epoch`.
     TakeOver {
         volume: VolumeId,
-        epoch: gabion_types::Epoch,
+        epoch: Epoch,
         node: NodeId,
         incarnation: Incarnation,
     },
@@ -90,7 +92,7 @@ pub enum Change {
     /// volume (`VolumeEntry::voided`).
     VoidSessions {
         volume: VolumeId,
-        owner_epoch: gabion_types::Epoch,
+        owner_epoch: Epoch,
         nodes: Vec<NodeId>,
     },
     /// By the manager of a new consensus leader, before it answers a renewal: from here on an

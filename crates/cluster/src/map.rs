@@ -1,15 +1,19 @@
 //! The cluster map: what the committed log comes to. A pure state machine; every node applies the
 //! same entries and has the same map.
 
+mod apply;
 mod entry;
 mod executed;
+mod members;
 mod orders;
+mod ownership;
+pub(crate) mod room;
+mod volumes;
 
 pub use entry::{DiskEntry, DiskState, Growth, NodeEntry, NodeState, VolumeEntry, VolumeState};
 pub use executed::EXECUTED_MAX;
 pub use orders::{CreateOrder, DropOrder};
 
-use crate::command::{Applied, Command};
 use crate::event::{EVENTS_MAX, Fact, MapEvent};
 use crate::settings::Settings;
 use gabion_types::{
@@ -32,6 +36,8 @@ pub const SEGMENTS_MAX: u32 = 65_536;
 pub const REPLICAS_MAX: usize = 8;
 /// Earlier incarnations of a node that are remembered, so that none of them registers again.
 pub const PAST_MAX: usize = 64;
+/// Bytes of a name, an address or a path. Longer ones are refused.
+pub const TEXT_MAX: usize = 4096;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Map {
@@ -43,9 +49,9 @@ pub struct Map {
     pub(crate) volumes: BTreeMap<VolumeId, VolumeEntry>,
     /// Only those that were set, as the operator spelled them.
     pub(crate) set: BTreeMap<String, String>,
-    /// Ids are never used twice.
-    pub(crate) next_disk: u32,
-    pub(crate) next_volume: u32,
+    /// The last ids given; none is ever used twice.
+    pub(crate) last_disk: u32,
+    pub(crate) last_volume: u32,
     /// The consensus term of the manager that leads.
     pub(crate) term: u64,
     pub(crate) applied: MapIndex,
@@ -181,16 +187,6 @@ impl Map {
             .get(&node)
             .filter(|entry| entry.incarnation == incarnation)?;
         entry.executed.outcome(number)
-    }
-
-    /// Executes one committed entry. Total: whatever the entry holds, it is done or refused.
-    pub fn apply(&mut self, index: MapIndex, command: &Command) -> Applied {
-        self.applied = index;
-        let _ = command;
-        Applied {
-            outcome: gabion_types::Outcome::Refused(gabion_types::RefusedChange::Invalid),
-            repeat: false,
-        }
     }
 
     fn homes(&self, segments: &[SegmentMembers]) -> BTreeMap<DiskId, NodeId> {

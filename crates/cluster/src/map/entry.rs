@@ -94,3 +94,16 @@ pub struct Growth {
     pub segments: Vec<SegmentMembers>,
     pub waiting: BTreeSet<DiskId>,
 }
+
+impl VolumeEntry {
+    /// On every change of owner or of members.
+    pub(crate) fn raise_epoch(&mut self) -> Epoch {
+        self.epoch = self.epoch.next();
+        self.clean = false;
+        self.epoch
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.state == VolumeState::Ready
+    }
+}

@@ -1,0 +1,520 @@
+//! Changes that a volume's owner makes to its members (rules 2, 7 and 8): a whole entry or nothing.
+
+use crate::command::Proposer;
+use crate::event::Fact;
+use crate::map::entry::DropMark;
+use crate::map::orders::segment_at;
+use crate::map::room::{Avoid, Room};
+use crate::map::{Map, NodeState, REPLICAS_MAX};
+use gabion_types::{
+    DiskId, Epoch, Joining, NodeId, OwnerChange, Promotion, RefusedChange, Removal, SegmentIndex,
+    SegmentMembers, Stale, VolumeId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Map {
+    // rule: cluster/owner-changes-its-epoch
+    // promise: majority-first
+    pub(crate) fn owner_change(
+        &mut self,
+        from: Proposer,
+        id: VolumeId,
+        change: &OwnerChange,
+    ) -> Result<(), RefusedChange> {
+        let volume = self.volumes.get(&id).ok_or(RefusedChange::NotFound)?;
+        if volume.owner != Some((from.node, from.incarnation)) {
+            return Err(RefusedChange::NotOwner);
+        }
+        if volume.epoch != epoch_of(change) {
+            return Err(RefusedChange::OtherEpoch);
+        }
+        let mut draft = Draft::new(
+            self,
+            id,
+            volume.epoch.next(),
+            &volume.segments,
+            volume.spec.rf,
+        );
+        match change {
+            OwnerChange::RemoveMembers {
+                removals,
+                add_joiner,
+                ..
+            } => {
+                draft.remove_members(removals)?;
+                if *add_joiner {
+                    draft.replace(removals);
+                }
+            }
+            OwnerChange::AddJoining { joins, .. } => draft.add_joining(joins)?,
+            OwnerChange::Promote { promotes, .. } => draft.promote(promotes)?,
+            OwnerChange::Forget { stale, .. } => draft.forget(stale)?,
+            OwnerChange::Release { clean, .. } => {
+                self.release(id, *clean);
+                return Ok(());
+            }
+        }
+        let done = draft.done()?;
+        self.carry_out(id, done);
+        Ok(())
+    }
+
+    fn release(&mut self, id: VolumeId, clean: bool) {
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.raise_epoch();
+            volume.owner = None;
+            volume.clean = clean;
+            self.note(Fact::Released { volume: id, clean });
+        }
+    }
+
+    fn carry_out(&mut self, id: VolumeId, done: Done) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        let epoch = volume.raise_epoch();
+        for (place, members) in done.touched {
+            if let Some(segment) = volume.segments.get_mut(place) {
+                *segment = members;
+            }
+        }
+        for (disk, segment, creation) in done.drops {
+            self.order_drop(disk, id, segment, DropMark { creation, epoch });
+        }
+        for ((kind, disk), segments) in done.tally {
+            let volume = id;
+            self.note(match kind {
+                Kind::Removed => Fact::MemberRemoved {
+                    volume,
+                    disk,
+                    segments,
+                },
+                Kind::Joined => Fact::JoinerAdded {
+                    volume,
+                    disk,
+                    segments,
+                },
+                Kind::Promoted => Fact::Promoted {
+                    volume,
+                    disk,
+                    segments,
+                },
+                Kind::Forgotten => Fact::Forgotten {
+                    volume,
+                    disk,
+                    segments,
+                },
+            });
+        }
+    }
+
+    /// More nodes are silent than `rebuild.away` allows for a rebuild.
+    pub(crate) fn too_many_away(&self) -> bool {
+        let silent = self
+            .nodes
+            .values()
+            .filter(|node| node.state == NodeState::Silent)
+            .count();
+        let most = self.settings().rebuild_away_percent;
+        let silent = u64::try_from(silent).unwrap_or(u64::MAX);
+        let nodes = u64::try_from(self.nodes.len()).unwrap_or(u64::MAX);
+        silent.saturating_mul(100) > nodes.saturating_mul(most)
+    }
+
+    /// What a failed disk has of segments that it left is of no use any more.
+    pub(crate) fn forget_stale_on(&mut self, disk: DiskId) {
+        let mut forgotten = Vec::new();
+        for volume in self.volumes.values_mut() {
+            let mut segments = 0;
+            for members in &mut volume.segments {
+                let had = members.stale.len();
+                members.stale.retain(|stale| stale.disk != disk);
+                segments += u32::from(members.stale.len() < had);
+            }
+            if segments > 0 {
+                volume.raise_epoch();
+                forgotten.push(Fact::Forgotten {
+                    volume: volume.id,
+                    disk,
+                    segments,
+                });
+            }
+        }
+        forgotten.into_iter().for_each(|fact| self.note(fact));
+    }
+}
+
+/// One entry's changes before they are carried out.
+struct Draft<'a> {
+    map: &'a Map,
+    volume: VolumeId,
+    /// What the volume's epoch will be.
+    epoch: Epoch,
+    rf: usize,
+    segments: &'a [SegmentMembers],
+    done: Done,
+    room: Option<Room>,
+    /// So many nodes are silent that nothing is rebuilt without an operator's word.
+    too_many_away: bool,
+}
+
+#[derive(Default)]
+struct Done {
+    touched: BTreeMap<usize, SegmentMembers>,
+    drops: Vec<(DiskId, SegmentIndex, Epoch)>,
+    tally: BTreeMap<(Kind, DiskId), u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Removed,
+    Joined,
+    Promoted,
+    Forgotten,
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        map: &'a Map,
+        volume: VolumeId,
+        epoch: Epoch,
+        segments: &'a [SegmentMembers],
+        rf: u8,
+    ) -> Self {
+        let rf = usize::from(rf);
+        let too_many_away = map.too_many_away();
+        Self {
+            map,
+            volume,
+            epoch,
+            rf,
+            segments,
+            done: Done::default(),
+            room: None,
+            too_many_away,
+        }
+    }
+
+    /// Errors: nothing was changed.
+    fn done(self) -> Result<Done, RefusedChange> {
+        if self.done.touched.is_empty() {
+            Err(RefusedChange::Invalid)
+        } else {
+            Ok(self.done)
+        }
+    }
+
+    fn segment(&mut self, index: SegmentIndex) -> Result<&mut SegmentMembers, RefusedChange> {
+        let place = usize::try_from(index.get()).map_err(|_| RefusedChange::NotFound)?;
+        let members = self.segments.get(place).ok_or(RefusedChange::NotFound)?;
+        Ok(self
+            .done
+            .touched
+            .entry(place)
+            .or_insert_with(|| members.clone()))
+    }
+
+    fn count(&mut self, kind: Kind, disk: DiskId) {
+        *self.done.tally.entry((kind, disk)).or_insert(0) += 1;
+    }
+
+    // rule: cluster/in-sync-never-empty
+    fn remove_members(&mut self, removals: &[Removal]) -> Result<(), RefusedChange> {
+        let epoch = self.epoch;
+        let mut left = Vec::new();
+        for removal in removals {
+            let members = self.segment(removal.segment)?;
+            left.push((removal.segment, take_member(members, removal, epoch)?));
+            self.count(Kind::Removed, removal.disk);
+        }
+        if self
+            .done
+            .touched
+            .values()
+            .any(|members| members.in_sync.is_empty())
+        {
+            return Err(RefusedChange::LastInSync);
+        }
+        for (segment, leaver) in left {
+            self.keep_or_drop(segment, leaver)?;
+        }
+        Ok(())
+    }
+
+    /// A joiner that isn't needed any more is dropped at once; everybody else may come back. On a
+    /// failed disk nothing is kept and nothing is dropped.
+    fn keep_or_drop(&mut self, index: SegmentIndex, leaver: Leaver) -> Result<(), RefusedChange> {
+        let disk = leaver.stale.disk;
+        if !self.map.disk(disk).is_some_and(|disk| disk.is_in_service()) {
+            return Ok(());
+        }
+        let rf = self.rf;
+        let members = self.segment(index)?;
+        let creation = members.creation;
+        if leaver.was_joining && members.in_sync.len() >= rf {
+            self.done.drops.push((disk, index, creation));
+            return Ok(());
+        }
+        members.stale.push(leaver.stale);
+        if replicas(members) > REPLICAS_MAX {
+            let oldest = members
+                .stale
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, stale)| stale.left);
+            if let Some(place) = oldest.map(|(place, _)| place) {
+                let stale = members.stale.remove(place);
+                self.done.drops.push((stale.disk, index, creation));
+                self.count(Kind::Forgotten, stale.disk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rule 8: a joiner on another disk for each segment that fell below rf, where there is one. Not
+    /// on a node that is silent to the owner, nor on the disk that failed.
+    fn replace(&mut self, removals: &[Removal]) {
+        let mut avoid = Avoid::default();
+        avoid
+            .disks
+            .extend(removals.iter().map(|removal| removal.disk));
+        for removal in removals.iter().filter(|removal| removal.may_return) {
+            avoid
+                .nodes
+                .extend(self.map.disk(removal.disk).map(|disk| disk.node));
+        }
+        let may_return: BTreeSet<_> = removals
+            .iter()
+            .filter(|removal| removal.may_return)
+            .map(|removal| removal.segment)
+            .collect();
+        let touched: Vec<_> = self.done.touched.keys().copied().collect();
+        for index in touched.into_iter().map(segment_at) {
+            while self.add_picked(index, &avoid, may_return.contains(&index)) {}
+        }
+    }
+
+    fn add_joining(
+        &mut self,
+        joins: &[(SegmentIndex, Option<DiskId>)],
+    ) -> Result<(), RefusedChange> {
+        let mut added = false;
+        for (index, disk) in joins {
+            self.segment(*index)?;
+            added |= match disk {
+                Some(disk) => self.add_named(*index, *disk)?,
+                None => self.add_picked(*index, &Avoid::default(), false),
+            };
+        }
+        if added {
+            Ok(())
+        } else {
+            Err(RefusedChange::NoRoom)
+        }
+    }
+
+    /// A stale replica comes back, or a disk that the owner chose: false where it can't be.
+    fn add_named(&mut self, index: SegmentIndex, disk: DiskId) -> Result<bool, RefusedChange> {
+        let entry = self.map.disk(disk).filter(|entry| entry.is_in_service());
+        let Some(entry) = entry else { return Ok(false) };
+        let fresh = !entry.to_drop.contains_key(&(self.volume, index))
+            && self.room().has(disk)
+            && !self.homes(index).contains(&entry.node);
+        let joined = self.epoch;
+        let members = self.segment(index)?;
+        if members.write_set().any(|member| member == disk) {
+            return Ok(false);
+        }
+        let stale = members.stale.iter().position(|stale| stale.disk == disk);
+        let joining = match stale {
+            Some(place) => back(members.stale.remove(place), joined),
+            None if fresh && replicas(members) < REPLICAS_MAX => new_joiner(disk, joined, false),
+            None => return Ok(false),
+        };
+        members.joining.push(joining);
+        self.joined(disk, stale.is_none());
+        Ok(true)
+    }
+
+    /// The map picks, if the segment is below rf with its joiners: false where none has room.
+    fn add_picked(&mut self, index: SegmentIndex, avoid: &Avoid, fill_waits: bool) -> bool {
+        let (joined, rf, volume) = (self.epoch, self.rf, self.volume);
+        if self.too_many_away {
+            return false;
+        }
+        let homes = self.homes(index);
+        let Ok(members) = self.segment(index) else {
+            return false;
+        };
+        if members.write_set().count() >= rf || replicas(members) >= REPLICAS_MAX {
+            return false;
+        }
+        let stale: Vec<_> = members.stale.iter().map(|stale| stale.disk).collect();
+        let mut avoid = avoid.clone();
+        avoid.nodes.extend(homes);
+        avoid
+            .rather_not
+            .extend(stale.iter().filter_map(|disk| self.home(*disk)));
+        avoid.disks.extend(stale);
+        let pending = self.map.disks.iter();
+        let pending = pending.filter(|(_, disk)| disk.to_drop.contains_key(&(volume, index)));
+        avoid.disks.extend(pending.map(|(disk, _)| *disk));
+        let Some(disk) = self.room().pick(&avoid) else {
+            return false;
+        };
+        let Ok(members) = self.segment(index) else {
+            return false;
+        };
+        members.joining.push(new_joiner(disk, joined, fill_waits));
+        self.joined(disk, true);
+        true
+    }
+
+    fn joined(&mut self, disk: DiskId, fresh: bool) {
+        if fresh {
+            self.room().take(disk);
+        }
+        self.count(Kind::Joined, disk);
+    }
+
+    fn promote(&mut self, promotes: &[Promotion]) -> Result<(), RefusedChange> {
+        for promotion in promotes {
+            let members = self.segment(promotion.segment)?;
+            let place = members.joining.iter().position(|joining| {
+                joining.disk == promotion.disk && joining.joined == promotion.joined
+            });
+            members
+                .joining
+                .remove(place.ok_or(RefusedChange::NotFound)?);
+            members.in_sync.push(promotion.disk);
+            self.count(Kind::Promoted, promotion.disk);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, stale: &[(SegmentIndex, DiskId)]) -> Result<(), RefusedChange> {
+        for (index, disk) in stale {
+            let members = self.segment(*index)?;
+            let place = members.stale.iter().position(|stale| stale.disk == *disk);
+            members.stale.remove(place.ok_or(RefusedChange::NotFound)?);
+            let creation = members.creation;
+            self.done.drops.push((*disk, *index, creation));
+            self.count(Kind::Forgotten, *disk);
+        }
+        Ok(())
+    }
+
+    fn room(&mut self) -> &mut Room {
+        self.room.get_or_insert_with(|| Room::of(self.map))
+    }
+
+    fn home(&self, disk: DiskId) -> Option<NodeId> {
+        self.map.disk(disk).map(|entry| entry.node)
+    }
+
+    /// Nodes that hold an in-sync or joining copy.
+    fn homes(&mut self, index: SegmentIndex) -> BTreeSet<NodeId> {
+        let write_set: Vec<_> = match self.segment(index) {
+            Ok(members) => members.write_set().collect(),
+            Err(_) => Vec::new(),
+        };
+        write_set
+            .into_iter()
+            .filter_map(|disk| self.home(disk))
+            .collect()
+    }
+}
+
+struct Leaver {
+    stale: Stale,
+    was_joining: bool,
+}
+
+/// Takes a replica out of a segment, with what is known of how far it can be trusted.
+///
+/// A joiner that was a member before keeps the epoch at which it left *as a member*: its settled seq
+/// is frozen since then, so comparing from there covers all that it missed and all that it got as a
+/// joiner. A joiner that never was a member has nothing that is trusted.
+// rule: cluster/unfinished-joiner-keeps-its-left
+fn take_member(
+    members: &mut SegmentMembers,
+    removal: &Removal,
+    epoch: Epoch,
+) -> Result<Leaver, RefusedChange> {
+    let disk = removal.disk;
+    let compare_all = removal.compare_all;
+    if let Some(place) = members.in_sync.iter().position(|member| *member == disk) {
+        members.in_sync.remove(place);
+        let stale = Stale {
+            disk,
+            left: epoch,
+            compare_all,
+        };
+        return Ok(Leaver {
+            stale,
+            was_joining: false,
+        });
+    }
+    let place = members
+        .joining
+        .iter()
+        .position(|joining| joining.disk == disk);
+    let joining = members
+        .joining
+        .remove(place.ok_or(RefusedChange::NotFound)?);
+    let stale = match joining.left {
+        Some(left) => Stale {
+            disk,
+            left,
+            compare_all: compare_all || joining.compare_all,
+        },
+        None => Stale {
+            disk,
+            left: joining.joined,
+            compare_all: true,
+        },
+    };
+    Ok(Leaver {
+        stale,
+        was_joining: true,
+    })
+}
+
+fn back(stale: Stale, joined: Epoch) -> Joining {
+    let Stale {
+        disk,
+        left,
+        compare_all,
+    } = stale;
+    Joining {
+        disk,
+        joined,
+        left: Some(left),
+        compare_all,
+        fill_waits: false,
+    }
+}
+
+fn new_joiner(disk: DiskId, joined: Epoch, fill_waits: bool) -> Joining {
+    Joining {
+        disk,
+        joined,
+        left: None,
+        compare_all: true,
+        fill_waits,
+    }
+}
+
+fn replicas(members: &SegmentMembers) -> usize {
+    members.write_set().count() + members.stale.len()
+}
+
+fn epoch_of(change: &OwnerChange) -> Epoch {
+    match change {
+        OwnerChange::RemoveMembers { epoch, .. }
+        | OwnerChange::AddJoining { epoch, .. }
+        | OwnerChange::Promote { epoch, .. }
+        | OwnerChange::Forget { epoch, .. }
+        | OwnerChange::Release { epoch, .. } => *epoch,
+    }
+}

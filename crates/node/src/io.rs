@@ -9,7 +9,8 @@ use gabion_types::{
 };
 use gabion_wire::{LinkClass, Message};
 
-/// A connection to or from a peer; chosen by the driver, never used twice.
+/// A connection to or from a peer, never used twice. One that this node dials gets an even number
+/// from the node; an accepted one gets an odd number from the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
 
@@ -23,37 +24,80 @@ pub struct DiskSlot(pub u32);
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    Disk { disk: DiskSlot, done: DiskDone },
+    Disk {
+        disk: DiskSlot,
+        done: DiskDone,
+    },
 
     /// A link that this node dialled is there.
-    Connected { link: LinkId },
+    Connected {
+        link: LinkId,
+    },
     /// It could not be dialled, or it is gone. No more comes of it.
-    LinkClosed { link: LinkId },
+    LinkClosed {
+        link: LinkId,
+    },
     /// Somebody dialled this node.
-    Accepted { link: LinkId },
-    Peer { link: LinkId, message: Message },
+    Accepted {
+        link: LinkId,
+    },
+    Peer {
+        link: LinkId,
+        message: Message,
+    },
     /// Bytes came in that are not a whole message yet: a sign of life.
-    PeerBytes { link: LinkId },
+    PeerBytes {
+        link: LinkId,
+    },
 
     /// An NBD client connected; its bytes come by `NbdBytes`, exactly as many as asked for.
-    NbdAccepted { guest: GuestId },
-    NbdBytes { guest: GuestId, bytes: Bytes },
+    NbdAccepted {
+        guest: GuestId,
+    },
+    NbdBytes {
+        guest: GuestId,
+        bytes: Bytes,
+    },
     /// A guest by another front end (gRPC, the simulator) wants a volume.
-    GuestOpen { guest: GuestId, volume: String },
-    Guest { guest: GuestId, tag: u64, op: GuestOp },
+    GuestOpen {
+        guest: GuestId,
+        volume: String,
+    },
+    Guest {
+        guest: GuestId,
+        tag: u64,
+        op: GuestOp,
+    },
     /// It hung up (or its socket broke): of either kind.
-    GuestClosed { guest: GuestId },
+    GuestClosed {
+        guest: GuestId,
+    },
 
     /// A committed entry of the consensus log; each once, in order.
-    Committed { index: MapIndex, command: Command },
+    Committed {
+        index: MapIndex,
+        command: Command,
+    },
     /// The log was compacted: the whole map as of `index`.
-    Restored { index: MapIndex, map: Box<Map> },
+    Restored {
+        index: MapIndex,
+        map: Box<Map>,
+    },
     /// Who leads the consensus, as far as this node knows.
-    Leader { term: u64, leader: Option<NodeId> },
+    Leader {
+        term: u64,
+        leader: Option<NodeId>,
+    },
     /// This node's leadership was confirmed with a majority after `ConfirmLeader` was asked.
-    LeaderConfirmed { number: u64, term: u64 },
+    LeaderConfirmed {
+        number: u64,
+        term: u64,
+    },
     /// An operator's request; answered by `AdminDone`.
-    Admin { number: u64, request: AdminRequest },
+    Admin {
+        number: u64,
+        request: AdminRequest,
+    },
 
     /// Drain guests, release volumes clean, checkpoint the disks, then `Stopped`.
     Stop,
@@ -62,27 +106,64 @@ pub enum Input {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    Disk { disk: DiskSlot, op: DiskOp },
+    Disk {
+        disk: DiskSlot,
+        op: DiskOp,
+    },
 
     /// Dial a peer (its address stands in the map); answered by `Connected` or `LinkClosed`.
-    Connect { link: LinkId, node: NodeId, class: LinkClass },
-    Send { link: LinkId, message: Message },
-    CloseLink { link: LinkId },
+    Connect {
+        link: LinkId,
+        node: NodeId,
+        class: LinkClass,
+    },
+    Send {
+        link: LinkId,
+        message: Message,
+    },
+    CloseLink {
+        link: LinkId,
+    },
 
     /// Read exactly so many bytes next and deliver them by `NbdBytes`. One at a time.
-    NbdWant { guest: GuestId, bytes: usize },
-    NbdSend { guest: GuestId, pieces: Vec<Bytes> },
-    NbdClose { guest: GuestId },
+    NbdWant {
+        guest: GuestId,
+        bytes: usize,
+    },
+    NbdSend {
+        guest: GuestId,
+        pieces: Vec<Bytes>,
+    },
+    NbdClose {
+        guest: GuestId,
+    },
 
-    GuestOpened { guest: GuestId, result: Result<OpenedVolume, OpenError> },
-    GuestDone { guest: GuestId, tag: u64, result: GuestResult },
+    GuestOpened {
+        guest: GuestId,
+        result: Result<OpenedVolume, OpenError>,
+    },
+    GuestDone {
+        guest: GuestId,
+        tag: u64,
+        result: GuestResult,
+    },
     /// The volume is gone or the node stops: nothing more is served on it.
-    GuestEnded { guest: GuestId },
+    GuestEnded {
+        guest: GuestId,
+    },
 
     /// Into the consensus log, by way of the leader. May get lost; the node proposes it again.
-    Propose { command: Command },
-    ConfirmLeader { number: u64, term: u64 },
-    AdminDone { number: u64, reply: AdminReply },
+    Propose {
+        command: Command,
+    },
+    ConfirmLeader {
+        number: u64,
+        term: u64,
+    },
+    AdminDone {
+        number: u64,
+        reply: AdminReply,
+    },
 
     Event(NodeEvent),
     Stopped,
@@ -133,15 +214,41 @@ pub struct NodeDisk {
 /// For the log and `events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeEvent {
-    PeerUp { node: NodeId },
-    PeerDown { node: NodeId },
-    LinkRefused { node: Option<NodeId>, reason: gabion_wire::link::LinkRefusal },
-    DiskOpened { disk: DiskSlot, id: Option<DiskId>, map: MapIndex },
-    DiskOut { disk: DiskSlot, why: OutOfService },
-    Store { disk: DiskSlot, event: gabion_store::StoreEvent },
-    Volume { volume: VolumeId, event: gabion_volume::VolumeEvent },
-    Owning { volume: VolumeId },
-    OwningEnded { volume: VolumeId },
+    PeerUp {
+        node: NodeId,
+    },
+    PeerDown {
+        node: NodeId,
+    },
+    LinkRefused {
+        node: Option<NodeId>,
+        reason: gabion_wire::link::LinkRefusal,
+    },
+    DiskOpened {
+        disk: DiskSlot,
+        id: Option<DiskId>,
+        map: MapIndex,
+    },
+    DiskOut {
+        disk: DiskSlot,
+        why: OutOfService,
+    },
+    Store {
+        disk: DiskSlot,
+        event: gabion_store::StoreEvent,
+    },
+    Volume {
+        volume: VolumeId,
+        event: gabion_volume::VolumeEvent,
+    },
+    Owning {
+        volume: VolumeId,
+    },
+    OwningEnded {
+        volume: VolumeId,
+    },
     /// The map names another incarnation of this node: this process must stop.
-    Superseded { by: Incarnation },
+    Superseded {
+        by: Incarnation,
+    },
 }

@@ -1,1 +1,26 @@
 #![doc = include_str!("../README.md")]
+
+mod committed;
+mod disks;
+mod fronts;
+mod guests;
+mod io;
+mod lease;
+mod links;
+mod node;
+mod owners;
+mod proof;
+mod proposals;
+mod route;
+mod sessions;
+mod settings;
+mod stats;
+
+pub use disks::DiskCondition;
+pub use io::{
+    DiskSlot, Effect, GuestId, Input, LinkId, NodeConfig, NodeDisk, NodeEvent, OpenError,
+    OpenedVolume,
+};
+pub use node::Node;
+pub use settings::NodeSettings;
+pub use stats::{DiskStats, NodeStats, PeerStats};

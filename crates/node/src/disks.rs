@@ -1,0 +1,215 @@
+//! The disks of this node: a `store` core each, and what the map wants of them.
+
+use crate::io::{DiskSlot, NodeDisk};
+use gabion_store::{
+    Effect as StoreEffect, Input as StoreInput, Opened, Origin, OutOfService, Store, StoreConfig,
+    StoreEvent, StoreStats,
+};
+use gabion_types::{ClusterId, DiskDone, DiskId, DiskOp, Instant, MapIndex};
+use gabion_wire::{Refusal, ReplicaAnswer, ReplicaRequest, RequestId};
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum DisksOutput {
+    Disk { disk: DiskSlot, op: DiskOp },
+    Answer { to: Origin, request: RequestId, answer: ReplicaAnswer },
+    Opened { disk: DiskSlot, opened: Opened },
+    Out { disk: DiskSlot, why: OutOfService },
+    Event { disk: DiskSlot, event: StoreEvent },
+    Stopped { disk: DiskSlot },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskCondition {
+    Opening,
+    InService { uuid: [u8; 16], capacity_bytes: u64 },
+    Out(OutOfService),
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Disk {
+    store: Store,
+    path: String,
+    condition: DiskCondition,
+    /// As the map numbers it.
+    id: Option<DiskId>,
+}
+
+#[derive(Debug)]
+pub struct Disks {
+    disks: Vec<Disk>,
+    slots: BTreeMap<DiskId, DiskSlot>,
+    outputs: VecDeque<DisksOutput>,
+}
+
+impl Disks {
+    pub fn new(now: Instant, cluster: ClusterId, disks: &[NodeDisk], seed: u64) -> Self {
+        let disks = disks
+            .iter()
+            .zip(0u64..)
+            .map(|(disk, place)| {
+                let config = StoreConfig {
+                    cluster: Some(cluster),
+                    capacity_bytes: disk.capacity_bytes,
+                    seed: seed ^ place,
+                    ..StoreConfig::default()
+                };
+                Disk {
+                    store: Store::new(config, now),
+                    path: disk.path.clone(),
+                    condition: DiskCondition::Opening,
+                    id: None,
+                }
+            })
+            .collect();
+        let mut disks = Self { disks, slots: BTreeMap::new(), outputs: VecDeque::new() };
+        for slot in disks.slots() {
+            disks.drain(slot);
+        }
+        disks
+    }
+
+    pub fn next_output(&mut self) -> Option<DisksOutput> {
+        self.outputs.pop_front()
+    }
+
+    pub fn slots(&self) -> Vec<DiskSlot> {
+        (0u32..).zip(&self.disks).map(|(place, _)| DiskSlot(place)).collect()
+    }
+
+    pub fn store(&self, disk: DiskSlot) -> Option<&Store> {
+        self.disks.get(disk.0 as usize).map(|disk| &disk.store)
+    }
+
+    pub fn condition(&self, disk: DiskSlot) -> Option<&DiskCondition> {
+        self.disks.get(disk.0 as usize).map(|disk| &disk.condition)
+    }
+
+    pub fn path(&self, disk: DiskSlot) -> &str {
+        self.disks.get(disk.0 as usize).map_or("", |disk| &disk.path)
+    }
+
+    pub fn id(&self, disk: DiskSlot) -> Option<DiskId> {
+        self.disks.get(disk.0 as usize)?.id
+    }
+
+    pub fn stats(&self, disk: DiskSlot) -> Option<StoreStats> {
+        self.disks.get(disk.0 as usize).map(|disk| disk.store.stats())
+    }
+
+    /// The map numbered a disk.
+    pub fn set_id(&mut self, disk: DiskSlot, id: DiskId) {
+        if let Some(entry) = self.disks.get_mut(disk.0 as usize) {
+            entry.id = Some(id);
+            self.slots.insert(id, disk);
+        }
+    }
+
+    /// No disk waits for its recovery.
+    pub fn all_decided(&self) -> bool {
+        self.disks.iter().all(|disk| disk.condition != DiskCondition::Opening)
+    }
+
+    pub fn all_stopped(&self) -> bool {
+        self.disks
+            .iter()
+            .all(|disk| matches!(disk.condition, DiskCondition::Stopped | DiskCondition::Out(_)))
+    }
+
+    pub fn done(&mut self, now: Instant, disk: DiskSlot, done: DiskDone) {
+        self.feed(now, disk, StoreInput::Disk(done));
+    }
+
+    /// A request of an owner, here or elsewhere; one for a disk that isn't here is refused by name.
+    pub fn request(&mut self, now: Instant, from: Origin, request: RequestId, ask: ReplicaRequest) {
+        if let Some(slot) = self.slots.get(&ask.disk).copied() {
+            self.feed(now, slot, StoreInput::Request { from, request, ask });
+            return;
+        }
+        let answer = ReplicaAnswer {
+            disk: ask.disk,
+            volume: ask.volume,
+            credit_bytes: 0,
+            // Its number may be on its way to this node's map while the disk recovers.
+            result: Err(if self.all_known() { Refusal::NoDisk } else { Refusal::NotReady }),
+        };
+        self.outputs.push_back(DisksOutput::Answer { to: from, request, answer });
+    }
+
+    fn all_known(&self) -> bool {
+        self.disks.iter().all(|disk| match disk.condition {
+            DiskCondition::Opening => false,
+            DiskCondition::InService { .. } => disk.id.is_some(),
+            DiskCondition::Out(_) | DiskCondition::Stopped => true,
+        })
+    }
+
+    pub fn origin_gone(&mut self, now: Instant, origin: Origin) {
+        for slot in self.slots() {
+            self.feed(now, slot, StoreInput::OriginGone { origin });
+        }
+    }
+
+    pub fn saw_map(&mut self, now: Instant, index: MapIndex) {
+        for slot in self.slots() {
+            if matches!(self.condition(slot), Some(DiskCondition::InService { .. })) {
+                self.feed(now, slot, StoreInput::SawMap(index));
+            }
+        }
+    }
+
+    pub fn stop(&mut self, now: Instant) {
+        for slot in self.slots() {
+            self.feed(now, slot, StoreInput::Stop);
+        }
+    }
+
+    fn feed(&mut self, now: Instant, slot: DiskSlot, input: StoreInput) {
+        if let Some(disk) = self.disks.get_mut(slot.0 as usize) {
+            disk.store.handle(now, input);
+            self.drain(slot);
+        }
+    }
+
+    fn drain(&mut self, slot: DiskSlot) {
+        let Some(disk) = self.disks.get_mut(slot.0 as usize) else {
+            return;
+        };
+        while let Some(effect) = disk.store.next_effect() {
+            let output = match effect {
+                StoreEffect::Disk(op) => DisksOutput::Disk { disk: slot, op },
+                StoreEffect::Answer { to, request, answer } => {
+                    DisksOutput::Answer { to, request, answer }
+                }
+                StoreEffect::Opened(opened) => {
+                    disk.condition = DiskCondition::InService {
+                        uuid: opened.uuid,
+                        capacity_bytes: opened.capacity_bytes,
+                    };
+                    DisksOutput::Opened { disk: slot, opened }
+                }
+                StoreEffect::OutOfService(why) => {
+                    disk.condition = DiskCondition::Out(why.clone());
+                    DisksOutput::Out { disk: slot, why }
+                }
+                StoreEffect::Event(event) => DisksOutput::Event { disk: slot, event },
+                StoreEffect::Stopped => {
+                    disk.condition = DiskCondition::Stopped;
+                    DisksOutput::Stopped { disk: slot }
+                }
+            };
+            self.outputs.push_back(output);
+        }
+    }
+
+    pub fn tick(&mut self, now: Instant) {
+        for slot in self.slots() {
+            self.feed(now, slot, StoreInput::Tick);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.disks.iter().filter_map(|disk| disk.store.next_deadline()).min()
+    }
+}

@@ -1,0 +1,418 @@
+//! The front's side of sessions (rule 9): guests of this node, on volumes owned here or elsewhere.
+//!
+//! rule: node/held-requests-follow-the-owner — what was not answered is sent to the next owner, in
+//! the order in which it came.
+//! rule: node/gone-guest-is-never-sent — a request whose guest is gone is not sent (again).
+//! rule: node/void-session-closes-guests — a front that the map declares void drops what it holds.
+
+use crate::io::GuestId;
+use crate::sessions::{NUMBER_WINDOW, OUTSTANDING_MAX};
+use gabion_types::{Duration, Epoch, GuestOp, GuestResult, Instant, MapIndex, NodeId, VolumeId};
+use gabion_wire::{SessionMessage, SessionNumber};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How often a session that does not open is asked for again.
+const OPEN_AGAIN: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum FrontOutput {
+    /// To the owner, over this node's own data link (or to itself).
+    Send {
+        node: NodeId,
+        message: SessionMessage,
+    },
+    Attached {
+        guest: GuestId,
+    },
+    Done {
+        guest: GuestId,
+        tag: u64,
+        result: GuestResult,
+    },
+    /// Its requests are dropped; close its connection.
+    Drop {
+        guest: GuestId,
+    },
+    /// Nobody owns the volume and guests wait.
+    WantOwner {
+        volume: VolumeId,
+    },
+}
+
+/// What the map says of a volume's owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnerNow {
+    pub node: NodeId,
+    pub owner_epoch: Epoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Opening { again: Instant },
+    Open,
+}
+
+#[derive(Clone, Debug)]
+struct Request {
+    guest: GuestId,
+    tag: u64,
+    op: GuestOp,
+    sent: bool,
+}
+
+#[derive(Debug)]
+pub struct Front {
+    volume: VolumeId,
+    owner: Option<(OwnerNow, Stage)>,
+    /// The map index at which it was last voided.
+    voided: MapIndex,
+    applied: MapIndex,
+    known: bool,
+    /// True once `Attached`.
+    guests: BTreeMap<GuestId, bool>,
+    requests: BTreeMap<SessionNumber, Request>,
+    backlog: VecDeque<Request>,
+    next: SessionNumber,
+    /// Guests that hung up while the session was not open: the owner may still hold requests of
+    /// theirs that have no place in the order. Bounded by the guests that had sent some.
+    gone: BTreeSet<GuestId>,
+    /// `Flush`es to be answered once the hang-ups of this moment were seen: the owner epoch, the
+    /// number and how many ticks are still to come.
+    flushes: Vec<(Epoch, u64, u8)>,
+    outputs: VecDeque<FrontOutput>,
+}
+
+impl Front {
+    pub fn new(volume: VolumeId, voided: MapIndex) -> Self {
+        Self {
+            volume,
+            owner: None,
+            voided,
+            applied: MapIndex::new(0),
+            known: false,
+            guests: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            next: SessionNumber(0),
+            gone: BTreeSet::new(),
+            flushes: Vec::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    pub fn next_output(&mut self) -> Option<FrontOutput> {
+        self.outputs.pop_front()
+    }
+
+    pub fn has_guests(&self) -> bool {
+        !self.guests.is_empty()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.guests.is_empty() && self.requests.is_empty() && self.backlog.is_empty()
+    }
+
+    /// The map told of the volume once.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    pub fn held(&self) -> usize {
+        self.requests.len() + self.backlog.len()
+    }
+
+    /// The map moved on: who owns the volume, and at which index this node's sessions were voided.
+    pub fn set_map(
+        &mut self,
+        now: Instant,
+        applied: MapIndex,
+        owner: Option<OwnerNow>,
+        voided: MapIndex,
+    ) {
+        self.applied = applied;
+        self.known = true;
+        if voided > self.voided {
+            self.voided = voided;
+            self.on_voided();
+        }
+        if self.owner.map(|(owner, _)| owner) == owner {
+            return;
+        }
+        self.flushes.clear();
+        self.gone.clear();
+        self.owner = owner.map(|owner| (owner, Stage::Opening { again: now }));
+        for request in self.requests.values_mut() {
+            request.sent = false;
+        }
+        if self.owner.is_some() {
+            self.open(now);
+        } else {
+            self.want_owner();
+        }
+    }
+
+    fn on_voided(&mut self) {
+        self.requests.clear();
+        self.backlog.clear();
+        let attached: Vec<_> = self
+            .guests
+            .iter()
+            .filter(|(_, attached)| **attached)
+            .map(|(guest, _)| *guest)
+            .collect();
+        for guest in attached {
+            self.guests.remove(&guest);
+            self.outputs.push_back(FrontOutput::Drop { guest });
+        }
+        if let Some((_, stage)) = &mut self.owner {
+            *stage = Stage::Opening { again: Instant::ZERO };
+        }
+    }
+
+    /// The volume is gone: every guest is dropped.
+    pub fn end(&mut self) {
+        self.requests.clear();
+        self.backlog.clear();
+        for guest in std::mem::take(&mut self.guests).into_keys() {
+            self.outputs.push_back(FrontOutput::Drop { guest });
+        }
+    }
+
+    pub fn want_owner(&mut self) {
+        if self.owner.is_none() && !self.is_idle() {
+            self.outputs.push_back(FrontOutput::WantOwner { volume: self.volume });
+        }
+    }
+
+    pub fn attach(&mut self, guest: GuestId) {
+        self.guests.insert(guest, false);
+        match self.owner {
+            None => self.want_owner(),
+            Some((owner, Stage::Open)) => self.ask_attach(owner, guest),
+            Some((_, Stage::Opening { .. })) => {}
+        }
+    }
+
+    fn ask_attach(&mut self, owner: OwnerNow, guest: GuestId) {
+        let message = SessionMessage::Attach {
+            volume: self.volume,
+            owner_epoch: owner.owner_epoch,
+            guest: guest.0,
+        };
+        self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
+    }
+
+    pub fn detach(&mut self, guest: GuestId) {
+        if self.guests.remove(&guest).is_none() {
+            return;
+        }
+        self.backlog.retain(|request| request.guest != guest);
+        let sent = self.requests.values().any(|request| request.guest == guest && request.sent);
+        self.requests.retain(|_, request| request.guest != guest);
+        match self.owner {
+            Some((owner, Stage::Open)) => self.tell_hung_up(owner, guest),
+            Some((_, Stage::Opening { .. })) if sent => {
+                self.gone.insert(guest);
+            }
+            Some((_, Stage::Opening { .. })) | None => {}
+        }
+        self.send_backlog();
+    }
+
+    fn tell_hung_up(&mut self, owner: OwnerNow, guest: GuestId) {
+        let message = SessionMessage::HungUp {
+            volume: self.volume,
+            owner_epoch: owner.owner_epoch,
+            guest: guest.0,
+        };
+        self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
+    }
+
+    pub fn request(&mut self, guest: GuestId, tag: u64, op: GuestOp) {
+        if self.guests.get(&guest) != Some(&true) {
+            return;
+        }
+        self.backlog.push_back(Request { guest, tag, op, sent: false });
+        self.send_backlog();
+    }
+
+    fn send_backlog(&mut self) {
+        loop {
+            let oldest = self.requests.keys().next().copied().unwrap_or(self.next);
+            if self.requests.len() >= OUTSTANDING_MAX || self.next.0 - oldest.0 >= NUMBER_WINDOW {
+                return;
+            }
+            let Some(mut request) = self.backlog.pop_front() else {
+                return;
+            };
+            let number = self.next;
+            self.next = SessionNumber(number.0 + 1);
+            if let Some((owner, Stage::Open)) = self.owner {
+                request.sent = true;
+                self.send_request(owner, number, &request);
+            }
+            self.requests.insert(number, request);
+        }
+    }
+
+    fn send_request(&mut self, owner: OwnerNow, number: SessionNumber, request: &Request) {
+        let message = SessionMessage::Request {
+            volume: self.volume,
+            owner_epoch: owner.owner_epoch,
+            number,
+            guest: request.guest.0,
+            op: request.op.clone(),
+        };
+        self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
+    }
+
+    /// The link to that node is there (again), or its owner asked for the session.
+    pub fn reopen(&mut self, now: Instant, node: NodeId) {
+        if self.owner.is_some_and(|(owner, _)| owner.node == node) {
+            self.open(now);
+        }
+    }
+
+    /// The link to that node is gone; nothing is heard from the owner until it is there again.
+    pub fn link_lost(&mut self, now: Instant, node: NodeId) {
+        if let Some((owner, stage)) = &mut self.owner
+            && owner.node == node
+        {
+            *stage = Stage::Opening { again: now + OPEN_AGAIN };
+            self.flushes.clear();
+        }
+    }
+
+    fn open(&mut self, now: Instant) {
+        let Some((owner, stage)) = &mut self.owner else {
+            return;
+        };
+        *stage = Stage::Opening { again: now + OPEN_AGAIN };
+        let message = SessionMessage::Open {
+            volume: self.volume,
+            owner_epoch: owner.owner_epoch,
+            applied: self.applied,
+        };
+        self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
+    }
+
+    pub fn handle(&mut self, now: Instant, from: NodeId, message: SessionMessage) {
+        let Some((owner, stage)) = self.owner else {
+            return;
+        };
+        if owner.node != from {
+            return;
+        }
+        let current = |epoch: Epoch| epoch == owner.owner_epoch;
+        match message {
+            SessionMessage::Have { owner_epoch, next, missing, .. } if current(owner_epoch) => {
+                if matches!(stage, Stage::Opening { .. }) {
+                    self.on_have(owner, next, &missing.into_iter().collect());
+                }
+            }
+            SessionMessage::Response { owner_epoch, number, result, .. }
+                if current(owner_epoch) =>
+            {
+                if let Some(request) = self.requests.remove(&number) {
+                    let (guest, tag) = (request.guest, request.tag);
+                    self.outputs.push_back(FrontOutput::Done { guest, tag, result });
+                }
+                self.send_backlog();
+            }
+            SessionMessage::Attached { owner_epoch, guest, .. } if current(owner_epoch) => {
+                let guest = GuestId(guest);
+                if let Some(attached) = self.guests.get_mut(&guest)
+                    && !*attached
+                {
+                    *attached = true;
+                    self.outputs.push_back(FrontOutput::Attached { guest });
+                }
+            }
+            SessionMessage::Flush { owner_epoch, number, .. } if current(owner_epoch) => {
+                self.flushes.push((owner_epoch, number, 2));
+            }
+            SessionMessage::Closed { owner_epoch, .. } if current(owner_epoch) => {
+                if let Some((_, stage)) = &mut self.owner {
+                    *stage = Stage::Opening { again: now + OPEN_AGAIN };
+                }
+            }
+            SessionMessage::Have { .. }
+            | SessionMessage::Response { .. }
+            | SessionMessage::Attached { .. }
+            | SessionMessage::Flush { .. }
+            | SessionMessage::Closed { .. }
+            | SessionMessage::Open { .. }
+            | SessionMessage::Opened { .. }
+            | SessionMessage::Request { .. }
+            | SessionMessage::HungUp { .. }
+            | SessionMessage::Attach { .. }
+            | SessionMessage::Flushed { .. } => {}
+        }
+    }
+
+    fn on_have(&mut self, owner: OwnerNow, next: SessionNumber, missing: &BTreeSet<SessionNumber>) {
+        self.owner = Some((owner, Stage::Open));
+        for guest in std::mem::take(&mut self.gone) {
+            self.tell_hung_up(owner, guest);
+        }
+        let unseen: Vec<_> = self
+            .requests
+            .iter_mut()
+            .filter(|(number, _)| **number >= next || missing.contains(number))
+            .map(|(number, request)| {
+                request.sent = true;
+                (*number, request.clone())
+            })
+            .collect();
+        for (number, request) in unseen {
+            self.send_request(owner, number, &request);
+        }
+        let (volume, owner_epoch) = (self.volume, owner.owner_epoch);
+        let message = SessionMessage::Opened { volume, owner_epoch };
+        self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
+        let waiting: Vec<_> = self
+            .guests
+            .iter()
+            .filter(|(_, attached)| !**attached)
+            .map(|(guest, _)| *guest)
+            .collect();
+        for guest in waiting {
+            self.ask_attach(owner, guest);
+        }
+        self.send_backlog();
+    }
+
+    /// Comes after the driver drained its sockets: the hang-ups of guests were seen.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some((_, Stage::Opening { again })) = self.owner
+            && again <= now
+        {
+            self.open(now);
+        }
+        let Some((owner, Stage::Open)) = self.owner else {
+            return;
+        };
+        let mut answered = Vec::new();
+        for (epoch, number, ticks) in &mut self.flushes {
+            *ticks -= 1;
+            if *ticks == 0 {
+                answered.push((*epoch, *number));
+            }
+        }
+        self.flushes.retain(|(_, _, ticks)| *ticks > 0);
+        for (owner_epoch, number) in answered {
+            let message = SessionMessage::Flushed { volume: self.volume, owner_epoch, number };
+            self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.flushes.is_empty() {
+            return Some(Instant::ZERO);
+        }
+        match self.owner {
+            Some((_, Stage::Opening { again })) => Some(again),
+            Some((_, Stage::Open)) | None => None,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The node: its cores, and the one door in and out.
+
+use crate::disks::Disks;
+use crate::fronts::Front;
+use crate::guests::Guests;
+use crate::io::{Effect, Input, NodeConfig};
+use crate::lease::Lease;
+use crate::links::Links;
+use crate::owners::Owners;
+use crate::proposals::Proposals;
+use crate::settings::NodeSettings;
+use gabion_cluster::{Manager, Map, manager};
+use gabion_nbd::NbdLimits;
+use gabion_types::{DiskId, Epoch, Instant, MapIndex, NodeId, Prng, SegmentIndex, VolumeId};
+use gabion_wire::{RequestId, SessionMessage};
+use std::collections::{BTreeMap, VecDeque};
+
+/// NBD requests in flight of one connection, in parts. Full: its socket is not read.
+const NBD_IN_FLIGHT_MAX: u32 = 128;
+/// Payload bytes in flight of one connection.
+const NBD_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
+
+/// How far a clean stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Running,
+    /// Guests are gone; the volumes are being released.
+    Releasing {
+        until: Instant,
+    },
+    /// The disks write their checkpoints.
+    Closing {
+        until: Instant,
+    },
+    Stopped,
+}
+
+/// What the map ordered a disk of this node to do and is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Job {
+    Create { volume: VolumeId, disk: DiskId, creation: Epoch, first: SegmentIndex },
+    Drop { volume: VolumeId, disk: DiskId, segment: SegmentIndex },
+}
+
+/// A message that stays within the node.
+#[derive(Clone, Debug)]
+pub(crate) enum Local {
+    ToOwner(SessionMessage),
+    ToFront(SessionMessage),
+}
+
+/// One machine's cores and what routes between them.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) config: NodeConfig,
+    pub(crate) settings: NodeSettings,
+    pub(crate) prng: Prng,
+    pub(crate) started: Instant,
+    pub(crate) now: Instant,
+    pub(crate) map: Map,
+    pub(crate) index: MapIndex,
+    pub(crate) term: u64,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) registered: bool,
+    pub(crate) stage: Stage,
+    pub(crate) links: Links,
+    pub(crate) proposals: Proposals,
+    pub(crate) disks: Disks,
+    pub(crate) owners: Owners,
+    pub(crate) fronts: BTreeMap<VolumeId, Front>,
+    pub(crate) guests: Guests,
+    pub(crate) lease: Lease,
+    pub(crate) manager: Manager,
+    /// By the request id that went to the store.
+    pub(crate) jobs: BTreeMap<RequestId, Job>,
+    pub(crate) next_job: u64,
+    /// Replicas that this node's disks dropped and the map has not heard of.
+    pub(crate) dropped: BTreeMap<DiskId, Vec<(VolumeId, SegmentIndex)>>,
+    /// Jobs that a disk refused are tried again then.
+    pub(crate) jobs_again: Option<Instant>,
+    pub(crate) map_dirty: bool,
+    pub(crate) local: VecDeque<Local>,
+    pub(crate) effects: VecDeque<Effect>,
+}
+
+impl Node {
+    /// Begins the recovery of the disks at once.
+    pub fn new(config: NodeConfig, now: Instant) -> Self {
+        let settings = config.settings;
+        let (node, incarnation) = (config.node, config.incarnation);
+        let mut prng = Prng::new(config.seed);
+        let links =
+            Links::new(config.cluster, node, incarnation, config.secret, prng.fork(), settings);
+        let nbd = NbdLimits {
+            part_bytes: settings.limits.part_bytes,
+            in_flight_max: NBD_IN_FLIGHT_MAX,
+            bytes_in_flight_max: NBD_BYTES_IN_FLIGHT_MAX,
+        };
+        let mut node = Self {
+            settings,
+            started: now,
+            now,
+            map: Map::default(),
+            index: MapIndex::new(0),
+            term: 0,
+            leader: None,
+            registered: false,
+            stage: Stage::Running,
+            links,
+            proposals: Proposals::new(node, incarnation, settings.propose_again),
+            disks: Disks::new(now, config.cluster, &config.disks, prng.next_u64()),
+            owners: Owners::new(node),
+            fronts: BTreeMap::new(),
+            guests: Guests::new(nbd),
+            lease: Lease::new(now, settings.lease, settings.renew_interval),
+            manager: Manager::new(node, incarnation),
+            jobs: BTreeMap::new(),
+            next_job: 1,
+            dropped: BTreeMap::new(),
+            jobs_again: None,
+            map_dirty: false,
+            local: VecDeque::new(),
+            effects: VecDeque::new(),
+            prng,
+            config,
+        };
+        node.pump();
+        node
+    }
+
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        // A clock that goes back is the driver's bug; nothing here may see it.
+        self.now = self.now.max(now);
+        let now = self.now;
+        match input {
+            Input::Disk { disk, done } => self.disks.done(now, disk, done),
+            Input::Connected { link } => self.links.connected(now, link),
+            Input::LinkClosed { link } => self.links.closed(now, link),
+            Input::Accepted { link } => self.links.accepted(now, link),
+            Input::Peer { link, message } => self.links.message(now, link, message),
+            Input::PeerBytes { link } => self.links.bytes(now, link),
+            Input::NbdAccepted { guest } => self.on_nbd_accepted(guest),
+            Input::NbdBytes { guest, bytes } => self.guests.nbd_bytes(now, guest, bytes),
+            Input::GuestOpen { guest, volume } => self.on_guest_open(guest, volume),
+            Input::Guest { guest, tag, op } => self.guests.direct_request(guest, tag, op),
+            Input::GuestClosed { guest } => self.guests.closed(guest),
+            Input::Committed { index, command } => self.on_committed(index, &command),
+            Input::Restored { index, map } => self.on_restored(index, *map),
+            Input::Leader { term, leader } => self.on_leader(term, leader),
+            Input::LeaderConfirmed { number, term } => {
+                self.manage(manager::Input::LeaderConfirmed { number, term });
+            }
+            Input::Admin { number, request } => {
+                self.manage(manager::Input::Admin { number, request });
+            }
+            Input::Stop => self.on_stop(),
+            Input::Tick => self.on_tick(),
+        }
+        self.conclude();
+    }
+
+    /// What follows from the facts, whatever changed them.
+    fn conclude(&mut self) {
+        self.pump();
+        if self.map_dirty {
+            self.map_dirty = false;
+            self.follow_map();
+            self.pump();
+        }
+        self.conclude_stop();
+        self.pump();
+    }
+
+    fn on_leader(&mut self, term: u64, leader: Option<NodeId>) {
+        self.term = term;
+        self.leader = leader;
+        self.lease.hurry(self.now);
+        self.manage(manager::Input::Leader { term, leader });
+        self.renew();
+    }
+
+    pub(crate) fn manage(&mut self, input: manager::Input) {
+        self.manager.handle(self.now, &self.map, input);
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.now;
+        self.links.tick(now);
+        self.proposals.tick(now);
+        self.disks.tick(now);
+        self.owners.tick(now);
+        for front in self.fronts.values_mut() {
+            front.tick(now);
+        }
+        self.manage(manager::Input::Tick);
+        self.renew();
+        self.look_at_openings();
+        self.judge_idle_owners();
+        if self.jobs_again.is_some_and(|again| again <= now) {
+            self.jobs_again = None;
+            self.map_dirty = true;
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let renew = self.registered.then(|| self.lease.next_deadline());
+        let stop = match self.stage {
+            Stage::Releasing { until } | Stage::Closing { until } => Some(until),
+            Stage::Running | Stage::Stopped => None,
+        };
+        let fronts = self.fronts.values().filter_map(Front::next_deadline).min();
+        [
+            self.links.next_deadline(),
+            self.proposals.next_deadline(),
+            self.disks.next_deadline(),
+            self.owners.next_deadline(),
+            self.manager.next_deadline(),
+            fronts,
+            renew,
+            stop,
+            self.openings_deadline(),
+            self.jobs_again,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn on_stop(&mut self) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        let until = self.now + self.settings.stop_wait;
+        self.stage = Stage::Releasing { until };
+        self.guests.stop();
+        for volume in self.owners.volumes().collect::<Vec<_>>() {
+            self.owners.release(self.now, volume);
+        }
+    }
+
+    /// Guests first, then volumes, then disks; each for as long as there is time.
+    fn conclude_stop(&mut self) {
+        if let Stage::Releasing { until } = self.stage
+            && (self.owners.is_empty() || until <= self.now)
+        {
+            let until = self.now + self.settings.stop_wait;
+            self.stage = Stage::Closing { until };
+            self.disks.stop(self.now);
+            self.pump();
+        }
+        if let Stage::Closing { until } = self.stage
+            && (self.disks.all_stopped() || until <= self.now)
+        {
+            self.stage = Stage::Stopped;
+            self.effects.push_back(Effect::Stopped);
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! From core to core: what one says is put where it belongs, until nobody has anything more to say.
+
+use crate::committed::MAP_ORIGIN;
+use crate::disks::DisksOutput;
+use crate::fronts::FrontOutput;
+use crate::guests::GuestsOutput;
+use crate::io::{Effect, GuestId, LinkId, NodeEvent, OpenError, OpenedVolume};
+use crate::links::LinkOutput;
+use crate::node::{Local, Node, Stage};
+use crate::owners::{OwnerOutput, Owners};
+use crate::proposals::Source;
+use crate::sessions::Via;
+use gabion_cluster::{Change, VolumeState, manager};
+use gabion_nbd::Export;
+use gabion_store::Origin;
+use gabion_types::{Epoch, Instant, NodeId, VolumeId};
+use gabion_volume::Input as VolumeInput;
+use gabion_wire::{
+    Body, LinkClass, LinkMessage, Message, ReplicaAnswer, RequestId, SessionMessage,
+};
+
+impl Node {
+    pub(crate) fn pump(&mut self) {
+        loop {
+            if let Some(output) = self.links.next_output() {
+                self.on_link(output);
+            } else if let Some(output) = self.disks.next_output() {
+                self.on_disks(output);
+            } else if let Some(output) = self.owners.next_output() {
+                self.on_owner(output);
+            } else if let Some(local) = self.local.pop_front() {
+                self.on_local(local);
+            } else if let Some(output) = self.guests.next_output() {
+                self.on_guests(output);
+            } else if let Some(effect) = self.manager.next_effect() {
+                self.on_manager(effect);
+            } else if let Some(command) = self.proposals.next_command() {
+                self.effects.push_back(Effect::Propose { command });
+            } else if !self.pump_fronts() {
+                return;
+            }
+        }
+    }
+
+    fn pump_fronts(&mut self) -> bool {
+        let mut any = false;
+        for volume in self.fronts.keys().copied().collect::<Vec<_>>() {
+            while let Some(output) =
+                self.fronts.get_mut(&volume).and_then(|front| front.next_output())
+            {
+                any = true;
+                self.on_front(output);
+            }
+        }
+        any
+    }
+
+    fn on_link(&mut self, output: LinkOutput) {
+        let now = self.now;
+        match output {
+            LinkOutput::Connect { link, node, class } => {
+                self.effects.push_back(Effect::Connect { link, node, class });
+            }
+            LinkOutput::Send { link, message } => {
+                self.effects.push_back(Effect::Send { link, message });
+            }
+            LinkOutput::Close { link } => self.effects.push_back(Effect::CloseLink { link }),
+            LinkOutput::Up { node, class } => self.on_link_up(node, class),
+            LinkOutput::Lost { node, class } => {
+                if class != LinkClass::Control {
+                    self.owners.feed_all(now, &VolumeInput::LinkLost { node, class });
+                }
+                if class == LinkClass::Data {
+                    self.fronts.values_mut().for_each(|front| front.link_lost(now, node));
+                }
+            }
+            LinkOutput::Down { node } => {
+                self.effects.push_back(Effect::Event(NodeEvent::PeerDown { node }));
+                self.owners.feed_all(now, &VolumeInput::NodeDown { node });
+            }
+            LinkOutput::PeerUp { node, class, .. } => {
+                if class == LinkClass::Data {
+                    self.owners.sessions_reachable(now, node);
+                }
+            }
+            LinkOutput::PeerGone { node, class, link } => {
+                self.disks.origin_gone(now, Origin(link.0));
+                if class == LinkClass::Data {
+                    self.owners.sessions_link_gone(now, node, link);
+                }
+            }
+            LinkOutput::Refused { node, reason } => {
+                self.effects.push_back(Effect::Event(NodeEvent::LinkRefused { node, reason }));
+            }
+            LinkOutput::Message { node, link, dialled, message, .. } => {
+                self.on_message(node, link, dialled, message);
+            }
+        }
+    }
+
+    fn on_link_up(&mut self, node: NodeId, class: LinkClass) {
+        let now = self.now;
+        if class == LinkClass::Control {
+            self.lease.hurry(now);
+            self.renew();
+            return;
+        }
+        if class == LinkClass::Data {
+            self.effects.push_back(Effect::Event(NodeEvent::PeerUp { node }));
+            self.fronts.values_mut().for_each(|front| front.reopen(now, node));
+            self.owners.sessions_reachable(now, node);
+        }
+        if self.links.usable(node) {
+            self.owners.feed_all(now, &VolumeInput::LinkUp { node });
+        }
+    }
+
+    fn on_message(&mut self, node: NodeId, link: LinkId, dialled: bool, message: Message) {
+        match message.body {
+            Body::Link(message) => self.on_link_message(node, message),
+            Body::Replica(ask) if !dialled => {
+                self.disks.request(self.now, Origin(link.0), message.request, ask);
+            }
+            Body::Answer(answer) if dialled => {
+                self.owners.answer(self.now, message.request, answer);
+            }
+            Body::Session(session) if dialled => self.tell_front(node, session),
+            Body::Session(session) => self.on_session(node, link, session),
+            // A question on a link that this node dialled, or an answer on one that it did not.
+            Body::Replica(_) | Body::Answer(_) => {
+                self.effects.push_back(Effect::CloseLink { link });
+                self.links.closed(self.now, link);
+            }
+        }
+    }
+
+    fn on_link_message(&mut self, node: NodeId, message: LinkMessage) {
+        match message {
+            LinkMessage::Renew { incarnation, number, term } => {
+                self.manage(manager::Input::Renew { node, incarnation, number, term });
+            }
+            LinkMessage::Renewed { number } => self.on_renewed(number),
+            LinkMessage::ReleaseVolume { volume } => self.on_ask_release(volume, false),
+            LinkMessage::Hello(_)
+            | LinkMessage::Proof { .. }
+            | LinkMessage::Refused { .. }
+            | LinkMessage::Ping { .. }
+            | LinkMessage::Pong { .. } => {}
+        }
+    }
+
+    /// A peer's session message on a link that it dialled: a front's, or an owner's nudge.
+    fn on_session(&mut self, node: NodeId, link: LinkId, message: SessionMessage) {
+        let volume = message.volume();
+        let owned = self.owners.owner_epoch(volume);
+        match &message {
+            SessionMessage::Open { owner_epoch, .. } if owned != Some(*owner_epoch) => {
+                let known = self.map.volume(volume).map(|entry| entry.owner_epoch);
+                if known.is_some_and(|known| known > *owner_epoch) {
+                    self.close_session(link, volume, *owner_epoch);
+                } else {
+                    self.nudged(node, volume);
+                }
+            }
+            SessionMessage::Open { .. }
+            | SessionMessage::Have { .. }
+            | SessionMessage::Opened { .. }
+            | SessionMessage::Request { .. }
+            | SessionMessage::Response { .. }
+            | SessionMessage::HungUp { .. }
+            | SessionMessage::Attach { .. }
+            | SessionMessage::Attached { .. }
+            | SessionMessage::Flush { .. }
+            | SessionMessage::Flushed { .. }
+            | SessionMessage::Closed { .. } => {
+                self.owners.session(self.now, node, Via::Link(link), message);
+            }
+        }
+    }
+
+    fn close_session(&mut self, link: LinkId, volume: VolumeId, owner_epoch: Epoch) {
+        let body = Body::Session(SessionMessage::Closed { volume, owner_epoch });
+        let message = Message { request: RequestId(0), body };
+        self.effects.push_back(Effect::Send { link, message });
+    }
+
+    /// An owner asks for this node's session, guests or not.
+    fn nudged(&mut self, node: NodeId, volume: VolumeId) {
+        if self.map.volume(volume).is_none() && self.fronts.len() >= crate::guests::GUESTS_MAX {
+            return;
+        }
+        let now = self.now;
+        self.front(volume);
+        self.follow_volume(volume);
+        if let Some(front) = self.fronts.get_mut(&volume) {
+            front.reopen(now, node);
+        }
+    }
+
+    fn tell_front(&mut self, node: NodeId, message: SessionMessage) {
+        if let Some(front) = self.fronts.get_mut(&message.volume()) {
+            front.handle(self.now, node, message);
+        }
+    }
+
+    fn on_local(&mut self, local: Local) {
+        let me = self.config.node;
+        match local {
+            Local::ToFront(message) => self.tell_front(me, message),
+            Local::ToOwner(message) => self.owners.session(self.now, me, Via::Local, message),
+        }
+    }
+
+    fn on_disks(&mut self, output: DisksOutput) {
+        match output {
+            DisksOutput::Disk { disk, op } => self.effects.push_back(Effect::Disk { disk, op }),
+            DisksOutput::Answer { to, request, answer } => self.on_answer(to, request, answer),
+            DisksOutput::Opened { disk, opened } => {
+                self.map_dirty = true;
+                let map = opened.highest_map;
+                let id = self.disks.id(disk);
+                self.effects.push_back(Effect::Event(NodeEvent::DiskOpened { disk, id, map }));
+            }
+            DisksOutput::Out { disk, why } => {
+                self.map_dirty = true;
+                self.effects.push_back(Effect::Event(NodeEvent::DiskOut { disk, why }));
+            }
+            DisksOutput::Event { disk, event } => {
+                self.effects.push_back(Effect::Event(NodeEvent::Store { disk, event }));
+            }
+            DisksOutput::Stopped { .. } => {}
+        }
+    }
+
+    fn on_answer(&mut self, to: Origin, request: RequestId, answer: ReplicaAnswer) {
+        if to == MAP_ORIGIN {
+            self.on_job_done(request, &answer);
+            self.map_dirty = true;
+        } else if Owners::is_owner_origin(to) {
+            self.owners.answer_of_store(self.now, to, request, answer);
+        } else {
+            let message = Message { request, body: Body::Answer(answer) };
+            self.effects.push_back(Effect::Send { link: LinkId(to.0), message });
+        }
+    }
+
+    fn on_owner(&mut self, output: OwnerOutput) {
+        let me = self.config.node;
+        match output {
+            OwnerOutput::Ask { node, origin, request, ask, .. } if node == me => {
+                self.disks.request(self.now, origin, request, ask);
+            }
+            OwnerOutput::Ask { node, class, request, ask, .. } => {
+                // Without a link it is lost; the owner asks again once there is one.
+                if let Some(link) = self.links.up(node, class) {
+                    let message = Message { request, body: Body::Replica(ask) };
+                    self.effects.push_back(Effect::Send { link, message });
+                }
+            }
+            OwnerOutput::Propose { volume, instance, number, change } => {
+                let source = Source::Owner { volume, instance, number };
+                self.proposals.propose(self.now, source, Change::Owner { volume, change });
+            }
+            OwnerOutput::Void { volume, owner_epoch, nodes } => {
+                let change = Change::VoidSessions { volume, owner_epoch, nodes };
+                self.proposals.propose(self.now, Source::Void { volume }, change);
+            }
+            OwnerOutput::Nudge { volume, owner_epoch, node } => {
+                self.nudge(volume, owner_epoch, node);
+            }
+            OwnerOutput::Send { node, via, message } => self.send_as_owner(node, via, message),
+            OwnerOutput::OriginGone { origin } => self.disks.origin_gone(self.now, origin),
+            OwnerOutput::Event { volume, event } => {
+                self.effects.push_back(Effect::Event(NodeEvent::Volume { volume, event }));
+            }
+            OwnerOutput::Began { volume } => {
+                self.effects.push_back(Effect::Event(NodeEvent::Owning { volume }));
+                self.front(volume);
+                self.map_dirty = true;
+            }
+            OwnerOutput::Ended { volume } => {
+                self.effects.push_back(Effect::Event(NodeEvent::OwningEnded { volume }));
+                self.map_dirty = true;
+            }
+        }
+    }
+
+    fn nudge(&mut self, volume: VolumeId, owner_epoch: Epoch, node: NodeId) {
+        let message = SessionMessage::Open { volume, owner_epoch, applied: self.index };
+        if node == self.config.node {
+            self.front(volume);
+            self.map_dirty = true;
+        } else if let Some(link) = self.links.up(node, LinkClass::Data) {
+            let message = Message { request: RequestId(0), body: Body::Session(message) };
+            self.effects.push_back(Effect::Send { link, message });
+        }
+    }
+
+    fn send_as_owner(&mut self, node: NodeId, via: Via, message: SessionMessage) {
+        match via {
+            Via::Local => self.local.push_back(Local::ToFront(message)),
+            Via::Link(link) => {
+                if self.links.inbound(node, LinkClass::Data) == Some(link) {
+                    let message = Message { request: RequestId(0), body: Body::Session(message) };
+                    self.effects.push_back(Effect::Send { link, message });
+                }
+            }
+        }
+    }
+
+    fn on_front(&mut self, output: FrontOutput) {
+        match output {
+            FrontOutput::Send { node, message } if node == self.config.node => {
+                self.local.push_back(Local::ToOwner(message));
+            }
+            FrontOutput::Send { node, message } => {
+                if let Some(link) = self.links.up(node, LinkClass::Data) {
+                    let message = Message { request: RequestId(0), body: Body::Session(message) };
+                    self.effects.push_back(Effect::Send { link, message });
+                }
+            }
+            FrontOutput::Attached { guest } => self.on_attached(guest),
+            FrontOutput::Done { guest, tag, result } => self.guests.done(guest, tag, result),
+            FrontOutput::Drop { guest } => self.guests.dropped(guest),
+            FrontOutput::WantOwner { volume } => self.want_owner(volume),
+        }
+    }
+
+    fn on_attached(&mut self, guest: GuestId) {
+        let volume = self.guests.volume(guest).and_then(|volume| self.map.volume(volume));
+        let result = volume.map(|entry| OpenedVolume {
+            volume: entry.id,
+            name: entry.spec.name.clone(),
+            size_bytes: entry.spec.size_bytes,
+        });
+        self.guests.opened(guest, result.ok_or(OpenError::NotFound));
+    }
+
+    fn on_manager(&mut self, effect: manager::Effect) {
+        match effect {
+            manager::Effect::Propose { key, change } => {
+                self.proposals.propose(self.now, Source::Manager { key }, change);
+            }
+            manager::Effect::ConfirmLeader { number, term } => {
+                self.effects.push_back(Effect::ConfirmLeader { number, term });
+            }
+            manager::Effect::Renewed { node, number } if node == self.config.node => {
+                self.on_renewed(number);
+            }
+            manager::Effect::Renewed { node, number } => {
+                if let Some(link) = self.links.inbound(node, LinkClass::Control) {
+                    let body = Body::Link(LinkMessage::Renewed { number });
+                    let message = Message { request: RequestId(0), body };
+                    self.effects.push_back(Effect::Send { link, message });
+                }
+            }
+            manager::Effect::AdminDone { number, reply } => {
+                self.effects.push_back(Effect::AdminDone { number, reply });
+            }
+            manager::Effect::AskRelease { node, volume, idle } if node == self.config.node => {
+                self.on_ask_release(volume, idle);
+            }
+            manager::Effect::AskRelease { node, volume, .. } => {
+                if let Some(link) = self.links.up(node, LinkClass::Control) {
+                    let body = Body::Link(LinkMessage::ReleaseVolume { volume });
+                    let message = Message { request: RequestId(0), body };
+                    self.effects.push_back(Effect::Send { link, message });
+                }
+            }
+        }
+    }
+
+    fn on_ask_release(&mut self, volume: VolumeId, idle: bool) {
+        let guests = self.fronts.get(&volume).is_some_and(|front| front.has_guests());
+        if !(idle && guests) {
+            self.owners.release(self.now, volume);
+        }
+    }
+
+    /// Sends a renewal when one is due; the leader's own goes without a link.
+    pub(crate) fn renew(&mut self) {
+        let Some(leader) = self.leader.filter(|_| self.registered) else {
+            return;
+        };
+        if !matches!(self.stage, Stage::Running | Stage::Releasing { .. }) {
+            return;
+        }
+        let me = self.config.node;
+        let link = self.links.up(leader, LinkClass::Control);
+        if leader != me && link.is_none() {
+            return;
+        }
+        let Some(number) = self.lease.due(self.now) else {
+            return;
+        };
+        let (incarnation, term) = (self.config.incarnation, self.term);
+        match link {
+            Some(link) if leader != me => {
+                let body = Body::Link(LinkMessage::Renew { incarnation, number, term });
+                let message = Message { request: RequestId(0), body };
+                self.effects.push_back(Effect::Send { link, message });
+            }
+            Some(_) | None => {
+                self.manage(manager::Input::Renew { node: me, incarnation, number, term });
+            }
+        }
+    }
+
+    fn on_renewed(&mut self, number: u64) {
+        if self.lease.renewed(number)
+            && let Some(until) = self.lease.until()
+        {
+            self.owners.feed_all(self.now, &VolumeInput::Lease { until });
+            self.fronts.values_mut().for_each(|front| front.want_owner());
+        }
+    }
+
+    pub(crate) fn on_nbd_accepted(&mut self, guest: GuestId) {
+        if self.stage == Stage::Running {
+            self.guests.nbd_accepted(guest);
+        } else {
+            self.effects.push_back(Effect::NbdClose { guest });
+        }
+    }
+
+    pub(crate) fn on_guest_open(&mut self, guest: GuestId, name: String) {
+        if self.stage == Stage::Running {
+            self.guests.direct_open(self.now, guest, name);
+        } else {
+            let result = Err(OpenError::Stopping);
+            self.effects.push_back(Effect::GuestOpened { guest, result });
+        }
+    }
+
+    fn on_guests(&mut self, output: GuestsOutput) {
+        match output {
+            GuestsOutput::Effect(effect) => self.effects.push_back(effect),
+            GuestsOutput::List { guest } => {
+                let ready =
+                    self.map.volumes().values().filter(|entry| entry.state == VolumeState::Ready);
+                let names = ready.map(|entry| entry.spec.name.clone()).collect();
+                self.guests.listed(guest, names);
+            }
+            GuestsOutput::Describe { guest, name } => {
+                let entry = self
+                    .map
+                    .volume_by_name(&name)
+                    .filter(|entry| entry.state == VolumeState::Ready);
+                let export = entry.map(|entry| Export {
+                    name: entry.spec.name.clone(),
+                    size_bytes: entry.spec.size_bytes,
+                    read_only: false,
+                });
+                self.guests.described(guest, export);
+            }
+            GuestsOutput::Open { .. } => self.look_at_openings(),
+            GuestsOutput::Request { guest, volume, tag, op } => {
+                self.front(volume).request(guest, tag, op);
+            }
+            GuestsOutput::Detached { guest, volume } => {
+                if let Some(front) = self.fronts.get_mut(&volume) {
+                    front.detach(guest);
+                }
+            }
+        }
+    }
+
+    /// Guests that wait for a volume whose name may still be on its way.
+    pub(crate) fn look_at_openings(&mut self) {
+        let now = self.now;
+        let waiting: Vec<_> = self
+            .guests
+            .opening()
+            .filter(|(guest, _, _)| self.guests.volume(*guest).is_none())
+            .map(|(guest, name, since)| (guest, name.to_owned(), since))
+            .collect();
+        for (guest, name, since) in waiting {
+            let entry = self.map.volume_by_name(&name);
+            match entry.map(|entry| (entry.id, &entry.state)) {
+                Some((volume, VolumeState::Ready)) => {
+                    self.guests.set_volume(guest, volume);
+                    self.front(volume).attach(guest);
+                    self.follow_volume(volume);
+                }
+                found if now.since(since) >= self.settings.unknown_name_wait => {
+                    let why = match found {
+                        Some(_) => OpenError::NotReady,
+                        None if self.leader.is_none() => OpenError::NoMajority,
+                        None => OpenError::NotFound,
+                    };
+                    self.guests.opened(guest, Err(why));
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    pub(crate) fn openings_deadline(&self) -> Option<Instant> {
+        self.guests
+            .opening()
+            .filter(|(guest, _, _)| self.guests.volume(*guest).is_none())
+            .map(|(_, _, since)| since + self.settings.unknown_name_wait)
+            .min()
+    }
+
+    pub(crate) fn judge_idle_owners(&mut self) {
+        for volume in self.owners.volumes().collect::<Vec<VolumeId>>() {
+            let local = self.fronts.get(&volume).is_some_and(|front| front.has_guests());
+            let wait = self.settings.idle_owner_wait;
+            self.owners.judge_idle(self.now, volume, local, wait);
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! The owner's side of sessions (rule 9): the requests that front nodes hold for their guests, each
+//! executed at most once.
+//!
+//! rule: node/session-at-most-once — a request's number is taken once; what a front sends again
+//! after a broken link is only what the owner says that it has not.
+//! rule: node/attach-after-flush — a guest's handshake is answered when every other session has told
+//! that it dropped what gone guests had asked, or is void by the map.
+
+use gabion_types::{
+    Duration, Epoch, GuestData, GuestOp, GuestResult, Instant, MapIndex, NodeId, VolumeId,
+};
+use gabion_volume::Ticket;
+use gabion_wire::{SessionMessage, SessionNumber};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Requests of one session that a front may hold unanswered. Full: the front keeps them back.
+pub const OUTSTANDING_MAX: usize = 256;
+/// A front's oldest unanswered number is never further behind its newest.
+pub const NUMBER_WINDOW: u64 = 1024;
+
+/// How a session's messages travel: within the node, or over a link of the front's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Local,
+    Link(crate::io::LinkId),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum SessionOutput {
+    Send {
+        node: NodeId,
+        via: Via,
+        message: SessionMessage,
+    },
+    /// Ask the front to open, over this node's own link.
+    Nudge {
+        node: NodeId,
+    },
+    Admit {
+        ticket: Ticket,
+        op: GuestOp,
+    },
+    /// The map must say that these sessions are void.
+    Void {
+        nodes: Vec<NodeId>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not heard from under this owner.
+    Awaited {
+        since: Instant,
+    },
+    /// `Have` was sent; it sends what it holds.
+    Gathering {
+        via: Via,
+        since: Instant,
+    },
+    Open {
+        via: Via,
+    },
+    /// Its link is gone; it may come back.
+    Broken {
+        since: Instant,
+    },
+    /// By the map, as of this index; it may open anew once it has seen that.
+    Void {
+        at: MapIndex,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    state: State,
+    /// All numbers below were seen, but for those that neither `executing` nor `done` nor `queued` has.
+    next: SessionNumber,
+    queued: VecDeque<(SessionNumber, u64, GuestOp)>,
+    executing: BTreeSet<SessionNumber>,
+    /// Answered within the window; reads without their data, for they can be done again.
+    done: BTreeMap<SessionNumber, GuestResult>,
+    /// Flush numbers that it has not answered.
+    flushing: BTreeSet<u64>,
+    /// Guests that shook hands or asked for something under this owner and did not hang up.
+    guests: BTreeSet<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Attach {
+    node: NodeId,
+    guest: u64,
+    flush: u64,
+    waiting: BTreeSet<NodeId>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+pub struct Sessions {
+    volume: VolumeId,
+    owner_epoch: Epoch,
+    me: NodeId,
+    wait: Duration,
+    sessions: BTreeMap<NodeId, Session>,
+    tickets: BTreeMap<Ticket, (NodeId, SessionNumber)>,
+    next_ticket: u64,
+    next_flush: u64,
+    attaches: Vec<Attach>,
+    /// Nodes for which `Void` was asked and not yet decided.
+    voiding: BTreeSet<NodeId>,
+    core_serving: bool,
+    serving: bool,
+    admitted: usize,
+    admitted_max: usize,
+    outputs: VecDeque<SessionOutput>,
+}
+
+impl Sessions {
+    /// `nodes`: every member of the map, this one included.
+    pub fn new(
+        now: Instant,
+        me: NodeId,
+        volume: VolumeId,
+        owner_epoch: Epoch,
+        wait: Duration,
+        admitted_max: usize,
+        nodes: impl Iterator<Item = NodeId>,
+    ) -> Self {
+        let mut sessions = Self {
+            volume,
+            owner_epoch,
+            me,
+            wait,
+            sessions: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            next_flush: 0,
+            attaches: Vec::new(),
+            voiding: BTreeSet::new(),
+            core_serving: false,
+            serving: false,
+            admitted: 0,
+            admitted_max,
+            outputs: VecDeque::new(),
+        };
+        for node in nodes {
+            sessions.sessions.insert(node, Session::new(State::Awaited { since: now }));
+            sessions.outputs.push_back(SessionOutput::Nudge { node });
+        }
+        sessions
+    }
+
+    pub fn next_output(&mut self) -> Option<SessionOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// Guests of other nodes are on the volume.
+    pub fn has_remote_guests(&self) -> bool {
+        self.sessions.iter().any(|(node, session)| {
+            *node != self.me && session.via().is_some() && !session.guests.is_empty()
+        })
+    }
+
+    /// The volume's core took over.
+    pub fn core_serves(&mut self, now: Instant) {
+        self.core_serving = true;
+        self.conclude(now);
+    }
+
+    /// A link of this node to the front came up: ask again if it was not heard from.
+    pub fn reachable(&mut self, node: NodeId) {
+        if let Some(session) = self.sessions.get(&node)
+            && matches!(session.state, State::Awaited { .. } | State::Broken { .. })
+        {
+            self.outputs.push_back(SessionOutput::Nudge { node });
+        }
+    }
+
+    /// The front's link is gone.
+    pub fn link_gone(&mut self, now: Instant, node: NodeId, link: crate::io::LinkId) {
+        if let Some(session) = self.sessions.get_mut(&node)
+            && session.via() == Some(Via::Link(link))
+        {
+            session.state = State::Broken { since: now };
+            session.flushing.clear();
+        }
+        self.conclude(now);
+    }
+
+    /// The map names a new incarnation: the old process is dead, its guests' connections with it.
+    pub fn restarted(&mut self, now: Instant, node: NodeId) {
+        if let Some(session) = self.sessions.get_mut(&node) {
+            *session = Session::new(State::Void { at: MapIndex::new(0) });
+            self.forget_tickets(node);
+        }
+        self.conclude(now);
+    }
+
+    /// Committed: what these fronts held is dropped by them.
+    pub fn voided(&mut self, now: Instant, nodes: &[NodeId], at: MapIndex) {
+        for node in nodes {
+            self.voiding.remove(node);
+            if let Some(session) = self.sessions.get_mut(node) {
+                *session = Session::new(State::Void { at });
+                self.forget_tickets(*node);
+            }
+        }
+        self.conclude(now);
+    }
+
+    /// The void proposal was refused or is to be judged anew.
+    pub fn void_undecided(&mut self, now: Instant) {
+        self.voiding.clear();
+        self.conclude(now);
+    }
+
+    fn forget_tickets(&mut self, node: NodeId) {
+        // What runs already runs on; nobody waits for its answer.
+        self.tickets.retain(|_, (who, _)| *who != node);
+    }
+
+    pub fn handle(&mut self, now: Instant, node: NodeId, via: Via, message: SessionMessage) {
+        match message {
+            SessionMessage::Open { applied, .. } => self.on_open(now, node, via, applied),
+            SessionMessage::Opened { .. } => self.on_opened(node, via),
+            SessionMessage::Request { number, guest, op, .. } => {
+                self.on_request(node, via, number, guest, op);
+            }
+            SessionMessage::HungUp { guest, .. } => self.on_hung_up(node, guest),
+            SessionMessage::Attach { guest, .. } => self.on_attach(now, node, via, guest),
+            SessionMessage::Flushed { number, .. } => self.on_flushed(node, via, number),
+            SessionMessage::Have { .. }
+            | SessionMessage::Response { .. }
+            | SessionMessage::Attached { .. }
+            | SessionMessage::Flush { .. }
+            | SessionMessage::Closed { .. } => {}
+        }
+        self.conclude(now);
+    }
+
+    fn on_open(&mut self, now: Instant, node: NodeId, via: Via, applied: MapIndex) {
+        let session =
+            self.sessions.entry(node).or_insert_with(|| Session::new(State::Void { at: applied }));
+        let too_early = match session.state {
+            State::Void { at } => applied < at,
+            State::Awaited { .. }
+            | State::Gathering { .. }
+            | State::Open { .. }
+            | State::Broken { .. } => false,
+        };
+        if too_early || self.voiding.contains(&node) {
+            let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+            let message = SessionMessage::Closed { volume, owner_epoch };
+            self.outputs.push_back(SessionOutput::Send { node, via, message });
+            return;
+        }
+        session.state = State::Gathering { via, since: now };
+        session.flushing.clear();
+        let next = session.next;
+        let missing = session.missing();
+        let again: Vec<_> = session
+            .done
+            .iter()
+            .filter(|(number, _)| !missing.contains(number))
+            .map(|(number, result)| (*number, result.clone()))
+            .collect();
+        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        let have = SessionMessage::Have { volume, owner_epoch, next, missing };
+        self.outputs.push_back(SessionOutput::Send { node, via, message: have });
+        for (number, result) in again {
+            let message = SessionMessage::Response { volume, owner_epoch, number, result };
+            self.outputs.push_back(SessionOutput::Send { node, via, message });
+        }
+    }
+
+    fn on_opened(&mut self, node: NodeId, via: Via) {
+        if let Some(session) = self.sessions.get_mut(&node)
+            && matches!(session.state, State::Gathering { via: at, .. } if at == via)
+        {
+            session.state = State::Open { via };
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        node: NodeId,
+        via: Via,
+        number: SessionNumber,
+        guest: u64,
+        op: GuestOp,
+    ) {
+        let Some(session) = self.sessions.get_mut(&node) else {
+            return;
+        };
+        if session.via() != Some(via) || session.has(number) {
+            return;
+        }
+        session.next = session.next.max(SessionNumber(number.0 + 1));
+        session.done.remove(&number);
+        session.guests.insert(guest);
+        session.queued.push_back((number, guest, op));
+        session.trim_window();
+    }
+
+    fn on_hung_up(&mut self, node: NodeId, guest: u64) {
+        if let Some(session) = self.sessions.get_mut(&node) {
+            let gone: Vec<_> = session
+                .queued
+                .iter()
+                .filter(|(_, who, _)| *who == guest)
+                .map(|(number, _, _)| *number)
+                .collect();
+            session.queued.retain(|(_, who, _)| *who != guest);
+            session.guests.remove(&guest);
+            for number in gone {
+                session.done.insert(number, Ok(GuestData::Done));
+            }
+        }
+        self.attaches.retain(|attach| attach.node != node || attach.guest != guest);
+    }
+
+    fn on_attach(&mut self, now: Instant, node: NodeId, via: Via, guest: u64) {
+        if self.sessions.get(&node).and_then(Session::via) != Some(via)
+            || self.attaches.iter().any(|attach| attach.node == node && attach.guest == guest)
+        {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.guests.insert(guest);
+        }
+        let flush = self.next_flush;
+        self.next_flush += 1;
+        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        let mut waiting = BTreeSet::new();
+        for (other, session) in self.sessions.iter_mut().filter(|(other, _)| **other != node) {
+            match session.state {
+                State::Open { via } | State::Gathering { via, .. } => {
+                    session.flushing.insert(flush);
+                    waiting.insert(*other);
+                    let message = SessionMessage::Flush { volume, owner_epoch, number: flush };
+                    self.outputs.push_back(SessionOutput::Send { node: *other, via, message });
+                }
+                State::Awaited { .. } | State::Broken { .. } => {
+                    waiting.insert(*other);
+                }
+                State::Void { .. } => {}
+            }
+        }
+        self.attaches.push(Attach { node, guest, flush, waiting, since: now });
+    }
+
+    fn on_flushed(&mut self, node: NodeId, via: Via, number: u64) {
+        let Some(session) = self.sessions.get_mut(&node) else {
+            return;
+        };
+        if session.via() != Some(via) || !session.flushing.remove(&number) {
+            return;
+        }
+        for attach in &mut self.attaches {
+            if attach.flush == number {
+                attach.waiting.remove(&node);
+            }
+        }
+    }
+
+    /// A request is through. None: nobody waits for it any more.
+    pub fn done(&mut self, now: Instant, ticket: Ticket, result: GuestResult) {
+        self.admitted = self.admitted.saturating_sub(1);
+        if let Some((node, number)) = self.tickets.remove(&ticket)
+            && let Some(session) = self.sessions.get_mut(&node)
+        {
+            session.executing.remove(&number);
+            let kept = match &result {
+                Ok(GuestData::Read(_) | GuestData::Status(_)) => None,
+                Ok(GuestData::Done) | Err(_) => Some(result.clone()),
+            };
+            // A read that was answered is taken for not seen: it may be asked again.
+            if let Some(kept) = kept {
+                session.done.insert(number, kept);
+            }
+            if let Some(via) = session.via() {
+                let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+                let message = SessionMessage::Response { volume, owner_epoch, number, result };
+                self.outputs.push_back(SessionOutput::Send { node, via, message });
+            }
+        }
+        self.conclude(now);
+    }
+
+    fn conclude(&mut self, now: Instant) {
+        self.conclude_serving(now);
+        if self.serving {
+            self.admit();
+        }
+        self.conclude_attaches(now);
+    }
+
+    /// Before anything new is admitted, what the fronts hold unanswered is here, or void.
+    fn conclude_serving(&mut self, now: Instant) {
+        if self.serving || !self.core_serving {
+            return;
+        }
+        let mut late = Vec::new();
+        let mut missing = false;
+        for (node, session) in &self.sessions {
+            let since = match session.state {
+                State::Open { .. } | State::Void { .. } => continue,
+                State::Awaited { since }
+                | State::Broken { since }
+                | State::Gathering { since, .. } => since,
+            };
+            missing = true;
+            if now.since(since) >= self.wait && *node != self.me {
+                late.push(*node);
+            }
+        }
+        self.void(late);
+        self.serving = !missing;
+    }
+
+    fn conclude_attaches(&mut self, now: Instant) {
+        let mut late = BTreeSet::new();
+        let mut ready = Vec::new();
+        for attach in &mut self.attaches {
+            attach.waiting.retain(|node| match self.sessions.get(node).map(|it| &it.state) {
+                None | Some(State::Void { .. }) => false,
+                Some(State::Open { .. } | State::Gathering { .. }) => {
+                    // It came back on a new link: what it sent before `Opened` is all it held, and
+                    // its `Flushed` for the old link will not come.
+                    let flushing = &self.sessions[node].flushing;
+                    flushing.contains(&attach.flush)
+                        || matches!(self.sessions[node].state, State::Gathering { .. })
+                }
+                Some(State::Awaited { .. } | State::Broken { .. }) => true,
+            });
+            if attach.waiting.is_empty() {
+                ready.push((attach.node, attach.guest));
+            } else if now.since(attach.since) >= self.wait {
+                late.extend(attach.waiting.iter().copied().filter(|node| *node != self.me));
+            }
+        }
+        self.void(late.into_iter().collect());
+        if !self.serving {
+            return;
+        }
+        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        for (node, guest) in ready {
+            self.attaches.retain(|attach| attach.node != node || attach.guest != guest);
+            if let Some(via) = self.sessions.get(&node).and_then(Session::via) {
+                let message = SessionMessage::Attached { volume, owner_epoch, guest };
+                self.outputs.push_back(SessionOutput::Send { node, via, message });
+            }
+        }
+    }
+
+    fn void(&mut self, nodes: Vec<NodeId>) {
+        let new: Vec<_> = nodes.into_iter().filter(|node| !self.voiding.contains(node)).collect();
+        if !new.is_empty() {
+            self.voiding.extend(new.iter().copied());
+            self.outputs.push_back(SessionOutput::Void { nodes: new });
+        }
+    }
+
+    fn admit(&mut self) {
+        // One of each session in turn, so that a busy front does not starve the others.
+        while self.admitted < self.admitted_max {
+            let mut any = false;
+            for (node, session) in &mut self.sessions {
+                if self.admitted >= self.admitted_max {
+                    break;
+                }
+                let Some((number, _, op)) = session.queued.pop_front() else {
+                    continue;
+                };
+                any = true;
+                let ticket = Ticket(self.next_ticket);
+                self.next_ticket += 1;
+                self.admitted += 1;
+                session.executing.insert(number);
+                self.tickets.insert(ticket, (*node, number));
+                self.outputs.push_back(SessionOutput::Admit { ticket, op });
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    pub fn tick(&mut self, now: Instant) {
+        self.conclude(now);
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let sessions = self.sessions.iter().filter_map(|(node, session)| match session.state {
+            State::Awaited { since } | State::Broken { since } | State::Gathering { since, .. }
+                if self.core_serving && !self.serving && !self.voiding.contains(node) =>
+            {
+                Some(since + self.wait)
+            }
+            State::Awaited { .. }
+            | State::Broken { .. }
+            | State::Gathering { .. }
+            | State::Open { .. }
+            | State::Void { .. } => None,
+        });
+        let attaches = self
+            .attaches
+            .iter()
+            .filter(|attach| attach.waiting.iter().any(|node| !self.voiding.contains(node)))
+            .map(|attach| attach.since + self.wait);
+        sessions.chain(attaches).min()
+    }
+}
+
+impl Session {
+    fn new(state: State) -> Self {
+        Self {
+            state,
+            next: SessionNumber(0),
+            queued: VecDeque::new(),
+            executing: BTreeSet::new(),
+            done: BTreeMap::new(),
+            flushing: BTreeSet::new(),
+            guests: BTreeSet::new(),
+        }
+    }
+
+    fn via(&self) -> Option<Via> {
+        match self.state {
+            State::Gathering { via, .. } | State::Open { via } => Some(via),
+            State::Awaited { .. } | State::Broken { .. } | State::Void { .. } => None,
+        }
+    }
+
+    fn has(&self, number: SessionNumber) -> bool {
+        self.executing.contains(&number)
+            || self.done.contains_key(&number)
+            || self.queued.iter().any(|(queued, _, _)| *queued == number)
+    }
+
+    fn missing(&self) -> Vec<SessionNumber> {
+        let first = self.next.0.saturating_sub(NUMBER_WINDOW);
+        (first..self.next.0).map(SessionNumber).filter(|number| !self.has(*number)).collect()
+    }
+
+    fn trim_window(&mut self) {
+        let first = SessionNumber(self.next.0.saturating_sub(NUMBER_WINDOW));
+        while let Some((number, _)) = self.done.first_key_value() {
+            if *number >= first {
+                break;
+            }
+            self.done.pop_first();
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a node tells of itself, beyond the map.
+
+use crate::disks::DiskCondition;
+use crate::io::DiskSlot;
+use crate::node::{Node, Stage};
+use gabion_store::{Store, StoreStats};
+use gabion_types::{DiskId, Duration, MapIndex, NodeId, VolumeId};
+use gabion_volume::VolumeStats;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeStats {
+    pub node: NodeId,
+    pub leader: Option<NodeId>,
+    pub map: MapIndex,
+    /// The map names this process.
+    pub registered: bool,
+    /// Registered, with a leader, a lease and all disks decided: guests are served.
+    pub ready: bool,
+    /// What is left of the lease.
+    pub lease_left: Option<Duration>,
+    pub guests: usize,
+    pub disks: Vec<DiskStats>,
+    /// Of the volumes that this node owns.
+    pub volumes: Vec<(VolumeId, VolumeStats)>,
+    pub peers: Vec<PeerStats>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskStats {
+    pub disk: DiskSlot,
+    pub id: Option<DiskId>,
+    pub path: String,
+    pub condition: DiskCondition,
+    pub store: StoreStats,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStats {
+    pub node: NodeId,
+    /// Links for owners' requests are up.
+    pub up: bool,
+    /// Counts as failed.
+    pub down: bool,
+}
+
+impl Node {
+    pub fn stats(&self) -> NodeStats {
+        let disks = self.disks.slots().into_iter().filter_map(|slot| {
+            Some(DiskStats {
+                disk: slot,
+                id: self.disks.id(slot),
+                path: self.disks.path(slot).to_owned(),
+                condition: self.disks.condition(slot)?.clone(),
+                store: self.disks.stats(slot)?,
+            })
+        });
+        let peers = self.links.peers().map(|node| PeerStats {
+            node,
+            up: self.links.usable(node),
+            down: self.links.is_down(node),
+        });
+        let lease = self.lease.until().filter(|until| *until > self.now);
+        NodeStats {
+            node: self.config.node,
+            leader: self.leader,
+            map: self.index,
+            registered: self.registered,
+            ready: self.registered
+                && self.leader.is_some()
+                && lease.is_some()
+                && self.disks.all_decided()
+                && self.stage == Stage::Running,
+            lease_left: lease.map(|until| until.since(self.now)),
+            guests: self.guests.len(),
+            disks: disks.collect(),
+            volumes: self.owners.stats().collect(),
+            peers: peers.collect(),
+        }
+    }
+
+    /// For the simulator's checks and `volume locate`.
+    pub fn store(&self, disk: DiskSlot) -> Option<&Store> {
+        self.disks.store(disk)
+    }
+
+    /// Guests' requests that this node holds unanswered.
+    pub fn held_requests(&self) -> usize {
+        self.fronts.values().map(crate::fronts::Front::held).sum()
+    }
+}

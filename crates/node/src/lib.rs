@@ -15,6 +15,8 @@ mod route;
 mod sessions;
 mod settings;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use disks::DiskCondition;
 pub use io::{

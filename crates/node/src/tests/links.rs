@@ -1,0 +1,195 @@
+use crate::io::LinkId;
+use crate::links::{LinkOutput, Links};
+use crate::settings::NodeSettings;
+use gabion_types::{ClusterId, Duration, Incarnation, Instant, NodeId, Prng};
+use gabion_wire::link::LinkRefusal;
+use gabion_wire::{Body, LinkClass, LinkMessage, Message, RequestId};
+use std::collections::BTreeMap;
+
+const A: NodeId = NodeId::new(1);
+const B: NodeId = NodeId::new(2);
+
+/// Two nodes' links and the wires between them.
+struct Pair {
+    now: Instant,
+    a: Links,
+    b: Links,
+    /// From the dialler's link to the acceptor's.
+    wires: BTreeMap<LinkId, LinkId>,
+    next: u64,
+    cut: bool,
+    refuse: bool,
+    seen: Vec<(NodeId, LinkOutput)>,
+}
+
+fn links(me: NodeId, secret: u8) -> Links {
+    let incarnation = Incarnation::new(u64::from(me.get()) * 10);
+    let settings = NodeSettings::default();
+    let prng = Prng::new(u64::from(me.get()));
+    Links::new(ClusterId::new([7; 16]), me, incarnation, [secret; 32], prng, settings)
+}
+
+fn pair(secret_of_b: u8) -> Pair {
+    let mut pair = Pair {
+        now: Instant::ZERO,
+        a: links(A, 1),
+        b: links(B, secret_of_b),
+        wires: BTreeMap::new(),
+        next: 1,
+        cut: false,
+        refuse: false,
+        seen: Vec::new(),
+    };
+    let members = [(A, Incarnation::new(10)), (B, Incarnation::new(20))].into();
+    pair.a.set_members(pair.now, &members);
+    pair.b.set_members(pair.now, &members);
+    pair
+}
+
+impl Pair {
+    fn side(&mut self, node: NodeId) -> &mut Links {
+        if node == A { &mut self.a } else { &mut self.b }
+    }
+
+    fn pump(&mut self) {
+        let mut idle = false;
+        while !idle {
+            idle = true;
+            for (me, other) in [(A, B), (B, A)] {
+                while let Some(output) = self.side(me).next_output() {
+                    idle = false;
+                    self.route(me, other, &output);
+                    self.seen.push((me, output));
+                }
+            }
+        }
+    }
+
+    fn route(&mut self, me: NodeId, other: NodeId, output: &LinkOutput) {
+        let now = self.now;
+        match output {
+            LinkOutput::Connect { link, .. } if self.refuse => self.side(me).closed(now, *link),
+            LinkOutput::Connect { link, .. } if !self.cut => {
+                let theirs = LinkId(self.next * 2 + 1 + u64::from(me.get()) * 1000);
+                self.next += 1;
+                self.wires.insert(self.key(me, *link), theirs);
+                self.side(other).accepted(now, theirs);
+                self.side(me).connected(now, *link);
+            }
+            LinkOutput::Send { link, message } if !self.cut => {
+                let forward = self.wires.get(&self.key(me, *link)).copied();
+                let back = self.wires.iter().find(|(_, theirs)| **theirs == *link);
+                let target = forward.or(back.map(|(mine, _)| LinkId(mine.0 % 1_000_000)));
+                if let Some(target) = target {
+                    self.side(other).message(now, target, message.clone());
+                }
+            }
+            LinkOutput::Close { link } => {
+                if let Some(theirs) = self.wires.remove(&self.key(me, *link)) {
+                    self.side(other).closed(now, theirs);
+                } else if let Some(mine) =
+                    self.wires.iter().find(|(_, theirs)| **theirs == *link).map(|(mine, _)| *mine)
+                {
+                    self.wires.remove(&mine);
+                    self.side(other).closed(now, LinkId(mine.0 % 1_000_000));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Both sides number the links they dial from zero.
+    fn key(&self, me: NodeId, link: LinkId) -> LinkId {
+        LinkId(link.0 + u64::from(me.get()) * 1_000_000)
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.now = self.now + Duration::from_millis(10);
+            for node in [A, B] {
+                let now = self.now;
+                if self.side(node).next_deadline().is_some_and(|due| due <= now) {
+                    self.side(node).tick(now);
+                }
+            }
+            self.pump();
+        }
+    }
+
+    fn count(&self, wanted: impl Fn(&LinkOutput) -> bool) -> usize {
+        self.seen.iter().filter(|(_, output)| wanted(output)).count()
+    }
+}
+
+#[test]
+fn all_classes_come_up_both_ways_and_stay() {
+    let mut pair = pair(1);
+    pair.pump();
+    pair.pass(100);
+    assert!(pair.a.usable(B) && pair.b.usable(A));
+    assert!(pair.a.inbound(B, LinkClass::Control).is_some());
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Up { .. })), 6);
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::PeerUp { .. })), 6);
+    pair.pass(5000);
+    assert!(pair.a.usable(B) && !pair.a.is_down(B));
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Lost { .. })), 0);
+}
+
+#[test]
+fn another_secret_is_refused_by_name() {
+    let mut pair = pair(2);
+    pair.pump();
+    pair.pass(500);
+    assert!(!pair.a.usable(B) && pair.a.is_down(B));
+    let refused = |output: &LinkOutput| {
+        matches!(output, LinkOutput::Refused { reason: LinkRefusal::BadProof, .. })
+    };
+    assert!(pair.count(refused) > 0);
+}
+
+#[test]
+fn silence_for_a_second_is_down_and_a_return_is_up() {
+    let mut pair = pair(1);
+    pair.pump();
+    pair.pass(300);
+    pair.cut = true;
+    pair.seen.clear();
+    pair.pass(900);
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Down { .. })), 0);
+    pair.pass(600);
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Down { .. })), 2);
+    assert!(pair.a.is_down(B));
+    pair.cut = false;
+    pair.pass(2500);
+    assert!(pair.a.usable(B) && !pair.a.is_down(B));
+}
+
+#[test]
+fn a_refused_reconnect_is_down_after_the_grace() {
+    let mut pair = pair(1);
+    pair.pump();
+    pair.pass(300);
+    pair.refuse = true;
+    pair.seen.clear();
+    let data = pair.a.up(B, LinkClass::Data).unwrap();
+    let now = pair.now;
+    pair.a.closed(now, data);
+    pair.pump();
+    pair.pass(150);
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Lost { .. })), 1);
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Down { .. })), 0);
+    pair.pass(150);
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Down { .. })), 1);
+}
+
+#[test]
+fn what_comes_before_the_greeting_closes_the_link() {
+    let mut pair = pair(1);
+    let now = pair.now;
+    let link = LinkId(99);
+    pair.b.accepted(now, link);
+    let ping = Body::Link(LinkMessage::Ping { number: 1 });
+    pair.b.message(now, link, Message { request: RequestId(0), body: ping });
+    let outputs: Vec<_> = std::iter::from_fn(|| pair.b.next_output()).collect();
+    assert!(outputs.contains(&LinkOutput::Close { link }));
+}

@@ -1,0 +1,296 @@
+use crate::fronts::{Front, FrontOutput, OwnerNow};
+use crate::io::{GuestId, LinkId};
+use crate::sessions::{SessionOutput, Sessions, Via};
+use bytes::Bytes;
+use gabion_types::{
+    ByteRange, Duration, Epoch, GuestData, GuestOp, Instant, MapIndex, NodeId, VolumeId,
+};
+use gabion_volume::Ticket;
+use gabion_wire::SessionMessage;
+use std::collections::BTreeMap;
+
+const ME: NodeId = NodeId::new(1);
+const X: NodeId = NodeId::new(2);
+const Y: NodeId = NodeId::new(3);
+const VOLUME: VolumeId = VolumeId::new(5);
+
+/// An owner on `ME` and fronts on three nodes; links can be cut.
+struct World {
+    now: Instant,
+    epoch: Epoch,
+    index: MapIndex,
+    voided: BTreeMap<NodeId, MapIndex>,
+    owner: Sessions,
+    fronts: BTreeMap<NodeId, Front>,
+    links: BTreeMap<NodeId, LinkId>,
+    cut: Vec<NodeId>,
+    admitted: Vec<(Ticket, GuestOp)>,
+    outputs: Vec<(NodeId, FrontOutput)>,
+    void_wanted: Vec<NodeId>,
+}
+
+fn epoch(value: u64) -> Epoch {
+    Epoch::new(value).unwrap()
+}
+
+fn sessions(now: Instant, at: Epoch) -> Sessions {
+    let nodes = [ME, X, Y].into_iter();
+    Sessions::new(now, ME, VOLUME, at, Duration::from_secs(1), 256, nodes)
+}
+
+fn write(byte: u8) -> GuestOp {
+    let range = ByteRange::new(0, 4096).unwrap();
+    GuestOp::Write { range, data: Bytes::from(vec![byte; 4096]), fua: false }
+}
+
+fn world() -> World {
+    let now = Instant::ZERO;
+    let mut world = World {
+        now,
+        epoch: epoch(1),
+        index: MapIndex::new(10),
+        voided: BTreeMap::new(),
+        owner: sessions(now, epoch(1)),
+        fronts: BTreeMap::new(),
+        links: [(X, LinkId(21)), (Y, LinkId(31))].into(),
+        cut: Vec::new(),
+        admitted: Vec::new(),
+        outputs: Vec::new(),
+        void_wanted: Vec::new(),
+    };
+    for node in [ME, X, Y] {
+        world.fronts.insert(node, Front::new(VOLUME, MapIndex::new(0)));
+    }
+    world.tell_map();
+    world.owner.core_serves(now);
+    world.pump();
+    world
+}
+
+impl World {
+    fn tell_map(&mut self) {
+        let owner = OwnerNow { node: ME, owner_epoch: self.epoch };
+        for (node, front) in &mut self.fronts {
+            let voided = self.voided.get(node).copied().unwrap_or_default();
+            front.set_map(self.now, self.index, Some(owner), voided);
+        }
+    }
+
+    fn pump(&mut self) {
+        let mut idle = false;
+        while !idle {
+            idle = true;
+            while let Some(output) = self.owner.next_output() {
+                idle = false;
+                self.on_owner(output);
+            }
+            for node in [ME, X, Y] {
+                while let Some(output) = self.fronts.get_mut(&node).unwrap().next_output() {
+                    idle = false;
+                    self.on_front(node, output);
+                }
+            }
+        }
+    }
+
+    fn on_owner(&mut self, output: SessionOutput) {
+        match output {
+            SessionOutput::Send { node, message, .. } if !self.cut.contains(&node) => {
+                self.fronts.get_mut(&node).unwrap().handle(self.now, ME, message);
+            }
+            SessionOutput::Admit { ticket, op } => self.admitted.push((ticket, op)),
+            SessionOutput::Void { nodes } => self.void_wanted.extend(nodes),
+            SessionOutput::Send { .. } | SessionOutput::Nudge { .. } => {}
+        }
+    }
+
+    fn on_front(&mut self, node: NodeId, output: FrontOutput) {
+        match output {
+            FrontOutput::Send { message, .. } if !self.cut.contains(&node) => {
+                let via = self.links.get(&node).map_or(Via::Local, |link| Via::Link(*link));
+                self.owner.handle(self.now, node, via, message);
+            }
+            other => self.outputs.push((node, other)),
+        }
+    }
+
+    /// As long as a flush takes, and more.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.now = self.now + Duration::from_millis(10);
+            for (node, front) in &mut self.fronts {
+                if !self.cut.contains(node) {
+                    front.tick(self.now);
+                }
+            }
+            self.owner.tick(self.now);
+            self.pump();
+        }
+    }
+
+    fn attach(&mut self, node: NodeId, guest: u64) {
+        self.fronts.get_mut(&node).unwrap().attach(GuestId(guest));
+        self.pump();
+        self.pass(30);
+    }
+
+    fn is_attached(&self, node: NodeId, guest: u64) -> bool {
+        self.outputs.contains(&(node, FrontOutput::Attached { guest: GuestId(guest) }))
+    }
+
+    fn request(&mut self, node: NodeId, guest: u64, tag: u64, op: GuestOp) {
+        self.fronts.get_mut(&node).unwrap().request(GuestId(guest), tag, op);
+        self.pump();
+    }
+
+    fn finish(&mut self, place: usize) {
+        let (ticket, _) = self.admitted[place];
+        self.owner.done(self.now, ticket, Ok(GuestData::Done));
+        self.pump();
+    }
+
+    fn relink(&mut self, node: NodeId) {
+        let old = self.links[&node];
+        self.owner.link_gone(self.now, node, old);
+        self.links.insert(node, LinkId(old.0 + 2));
+        self.cut.retain(|cut| *cut != node);
+        let front = self.fronts.get_mut(&node).unwrap();
+        front.link_lost(self.now, ME);
+        front.reopen(self.now, ME);
+        self.pump();
+    }
+
+    fn done_tags(&self, node: NodeId) -> Vec<u64> {
+        self.outputs
+            .iter()
+            .filter_map(|(who, output)| match output {
+                FrontOutput::Done { tag, .. } if *who == node => Some(*tag),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+// rule: node/session-at-most-once
+#[test]
+fn after_a_broken_link_only_what_the_owner_lacks_is_sent_again() {
+    let mut world = world();
+    world.attach(X, 1);
+    assert!(world.is_attached(X, 1));
+    world.request(X, 1, 100, write(1));
+    world.cut.push(X);
+    world.request(X, 1, 101, write(2));
+    // The first is done, but its answer is lost with the link.
+    world.finish(0);
+    assert_eq!(world.done_tags(X), Vec::<u64>::new());
+    world.relink(X);
+    assert_eq!(world.done_tags(X), vec![100]);
+    let ops: Vec<_> = world.admitted.iter().map(|(_, op)| op.clone()).collect();
+    assert_eq!(ops, vec![write(1), write(2)], "each once, in order");
+    world.finish(1);
+    assert_eq!(world.done_tags(X), vec![100, 101]);
+}
+
+// rule: node/held-requests-follow-the-owner
+#[test]
+fn a_new_owner_runs_what_fronts_hold_before_anything_new() {
+    let mut world = world();
+    world.attach(X, 1);
+    world.attach(Y, 2);
+    world.request(X, 1, 100, write(1));
+    world.request(Y, 2, 200, write(2));
+    world.epoch = epoch(2);
+    world.owner = sessions(world.now, epoch(2));
+    world.admitted.clear();
+    world.owner.core_serves(world.now);
+    // Y is slow to learn of the new owner; nothing is admitted before it has opened.
+    let owner = OwnerNow { node: ME, owner_epoch: epoch(2) };
+    for node in [ME, X] {
+        let front = world.fronts.get_mut(&node).unwrap();
+        front.set_map(world.now, world.index, Some(owner), MapIndex::new(0));
+    }
+    world.pump();
+    world.request(X, 1, 101, write(3));
+    assert!(world.admitted.is_empty());
+    world.tell_map();
+    world.pump();
+    let ops: Vec<_> = world.admitted.iter().map(|(_, op)| op.clone()).collect();
+    assert_eq!(ops.len(), 3);
+    let place = |op: &GuestOp| ops.iter().position(|it| it == op).unwrap();
+    assert!(place(&write(1)) < place(&write(3)));
+    assert!(place(&write(2)) < place(&write(3)));
+}
+
+// rule: node/void-session-closes-guests
+#[test]
+fn a_front_that_stays_away_is_void_and_drops_its_guests() {
+    let mut world = world();
+    world.attach(X, 1);
+    world.request(X, 1, 100, write(1));
+    world.cut.push(X);
+    world.request(X, 1, 101, write(2));
+    // Another guest shakes hands elsewhere; X does not answer the flush.
+    world.fronts.get_mut(&Y).unwrap().attach(GuestId(7));
+    world.pump();
+    world.pass(500);
+    assert!(!world.is_attached(Y, 7));
+    world.pass(700);
+    assert_eq!(world.void_wanted, vec![X]);
+    assert!(!world.is_attached(Y, 7), "not before the map says so");
+    world.index = MapIndex::new(11);
+    world.voided.insert(X, world.index);
+    world.owner.voided(world.now, &[X], world.index);
+    world.pump();
+    assert!(world.is_attached(Y, 7));
+    // X wakes up: it may not open before it has seen that, and then it has nothing left to send.
+    world.cut.clear();
+    let before = world.admitted.len();
+    world.relink(X);
+    assert_eq!(world.admitted.len(), before);
+    world.tell_map();
+    world.pass(300);
+    assert_eq!(world.admitted.len(), before);
+    assert!(world.outputs.contains(&(X, FrontOutput::Drop { guest: GuestId(1) })));
+    world.attach(X, 8);
+    assert!(world.is_attached(X, 8), "a new guest is welcome");
+}
+
+// rule: node/attach-after-flush
+#[test]
+fn a_handshake_waits_until_others_have_dropped_gone_guests() {
+    let mut world = world();
+    world.attach(X, 1);
+    world.fronts.get_mut(&Y).unwrap().attach(GuestId(2));
+    world.pump();
+    assert!(!world.is_attached(Y, 2), "X has not been asked twice for its hang-ups");
+    world.pass(30);
+    assert!(world.is_attached(Y, 2));
+}
+
+// rule: node/gone-guest-is-never-sent
+#[test]
+fn a_request_of_a_gone_guest_is_not_sent_again() {
+    let mut world = world();
+    world.attach(X, 1);
+    world.cut.push(X);
+    world.request(X, 1, 100, write(1));
+    world.fronts.get_mut(&X).unwrap().detach(GuestId(1));
+    world.relink(X);
+    assert!(world.admitted.is_empty());
+    assert_eq!(world.fronts[&X].held(), 0);
+}
+
+#[test]
+fn a_request_under_an_unknown_session_is_ignored() {
+    let mut world = world();
+    let message = SessionMessage::Request {
+        volume: VOLUME,
+        owner_epoch: epoch(1),
+        number: gabion_wire::SessionNumber(3),
+        guest: 9,
+        op: write(9),
+    };
+    world.owner.handle(world.now, X, Via::Link(LinkId(77)), message);
+    world.pump();
+    assert!(world.admitted.is_empty());
+}

@@ -10,8 +10,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use crate::fields::{Reader, Writer};
 use crate::error::WireError;
+use crate::fields::{Reader, Writer};
 use crate::header::{HEADER_BYTES, Header, Kind};
 use crate::message::{Body, Message, RequestId};
 use bytes::Bytes;

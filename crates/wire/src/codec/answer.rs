@@ -1,8 +1,8 @@
 //! `ReplicaAnswer` to bytes and back.
 
 use super::{Incoming, Outgoing, epoch};
-use crate::fields::Writer;
 use crate::error::WireError;
+use crate::fields::Writer;
 use crate::header::Kind;
 use crate::message::RequestId;
 use crate::replica::{FenceReport, Refusal, ReplicaAnswer, ReplicaDone};

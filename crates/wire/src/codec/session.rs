@@ -4,8 +4,8 @@
 //! it: between the front node and the owner one checksum covers the payload.
 
 use super::{Incoming, Outgoing};
-use crate::fields::Writer;
 use crate::error::WireError;
+use crate::fields::Writer;
 use crate::header::Kind;
 use crate::message::RequestId;
 use crate::session::{SessionMessage, SessionNumber};

@@ -1,1 +1,24 @@
 #![doc = include_str!("../README.md")]
+
+pub mod arena;
+mod buddy;
+pub mod clock;
+mod conn;
+pub mod disk;
+pub mod disk_file;
+pub mod engine;
+mod op;
+pub mod setup;
+mod sockets;
+mod sys;
+mod uring;
+pub mod waker;
+
+pub use arena::{AlignedBuf, Arena};
+pub use clock::Clock;
+pub use disk::{DiskHandle, DiskInfo, DiskOpenError};
+pub use disk_file::{DiskFileError, create_disk_file};
+pub use engine::{Engine, Event};
+pub use setup::{EngineConfig, EngineError, IoMode, Setup, Warning};
+pub use sockets::{ConnHandle, HangUp, ListenerHandle};
+pub use waker::Waker;

@@ -1,0 +1,79 @@
+//! What the engine is made with, what it got, and why it could not be made.
+
+use std::fmt;
+use std::io;
+
+/// Which way I/O goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoMode {
+    /// io_uring; the portable driver where it is refused.
+    #[default]
+    Auto,
+    Uring,
+    Portable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    pub mode: IoMode,
+    /// Aligned memory that is registered with the ring. Beyond it, the heap helps out.
+    pub arena_bytes: usize,
+    /// Connections at a time; one more is closed as soon as it is accepted, or not dialled.
+    pub connections_max: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { mode: IoMode::Auto, arena_bytes: 64 << 20, connections_max: 2048 }
+    }
+}
+
+/// What the kernel granted. For the log, at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// The best set of flags that the kernel took.
+    pub ring_flags: &'static str,
+    pub warnings: Vec<Warning>,
+}
+
+/// Slower than it could be; an operator should look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    BuffersNotRegistered { bytes: usize, errno: i32 },
+    FilesNotRegistered { errno: i32 },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuffersNotRegistered { bytes, errno } => write!(
+                f,
+                "{bytes} bytes of buffers could not be registered with the ring (errno {errno}): disk I/O \
+                 costs more CPU; raise the limit of locked memory (`ulimit -l`, LimitMEMLOCK=)"
+            ),
+            Self::FilesNotRegistered { errno } => write!(
+                f,
+                "files could not be registered with the ring (errno {errno}): disk I/O costs more CPU"
+            ),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "io_uring is refused ({0}); allow it (sysctl kernel.io_uring_disabled=0, the container's seccomp \
+         profile): the portable driver is not part of this build yet"
+    )]
+    UringRefused(#[source] io::Error),
+    #[error("the kernel's io_uring lacks what is needed (5.11 or newer); upgrade the kernel")]
+    KernelTooOld,
+    #[error("the portable driver is not part of this build yet; use io = \"uring\"")]
+    NoPortableDriver,
+    #[error("no memory for buffers ({0})")]
+    Memory(#[source] io::Error),
+    #[error("no eventfd ({0}); raise the limit of open files (`ulimit -n`)")]
+    Eventfd(#[source] io::Error),
+    #[error("the ring failed ({0})")]
+    Ring(#[source] io::Error),
+}

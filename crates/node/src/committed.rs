@@ -157,7 +157,7 @@ impl Node {
         let (me, mine) = (self.config.node, self.config.incarnation);
         let mut volumes: Vec<_> = self.map.owned_by(me, mine).collect();
         volumes.extend(self.owners.volumes());
-        volumes.extend(self.fronts.keys().copied());
+        volumes.extend(self.fronts.volumes());
         volumes.sort_unstable();
         volumes.dedup();
         for volume in volumes {
@@ -339,7 +339,7 @@ impl Node {
     }
 
     fn follow_front(&mut self, volume: VolumeId) {
-        let Some(front) = self.fronts.get_mut(&volume) else {
+        let Some(front) = self.fronts.get_mut(volume) else {
             return;
         };
         let ready = self.map.volume(volume).filter(|entry| entry.state == VolumeState::Ready);
@@ -348,7 +348,7 @@ impl Node {
             if front.is_known() {
                 front.end();
                 self.pump();
-                self.fronts.remove(&volume);
+                self.fronts.remove(volume);
             }
             return;
         };
@@ -390,6 +390,6 @@ impl Node {
             .volume(volume)
             .and_then(|entry| entry.voided.get(&self.config.node).copied())
             .unwrap_or_default();
-        self.fronts.entry(volume).or_insert_with(|| Front::new(volume, voided))
+        self.fronts.or_insert(volume, voided)
     }
 }

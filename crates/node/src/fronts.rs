@@ -60,6 +60,66 @@ struct Request {
     sent: bool,
 }
 
+/// The fronts of this node, and which of them may have something to say.
+#[derive(Debug, Default)]
+pub struct Fronts {
+    fronts: BTreeMap<VolumeId, Front>,
+    dirty: BTreeSet<VolumeId>,
+}
+
+impl Fronts {
+    pub fn get(&self, volume: VolumeId) -> Option<&Front> {
+        self.fronts.get(&volume)
+    }
+
+    pub fn get_mut(&mut self, volume: VolumeId) -> Option<&mut Front> {
+        let front = self.fronts.get_mut(&volume)?;
+        self.dirty.insert(volume);
+        Some(front)
+    }
+
+    pub fn or_insert(&mut self, volume: VolumeId, voided: MapIndex) -> &mut Front {
+        self.dirty.insert(volume);
+        self.fronts.entry(volume).or_insert_with(|| Front::new(volume, voided))
+    }
+
+    pub fn for_each(&mut self, each: impl FnMut(&mut Front)) {
+        self.dirty.extend(self.fronts.keys().copied());
+        self.fronts.values_mut().for_each(each);
+    }
+
+    pub fn remove(&mut self, volume: VolumeId) {
+        self.fronts.remove(&volume);
+    }
+
+    pub fn volumes(&self) -> impl Iterator<Item = VolumeId> + '_ {
+        self.fronts.keys().copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.fronts.len()
+    }
+
+    pub fn held(&self) -> usize {
+        self.fronts.values().map(Front::held).sum()
+    }
+
+    pub fn next_output(&mut self) -> Option<FrontOutput> {
+        while let Some(volume) = self.dirty.first().copied() {
+            let output = self.fronts.get_mut(&volume).and_then(|front| front.outputs.pop_front());
+            if output.is_some() {
+                return output;
+            }
+            self.dirty.remove(&volume);
+        }
+        None
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.fronts.values().filter_map(Front::next_deadline).min()
+    }
+}
+
 #[derive(Debug)]
 pub struct Front {
     volume: VolumeId,
@@ -100,6 +160,7 @@ impl Front {
         }
     }
 
+    #[cfg(test)]
     pub fn next_output(&mut self) -> Option<FrontOutput> {
         self.outputs.pop_front()
     }

@@ -51,8 +51,6 @@ enum Kind {
 #[derive(Debug)]
 struct Guest {
     kind: Kind,
-    /// The volume that it waits for, by name, since when.
-    opening: Option<(String, Instant)>,
     volume: Option<VolumeId>,
 }
 
@@ -61,12 +59,20 @@ pub struct Guests {
     limits: NbdLimits,
     now: Instant,
     guests: BTreeMap<GuestId, Guest>,
+    /// Those that wait for a volume, by name, since when.
+    opening: BTreeMap<GuestId, (String, Instant)>,
     outputs: VecDeque<GuestsOutput>,
 }
 
 impl Guests {
     pub fn new(limits: NbdLimits) -> Self {
-        Self { limits, now: Instant::ZERO, guests: BTreeMap::new(), outputs: VecDeque::new() }
+        Self {
+            limits,
+            now: Instant::ZERO,
+            guests: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            outputs: VecDeque::new(),
+        }
     }
 
     pub fn next_output(&mut self) -> Option<GuestsOutput> {
@@ -88,7 +94,7 @@ impl Guests {
         }
         let connection = Box::new(Connection::new(self.limits));
         let kind = Kind::Nbd { connection, wanted: false, closing: false };
-        self.guests.insert(guest, Guest { kind, opening: None, volume: None });
+        self.guests.insert(guest, Guest { kind, volume: None });
         self.drain(guest);
     }
 
@@ -108,14 +114,16 @@ impl Guests {
             self.effect(Effect::GuestOpened { guest, result: Err(OpenError::TooMany) });
             return;
         }
-        let opening = Some((name.clone(), now));
-        self.guests.insert(guest, Guest { kind: Kind::Direct, opening, volume: None });
+        self.opening.insert(guest, (name.clone(), now));
+        self.guests.insert(guest, Guest { kind: Kind::Direct, volume: None });
         self.outputs.push_back(GuestsOutput::Open { guest, name });
     }
 
     pub fn direct_request(&mut self, guest: GuestId, tag: u64, op: GuestOp) {
         match self.guests.get(&guest) {
-            Some(Guest { kind: Kind::Direct, opening: None, volume: Some(volume) }) => {
+            Some(Guest { kind: Kind::Direct, volume: Some(volume) })
+                if !self.opening.contains_key(&guest) =>
+            {
                 let volume = *volume;
                 self.outputs.push_back(GuestsOutput::Request { guest, volume, tag, op });
             }
@@ -127,6 +135,7 @@ impl Guests {
 
     /// It hung up, or its socket broke.
     pub fn closed(&mut self, guest: GuestId) {
+        self.opening.remove(&guest);
         if let Some(Guest { volume: Some(volume), .. }) = self.guests.remove(&guest) {
             self.outputs.push_back(GuestsOutput::Detached { guest, volume });
         }
@@ -134,9 +143,7 @@ impl Guests {
 
     /// Those that wait for a volume to be known, attached or owned.
     pub fn opening(&self) -> impl Iterator<Item = (GuestId, &str, Instant)> + '_ {
-        self.guests.iter().filter_map(|(guest, entry)| {
-            entry.opening.as_ref().map(|(name, since)| (*guest, name.as_str(), *since))
-        })
+        self.opening.iter().map(|(guest, (name, since))| (*guest, name.as_str(), *since))
     }
 
     /// Its volume is known; it is attached to it once the owner says so.
@@ -162,7 +169,7 @@ impl Guests {
         let Some(entry) = self.guests.get_mut(&guest) else {
             return;
         };
-        entry.opening = None;
+        self.opening.remove(&guest);
         match &entry.kind {
             Kind::Nbd { .. } => {
                 let export = result.ok().map(|opened| Export {
@@ -191,6 +198,7 @@ impl Guests {
 
     /// Its session is void, or the volume is gone: the connection ends without an answer.
     pub fn dropped(&mut self, guest: GuestId) {
+        self.opening.remove(&guest);
         let Some(entry) = self.guests.remove(&guest) else {
             return;
         };
@@ -238,7 +246,7 @@ impl Guests {
                 NbdEffect::List => GuestsOutput::List { guest },
                 NbdEffect::Describe { name } => GuestsOutput::Describe { guest, name },
                 NbdEffect::Open { name } => {
-                    entry.opening = Some((name.clone(), self.now));
+                    self.opening.insert(guest, (name.clone(), self.now));
                     GuestsOutput::Open { guest, name }
                 }
                 NbdEffect::Request { tag, op } => match entry.volume {

@@ -1,7 +1,7 @@
 //! The node: its cores, and the one door in and out.
 
 use crate::disks::Disks;
-use crate::fronts::Front;
+use crate::fronts::Fronts;
 use crate::guests::Guests;
 use crate::io::{Effect, Input, NodeConfig};
 use crate::lease::Lease;
@@ -67,7 +67,7 @@ pub struct Node {
     pub(crate) proposals: Proposals,
     pub(crate) disks: Disks,
     pub(crate) owners: Owners,
-    pub(crate) fronts: BTreeMap<VolumeId, Front>,
+    pub(crate) fronts: Fronts,
     pub(crate) guests: Guests,
     pub(crate) lease: Lease,
     pub(crate) manager: Manager,
@@ -110,7 +110,7 @@ impl Node {
             proposals: Proposals::new(node, incarnation, settings.propose_again),
             disks: Disks::new(now, config.cluster, &config.disks, prng.next_u64()),
             owners: Owners::new(node),
-            fronts: BTreeMap::new(),
+            fronts: Fronts::default(),
             guests: Guests::new(nbd),
             lease: Lease::new(now, settings.lease, settings.renew_interval),
             manager: Manager::new(node, incarnation),
@@ -197,9 +197,7 @@ impl Node {
         self.proposals.tick(now);
         self.disks.tick(now);
         self.owners.tick(now);
-        for front in self.fronts.values_mut() {
-            front.tick(now);
-        }
+        self.fronts.for_each(|front| front.tick(now));
         self.manage(manager::Input::Tick);
         self.renew();
         self.look_at_openings();
@@ -216,14 +214,13 @@ impl Node {
             Stage::Releasing { until } | Stage::Closing { until } => Some(until),
             Stage::Running | Stage::Stopped => None,
         };
-        let fronts = self.fronts.values().filter_map(Front::next_deadline).min();
         [
             self.links.next_deadline(),
             self.proposals.next_deadline(),
             self.disks.next_deadline(),
             self.owners.next_deadline(),
             self.manager.next_deadline(),
-            fronts,
+            self.fronts.next_deadline(),
             renew,
             stop,
             self.openings_deadline(),

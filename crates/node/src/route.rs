@@ -36,23 +36,12 @@ impl Node {
                 self.on_manager(effect);
             } else if let Some(command) = self.proposals.next_command() {
                 self.effects.push_back(Effect::Propose { command });
-            } else if !self.pump_fronts() {
+            } else if let Some(output) = self.fronts.next_output() {
+                self.on_front(output);
+            } else {
                 return;
             }
         }
-    }
-
-    fn pump_fronts(&mut self) -> bool {
-        let mut any = false;
-        for volume in self.fronts.keys().copied().collect::<Vec<_>>() {
-            while let Some(output) =
-                self.fronts.get_mut(&volume).and_then(|front| front.next_output())
-            {
-                any = true;
-                self.on_front(output);
-            }
-        }
-        any
     }
 
     fn on_link(&mut self, output: LinkOutput) {
@@ -71,7 +60,7 @@ impl Node {
                     self.owners.feed_all(now, &VolumeInput::LinkLost { node, class });
                 }
                 if class == LinkClass::Data {
-                    self.fronts.values_mut().for_each(|front| front.link_lost(now, node));
+                    self.fronts.for_each(|front| front.link_lost(now, node));
                 }
             }
             LinkOutput::Down { node } => {
@@ -107,7 +96,7 @@ impl Node {
         }
         if class == LinkClass::Data {
             self.effects.push_back(Effect::Event(NodeEvent::PeerUp { node }));
-            self.fronts.values_mut().for_each(|front| front.reopen(now, node));
+            self.fronts.for_each(|front| front.reopen(now, node));
             self.owners.sessions_reachable(now, node);
         }
         if self.links.usable(node) {
@@ -192,13 +181,13 @@ impl Node {
         let now = self.now;
         self.front(volume);
         self.follow_volume(volume);
-        if let Some(front) = self.fronts.get_mut(&volume) {
+        if let Some(front) = self.fronts.get_mut(volume) {
             front.reopen(now, node);
         }
     }
 
     fn tell_front(&mut self, node: NodeId, message: SessionMessage) {
-        if let Some(front) = self.fronts.get_mut(&message.volume()) {
+        if let Some(front) = self.fronts.get_mut(message.volume()) {
             front.handle(self.now, node, message);
         }
     }
@@ -371,7 +360,7 @@ impl Node {
     }
 
     fn on_ask_release(&mut self, volume: VolumeId, idle: bool) {
-        let guests = self.fronts.get(&volume).is_some_and(|front| front.has_guests());
+        let guests = self.fronts.get(volume).is_some_and(|front| front.has_guests());
         if !(idle && guests) {
             self.owners.release(self.now, volume);
         }
@@ -411,7 +400,7 @@ impl Node {
             && let Some(until) = self.lease.until()
         {
             self.owners.feed_all(self.now, &VolumeInput::Lease { until });
-            self.fronts.values_mut().for_each(|front| front.want_owner());
+            self.fronts.for_each(|front| front.want_owner());
         }
     }
 
@@ -458,7 +447,7 @@ impl Node {
                 self.front(volume).request(guest, tag, op);
             }
             GuestsOutput::Detached { guest, volume } => {
-                if let Some(front) = self.fronts.get_mut(&volume) {
+                if let Some(front) = self.fronts.get_mut(volume) {
                     front.detach(guest);
                 }
             }
@@ -505,7 +494,7 @@ impl Node {
 
     pub(crate) fn judge_idle_owners(&mut self) {
         for volume in self.owners.volumes().collect::<Vec<VolumeId>>() {
-            let local = self.fronts.get(&volume).is_some_and(|front| front.has_guests());
+            let local = self.fronts.get(volume).is_some_and(|front| front.has_guests());
             let wait = self.settings.idle_owner_wait;
             self.owners.judge_idle(self.now, volume, local, wait);
         }

@@ -85,6 +85,6 @@ impl Node {
 
     /// Guests' requests that this node holds unanswered.
     pub fn held_requests(&self) -> usize {
-        self.fronts.values().map(crate::fronts::Front::held).sum()
+        self.fronts.held()
     }
 }

@@ -142,6 +142,7 @@ impl Owners {
         let shape = (view.epoch, view.size_bytes);
         let instance = self.next_instance;
         self.next_instance += 1;
+        let not_waited_for = down.iter().copied().collect();
         let config = VolumeConfig {
             me: self.me,
             limits: settings.limits,
@@ -159,6 +160,7 @@ impl Owners {
             settings.session_wait,
             settings.limits.requests_per_volume as usize,
             members.into_iter(),
+            not_waited_for,
         );
         let owner = Owner {
             instance,
@@ -243,6 +245,10 @@ impl Owners {
             owner.sessions.handle(now, node, via, message);
             self.drain(now, volume);
         }
+    }
+
+    pub fn sessions_node_down(&mut self, now: Instant, node: NodeId) {
+        self.each_sessions(now, |sessions| sessions.node_down(now, node));
     }
 
     pub fn sessions_reachable(&mut self, now: Instant, node: NodeId) {

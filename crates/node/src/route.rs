@@ -66,6 +66,7 @@ impl Node {
             LinkOutput::Down { node } => {
                 self.effects.push_back(Effect::Event(NodeEvent::PeerDown { node }));
                 self.owners.feed_all(now, &VolumeInput::NodeDown { node });
+                self.owners.sessions_node_down(now, node);
             }
             LinkOutput::PeerUp { node, class, .. } => {
                 if class == LinkClass::Data {

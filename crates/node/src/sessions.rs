@@ -105,6 +105,8 @@ pub struct Sessions {
     next_ticket: u64,
     next_flush: u64,
     attaches: Vec<Attach>,
+    /// Nodes that count as failed: they are not waited for.
+    down: BTreeSet<NodeId>,
     /// Nodes for which `Void` was asked and not yet decided.
     voiding: BTreeSet<NodeId>,
     core_serving: bool,
@@ -124,6 +126,7 @@ impl Sessions {
         wait: Duration,
         admitted_max: usize,
         nodes: impl Iterator<Item = NodeId>,
+        down: BTreeSet<NodeId>,
     ) -> Self {
         let mut sessions = Self {
             volume,
@@ -135,6 +138,7 @@ impl Sessions {
             next_ticket: 0,
             next_flush: 0,
             attaches: Vec::new(),
+            down,
             voiding: BTreeSet::new(),
             core_serving: false,
             serving: false,
@@ -166,8 +170,15 @@ impl Sessions {
         self.conclude(now);
     }
 
+    /// It counts as failed: closed and not to be dialled, or silent for long enough.
+    pub fn node_down(&mut self, now: Instant, node: NodeId) {
+        self.down.insert(node);
+        self.conclude(now);
+    }
+
     /// A link of this node to the front came up: ask again if it was not heard from.
     pub fn reachable(&mut self, node: NodeId) {
+        self.down.remove(&node);
         if let Some(session) = self.sessions.get(&node)
             && matches!(session.state, State::Awaited { .. } | State::Broken { .. })
         {
@@ -409,7 +420,8 @@ impl Sessions {
                 | State::Gathering { since, .. } => since,
             };
             missing = true;
-            if now.since(since) >= self.wait && *node != self.me {
+            let over = now.since(since) >= self.wait || self.down.contains(node);
+            if over && *node != self.me {
                 late.push(*node);
             }
         }
@@ -434,8 +446,11 @@ impl Sessions {
             });
             if attach.waiting.is_empty() {
                 ready.push((attach.node, attach.guest));
-            } else if now.since(attach.since) >= self.wait {
-                late.extend(attach.waiting.iter().copied().filter(|node| *node != self.me));
+            } else {
+                let over = now.since(attach.since) >= self.wait;
+                let (me, down) = (self.me, &self.down);
+                let silent = |node: &NodeId| *node != me && (over || down.contains(node));
+                late.extend(attach.waiting.iter().copied().filter(silent));
             }
         }
         self.void(late.into_iter().collect());

@@ -7,7 +7,7 @@ use gabion_types::{
 };
 use gabion_volume::Ticket;
 use gabion_wire::SessionMessage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const ME: NodeId = NodeId::new(1);
 const X: NodeId = NodeId::new(2);
@@ -35,7 +35,7 @@ fn epoch(value: u64) -> Epoch {
 
 fn sessions(now: Instant, at: Epoch) -> Sessions {
     let nodes = [ME, X, Y].into_iter();
-    Sessions::new(now, ME, VOLUME, at, Duration::from_secs(1), 256, nodes)
+    Sessions::new(now, ME, VOLUME, at, Duration::from_secs(1), 256, nodes, BTreeSet::new())
 }
 
 fn write(byte: u8) -> GuestOp {

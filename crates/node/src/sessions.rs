@@ -6,6 +6,9 @@
 //! rule: node/attach-after-flush — a guest's handshake is answered when every other session has told
 //! that it dropped what gone guests had asked, or is void by the map.
 
+mod attach;
+
+use attach::Attach;
 use gabion_types::{
     Duration, Epoch, GuestData, GuestOp, GuestResult, Instant, MapIndex, NodeId, VolumeId,
 };
@@ -83,15 +86,6 @@ struct Session {
     flushing: BTreeSet<u64>,
     /// Guests that shook hands or asked for something under this owner and did not hang up.
     guests: BTreeSet<u64>,
-}
-
-#[derive(Clone, Debug)]
-struct Attach {
-    node: NodeId,
-    guest: u64,
-    flush: u64,
-    waiting: BTreeSet<NodeId>,
-    since: Instant,
 }
 
 #[derive(Debug)]
@@ -329,50 +323,6 @@ impl Sessions {
         self.attaches.retain(|attach| attach.node != node || attach.guest != guest);
     }
 
-    fn on_attach(&mut self, now: Instant, node: NodeId, via: Via, guest: u64) {
-        if self.sessions.get(&node).and_then(Session::via) != Some(via)
-            || self.attaches.iter().any(|attach| attach.node == node && attach.guest == guest)
-        {
-            return;
-        }
-        if let Some(session) = self.sessions.get_mut(&node) {
-            session.guests.insert(guest);
-        }
-        let flush = self.next_flush;
-        self.next_flush += 1;
-        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
-        let mut waiting = BTreeSet::new();
-        for (other, session) in self.sessions.iter_mut().filter(|(other, _)| **other != node) {
-            match session.state {
-                State::Open { via } | State::Gathering { via, .. } => {
-                    session.flushing.insert(flush);
-                    waiting.insert(*other);
-                    let message = SessionMessage::Flush { volume, owner_epoch, number: flush };
-                    self.outputs.push_back(SessionOutput::Send { node: *other, via, message });
-                }
-                State::Awaited { .. } | State::Broken { .. } => {
-                    waiting.insert(*other);
-                }
-                State::Void { .. } => {}
-            }
-        }
-        self.attaches.push(Attach { node, guest, flush, waiting, since: now });
-    }
-
-    fn on_flushed(&mut self, node: NodeId, via: Via, number: u64) {
-        let Some(session) = self.sessions.get_mut(&node) else {
-            return;
-        };
-        if session.via() != Some(via) || !session.flushing.remove(&number) {
-            return;
-        }
-        for attach in &mut self.attaches {
-            if attach.flush == number {
-                attach.waiting.remove(&node);
-            }
-        }
-    }
-
     /// A request is through. None: nobody waits for it any more.
     pub fn done(&mut self, now: Instant, ticket: Ticket, result: GuestResult) {
         self.admitted = self.admitted.saturating_sub(1);
@@ -427,44 +377,6 @@ impl Sessions {
         }
         self.void(late);
         self.serving = !missing;
-    }
-
-    fn conclude_attaches(&mut self, now: Instant) {
-        let mut late = BTreeSet::new();
-        let mut ready = Vec::new();
-        for attach in &mut self.attaches {
-            attach.waiting.retain(|node| match self.sessions.get(node).map(|it| &it.state) {
-                None | Some(State::Void { .. }) => false,
-                Some(State::Open { .. } | State::Gathering { .. }) => {
-                    // It came back on a new link: what it sent before `Opened` is all it held, and
-                    // its `Flushed` for the old link will not come.
-                    let flushing = &self.sessions[node].flushing;
-                    flushing.contains(&attach.flush)
-                        || matches!(self.sessions[node].state, State::Gathering { .. })
-                }
-                Some(State::Awaited { .. } | State::Broken { .. }) => true,
-            });
-            if attach.waiting.is_empty() {
-                ready.push((attach.node, attach.guest));
-            } else {
-                let over = now.since(attach.since) >= self.wait;
-                let (me, down) = (self.me, &self.down);
-                let silent = |node: &NodeId| *node != me && (over || down.contains(node));
-                late.extend(attach.waiting.iter().copied().filter(silent));
-            }
-        }
-        self.void(late.into_iter().collect());
-        if !self.serving {
-            return;
-        }
-        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
-        for (node, guest) in ready {
-            self.attaches.retain(|attach| attach.node != node || attach.guest != guest);
-            if let Some(via) = self.sessions.get(&node).and_then(Session::via) {
-                let message = SessionMessage::Attached { volume, owner_epoch, guest };
-                self.outputs.push_back(SessionOutput::Send { node, via, message });
-            }
-        }
     }
 
     fn void(&mut self, nodes: Vec<NodeId>) {

@@ -1,0 +1,100 @@
+//! Handshakes of guests: answered when nothing of guests that are gone can come after.
+
+use super::{Session, SessionOutput, Sessions, State, Via};
+use gabion_types::{Instant, NodeId};
+use gabion_wire::SessionMessage;
+use std::collections::BTreeSet;
+
+/// A guest that waits for its handshake's answer.
+#[derive(Clone, Debug)]
+pub(super) struct Attach {
+    pub(super) node: NodeId,
+    pub(super) guest: u64,
+    pub(super) flush: u64,
+    pub(super) waiting: BTreeSet<NodeId>,
+    pub(super) since: Instant,
+}
+
+impl Sessions {
+    pub(super) fn on_attach(&mut self, now: Instant, node: NodeId, via: Via, guest: u64) {
+        if self.sessions.get(&node).and_then(Session::via) != Some(via)
+            || self.attaches.iter().any(|attach| attach.node == node && attach.guest == guest)
+        {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.guests.insert(guest);
+        }
+        let flush = self.next_flush;
+        self.next_flush += 1;
+        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        let mut waiting = BTreeSet::new();
+        for (other, session) in self.sessions.iter_mut().filter(|(other, _)| **other != node) {
+            match session.state {
+                State::Open { via } | State::Gathering { via, .. } => {
+                    session.flushing.insert(flush);
+                    waiting.insert(*other);
+                    let message = SessionMessage::Flush { volume, owner_epoch, number: flush };
+                    self.outputs.push_back(SessionOutput::Send { node: *other, via, message });
+                }
+                State::Awaited { .. } | State::Broken { .. } => {
+                    waiting.insert(*other);
+                }
+                State::Void { .. } => {}
+            }
+        }
+        self.attaches.push(Attach { node, guest, flush, waiting, since: now });
+    }
+
+    pub(super) fn on_flushed(&mut self, node: NodeId, via: Via, number: u64) {
+        let Some(session) = self.sessions.get_mut(&node) else {
+            return;
+        };
+        if session.via() != Some(via) || !session.flushing.remove(&number) {
+            return;
+        }
+        for attach in &mut self.attaches {
+            if attach.flush == number {
+                attach.waiting.remove(&node);
+            }
+        }
+    }
+
+    pub(super) fn conclude_attaches(&mut self, now: Instant) {
+        let mut late = BTreeSet::new();
+        let mut ready = Vec::new();
+        for attach in &mut self.attaches {
+            attach.waiting.retain(|node| match self.sessions.get(node).map(|it| &it.state) {
+                None | Some(State::Void { .. }) => false,
+                Some(State::Open { .. } | State::Gathering { .. }) => {
+                    // It came back on a new link: what it sent before `Opened` is all it held, and
+                    // its `Flushed` for the old link will not come.
+                    let flushing = &self.sessions[node].flushing;
+                    flushing.contains(&attach.flush)
+                        || matches!(self.sessions[node].state, State::Gathering { .. })
+                }
+                Some(State::Awaited { .. } | State::Broken { .. }) => true,
+            });
+            if attach.waiting.is_empty() {
+                ready.push((attach.node, attach.guest));
+            } else {
+                let over = now.since(attach.since) >= self.wait;
+                let (me, down) = (self.me, &self.down);
+                let silent = |node: &NodeId| *node != me && (over || down.contains(node));
+                late.extend(attach.waiting.iter().copied().filter(silent));
+            }
+        }
+        self.void(late.into_iter().collect());
+        if !self.serving {
+            return;
+        }
+        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        for (node, guest) in ready {
+            self.attaches.retain(|attach| attach.node != node || attach.guest != guest);
+            if let Some(via) = self.sessions.get(&node).and_then(Session::via) {
+                let message = SessionMessage::Attached { volume, owner_epoch, guest };
+                self.outputs.push_back(SessionOutput::Send { node, via, message });
+            }
+        }
+    }
+}

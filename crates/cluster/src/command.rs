@@ -196,11 +196,7 @@ pub enum AdminError {
     #[error(
         "the disks have room for {free_bytes} more bytes with {rf} copies; {wanted_bytes} are wanted; add a disk or delete a volume"
     )]
-    NoRoom {
-        wanted_bytes: u64,
-        free_bytes: u64,
-        rf: u8,
-    },
+    NoRoom { wanted_bytes: u64, free_bytes: u64, rf: u8 },
     #[error("guests are attached; detach them, or use --force")]
     Attached,
     #[error("no setting of that name; see `gabion settings list`")]
@@ -217,6 +213,8 @@ pub enum AdminError {
     StillMaking { waiting: Vec<DiskId> },
     #[error("the owner did not let it go in time; it stays where it is, try again")]
     NotReleased,
+    #[error("node {node} does not answer now; see `gabion status`")]
+    NodeAway { node: NodeId },
     #[error("too many requests of operators at once; try again")]
     TooMany,
     #[error("refused by the cluster map: {0}")]

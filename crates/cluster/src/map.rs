@@ -13,6 +13,7 @@ mod volumes;
 pub use entry::{DiskEntry, DiskState, Growth, NodeEntry, NodeState, VolumeEntry, VolumeState};
 pub use executed::EXECUTED_MAX;
 pub use orders::{CreateOrder, DropOrder};
+pub use volumes::{RF_MAX, is_volume_name};
 
 use crate::event::{EVENTS_MAX, Fact, MapEvent};
 use crate::settings::Settings;
@@ -110,23 +111,16 @@ impl Map {
     }
 
     pub fn disk_by_uuid(&self, uuid: [u8; 16]) -> Option<DiskId> {
-        self.disks
-            .iter()
-            .find(|(_, disk)| disk.uuid == uuid)
-            .map(|(id, _)| *id)
+        self.disks.iter().find(|(_, disk)| disk.uuid == uuid).map(|(id, _)| *id)
     }
 
     /// The map names this process for the node.
     pub fn is_registered(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        self.nodes
-            .get(&node)
-            .is_some_and(|entry| entry.incarnation == incarnation)
+        self.nodes.get(&node).is_some_and(|entry| entry.incarnation == incarnation)
     }
 
     pub fn is_alive(&self, node: NodeId) -> bool {
-        self.nodes
-            .get(&node)
-            .is_some_and(|entry| entry.state == NodeState::Alive)
+        self.nodes.get(&node).is_some_and(|entry| entry.state == NodeState::Alive)
     }
 
     pub fn settings(&self) -> Settings {
@@ -145,10 +139,7 @@ impl Map {
 
     /// What the volume's owner works by. None while it is being made or deleted.
     pub fn view(&self, volume: VolumeId) -> Option<VolumeView> {
-        let entry = self
-            .volumes
-            .get(&volume)
-            .filter(|entry| entry.state == VolumeState::Ready)?;
+        let entry = self.volumes.get(&volume).filter(|entry| entry.state == VolumeState::Ready)?;
         Some(VolumeView {
             volume,
             size_bytes: entry.spec.size_bytes,
@@ -182,31 +173,21 @@ impl Map {
         incarnation: Incarnation,
         number: u64,
     ) -> Option<Outcome> {
-        let entry = self
-            .nodes
-            .get(&node)
-            .filter(|entry| entry.incarnation == incarnation)?;
+        let entry = self.nodes.get(&node).filter(|entry| entry.incarnation == incarnation)?;
         entry.executed.outcome(number)
     }
 
     fn homes(&self, segments: &[SegmentMembers]) -> BTreeMap<DiskId, NodeId> {
         let named = segments.iter().flat_map(|members| {
-            members
-                .write_set()
-                .chain(members.stale.iter().map(|stale| stale.disk))
+            members.write_set().chain(members.stale.iter().map(|stale| stale.disk))
         });
-        named
-            .filter_map(|disk| self.disks.get(&disk).map(|entry| (disk, entry.node)))
-            .collect()
+        named.filter_map(|disk| self.disks.get(&disk).map(|entry| (disk, entry.node))).collect()
     }
 
     pub(crate) fn note(&mut self, what: Fact) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(MapEvent {
-            index: self.applied,
-            what,
-        });
+        self.events.push_back(MapEvent { index: self.applied, what });
     }
 }

@@ -31,9 +31,7 @@ pub fn place(map: &Map, segments: u32, rf: u8) -> Result<Vec<Vec<DiskId>>, Place
             let mut disks = Vec::with_capacity(usize::from(rf));
             let mut avoid = Avoid::default();
             for _ in 0..rf {
-                let disk = room
-                    .pick(&avoid)
-                    .ok_or(PlacementError::NoRoom { segments: fit })?;
+                let disk = room.pick(&avoid).ok_or(PlacementError::NoRoom { segments: fit })?;
                 avoid.nodes.extend(map.disk(disk).map(|entry| entry.node));
                 disks.push(disk);
             }

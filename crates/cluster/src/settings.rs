@@ -57,26 +57,12 @@ const HOUR: u64 = 60 * MINUTE;
 
 const fn time(name: &'static str, range: [u64; 3], meaning: &'static str) -> Setting {
     let [least, default, most] = range;
-    Setting {
-        name,
-        unit: Unit::Time,
-        default,
-        least,
-        most,
-        meaning,
-    }
+    Setting { name, unit: Unit::Time, default, least, most, meaning }
 }
 
 const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> Setting {
     let [least, default, most] = range;
-    Setting {
-        name,
-        unit: Unit::Percent,
-        default,
-        least,
-        most,
-        meaning,
-    }
+    Setting { name, unit: Unit::Percent, default, least, most, meaning }
 }
 
 /// Every setting. Shape: `[least, default, most]`.
@@ -96,11 +82,7 @@ pub const SETTINGS: [Setting; 10] = [
         [SECOND, 3 * SECOND, MINUTE],
         "how long a node's lease holds; counts for a node from its next start on",
     ),
-    time(
-        "lease.renew",
-        [50, 500, 10 * SECOND],
-        "how often a node renews its lease",
-    ),
+    time("lease.renew", [50, 500, 10 * SECOND], "how often a node renews its lease"),
     time(
         "fence.wait",
         [50, SECOND, MINUTE],
@@ -119,16 +101,8 @@ pub const SETTINGS: [Setting; 10] = [
         most: GIB,
         meaning: "bytes of filling in flight of one volume",
     },
-    time(
-        "ping.interval",
-        [20, 250, 10 * SECOND],
-        "how often a node pings each peer",
-    ),
-    time(
-        "ping.silence",
-        [100, SECOND, MINUTE],
-        "a peer that says nothing for so long is away",
-    ),
+    time("ping.interval", [20, 250, 10 * SECOND], "how often a node pings each peer"),
+    time("ping.silence", [100, SECOND, MINUTE], "a peer that says nothing for so long is away"),
     percent(
         "overcommit.ratio",
         [100, 400, 10_000],
@@ -143,15 +117,9 @@ impl Setting {
 
     /// Reads a value as an operator types it. Errors: a text that says what is wanted.
     pub fn parse(&self, value: &str) -> Result<u64, SettingError> {
-        let wants = || SettingError::BadValue {
-            wants: self.wants(),
-        };
+        let wants = || SettingError::BadValue { wants: self.wants() };
         let number = parse_with_unit(value.trim(), self.unit).ok_or_else(wants)?;
-        if (self.least..=self.most).contains(&number) {
-            Ok(number)
-        } else {
-            Err(wants())
-        }
+        if (self.least..=self.most).contains(&number) { Ok(number) } else { Err(wants()) }
     }
 
     /// In the largest unit that divides it.
@@ -189,9 +157,7 @@ impl Settings {
     pub fn of(set: &BTreeMap<String, String>) -> Self {
         let number = |name: &str| {
             let setting = Setting::find(name).expect("every name below stands in the table");
-            set.get(name)
-                .and_then(|value| setting.parse(value).ok())
-                .unwrap_or(setting.default)
+            set.get(name).and_then(|value| setting.parse(value).ok()).unwrap_or(setting.default)
         };
         let time = |name: &str| Duration::from_millis(number(name));
         Self {
@@ -235,21 +201,13 @@ impl Settings {
 fn units(unit: Unit) -> &'static [(u64, &'static str)] {
     match unit {
         Unit::Time => &[(HOUR, "h"), (MINUTE, "min"), (SECOND, "s"), (1, "ms")],
-        Unit::Bytes => &[
-            (TIB, "TiB"),
-            (GIB, "GiB"),
-            (MIB, "MiB"),
-            (KIB, "KiB"),
-            (1, "B"),
-        ],
+        Unit::Bytes => &[(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "B")],
         Unit::Percent => &[(1, "%")],
     }
 }
 
 fn parse_with_unit(value: &str, unit: Unit) -> Option<u64> {
-    let digits = value
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(value.len());
+    let digits = value.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(value.len());
     let (number, suffix) = value.split_at(digits);
     let number = number.parse::<u64>().ok()?;
     let suffix = suffix.trim_start();
@@ -268,12 +226,7 @@ mod tests {
     fn every_default_is_within_its_range_and_reads_back() {
         for setting in SETTINGS {
             for value in [setting.default, setting.least, setting.most] {
-                assert_eq!(
-                    setting.parse(&setting.text(value)),
-                    Ok(value),
-                    "{}",
-                    setting.name
-                );
+                assert_eq!(setting.parse(&setting.text(value)), Ok(value), "{}", setting.name);
             }
         }
         let settings = Settings::default();
@@ -291,32 +244,13 @@ mod tests {
         assert_eq!(check("fill.inflight", "200MiB"), Ok("200MiB".to_string()));
         assert_eq!(check("overcommit.ratio", "200"), Ok("200%".to_string()));
         assert_eq!(check("rebuild.wat", "1s"), Err(SettingError::NoSuch));
-        for bad in [
-            "",
-            "s",
-            "60",
-            "-1s",
-            "1.5s",
-            "60S",
-            "25h",
-            "99999999999999999999h",
-        ] {
+        for bad in ["", "s", "60", "-1s", "1.5s", "60S", "25h", "99999999999999999999h"] {
             let error = check("rebuild.wait", bad).unwrap_err().to_string();
             assert!(error.contains("0s to 24h"), "{bad}: {error}");
         }
         assert!(check("fill.inflight", "8M").is_err());
-        assert!(
-            check("lease.renew", "2s")
-                .unwrap_err()
-                .to_string()
-                .contains("a third")
-        );
-        assert!(
-            check("ping.interval", "900ms")
-                .unwrap_err()
-                .to_string()
-                .contains("half")
-        );
+        assert!(check("lease.renew", "2s").unwrap_err().to_string().contains("a third"));
+        assert!(check("ping.interval", "900ms").unwrap_err().to_string().contains("half"));
     }
 
     #[test]

@@ -21,86 +21,51 @@ impl Map {
     pub fn apply(&mut self, index: MapIndex, command: &Command) -> Applied {
         self.applied = index;
         let Command { from, change } = command;
-        if let Some(node) = self
-            .nodes
-            .get(&from.node)
-            .filter(|node| is_from(node, *from))
-        {
+        if let Some(node) = self.nodes.get(&from.node).filter(|node| is_from(node, *from)) {
             if let Some(outcome) = node.executed.outcome(from.number) {
-                return Applied {
-                    outcome,
-                    repeat: true,
-                };
+                return Applied { outcome, repeat: true };
             }
         } else if !matches!(change, Change::Init { .. } | Change::Register { .. }) {
             let outcome = Outcome::Refused(RefusedChange::OtherIncarnation);
-            return Applied {
-                outcome,
-                repeat: false,
-            };
+            return Applied { outcome, repeat: false };
         }
         let outcome = match self.execute(*from, change) {
             Ok(()) => Outcome::Done,
             Err(refused) => Outcome::Refused(refused),
         };
-        if let Some(node) = self
-            .nodes
-            .get_mut(&from.node)
-            .filter(|node| is_from(node, *from))
-        {
+        if let Some(node) = self.nodes.get_mut(&from.node).filter(|node| is_from(node, *from)) {
             node.executed.record(from.number, outcome);
         }
-        Applied {
-            outcome,
-            repeat: false,
-        }
+        Applied { outcome, repeat: false }
     }
 
     fn execute(&mut self, from: Proposer, change: &Change) -> Result<(), RefusedChange> {
         match change {
             Change::Init { cluster, limits } => self.init(*cluster, *limits),
             Change::Register { node, incarnation } => self.register(from, node, *incarnation),
-            Change::AddDisk {
-                node,
-                uuid,
-                capacity_bytes,
-                path,
-            } => {
+            Change::AddDisk { node, uuid, capacity_bytes, path } => {
                 let disk = DiskEntry::new(*uuid, *node, *capacity_bytes, path.clone());
                 self.add_disk(from, disk)
             }
             Change::DiskFailed { disk } => self.disk_failed(*disk),
             Change::CreateVolume { spec, placement } => self.create_volume(spec, placement),
-            Change::Created {
-                volume,
-                disk,
-                creation,
-            } => self.created(from, *volume, *disk, *creation),
-            Change::ResizeVolume {
-                volume,
-                size_bytes,
-                placement,
-            } => self.resize_volume(*volume, *size_bytes, placement),
+            Change::Created { volume, disk, creation } => {
+                self.created(from, *volume, *disk, *creation)
+            }
+            Change::ResizeVolume { volume, size_bytes, placement } => {
+                self.resize_volume(*volume, *size_bytes, placement)
+            }
             Change::DeleteVolume { volume, force } => self.delete_volume(*volume, *force),
             Change::Dropped { disk, replicas } => self.dropped(from, *disk, replicas),
-            Change::TakeOver {
-                volume,
-                epoch,
-                node,
-                incarnation,
-            } => self.take_over(*volume, *epoch, *node, *incarnation),
+            Change::TakeOver { volume, epoch, node, incarnation } => {
+                self.take_over(*volume, *epoch, *node, *incarnation)
+            }
             Change::Owner { volume, change } => self.owner_change(from, *volume, change),
-            Change::VoidSessions {
-                volume,
-                owner_epoch,
-                nodes,
-            } => self.void_sessions(from, *volume, *owner_epoch, nodes),
+            Change::VoidSessions { volume, owner_epoch, nodes } => {
+                self.void_sessions(from, *volume, *owner_epoch, nodes)
+            }
             Change::Lead { term } => self.lead(from, *term),
-            Change::Expire {
-                node,
-                incarnation,
-                term,
-            } => self.expire(*node, *incarnation, *term),
+            Change::Expire { node, incarnation, term } => self.expire(*node, *incarnation, *term),
             Change::Revive { node, incarnation } => self.revive(from, *node, *incarnation),
             Change::SetSetting { name, value } => self.set_setting(name, value),
         }
@@ -151,10 +116,7 @@ impl Map {
                 executed: Executed::default(),
             };
             self.nodes.insert(info.id, entry);
-            self.note(Fact::NodeRegistered {
-                node: info.id,
-                incarnation,
-            });
+            self.note(Fact::NodeRegistered { node: info.id, incarnation });
             return Ok(());
         };
         if node.past.contains(&incarnation) {
@@ -173,10 +135,7 @@ impl Map {
         node.since = since;
         node.lease = lease;
         node.executed = Executed::default();
-        self.note(Fact::NodeRegistered {
-            node: info.id,
-            incarnation,
-        });
+        self.note(Fact::NodeRegistered { node: info.id, incarnation });
         self.disown_all_of(info.id);
         Ok(())
     }
@@ -230,10 +189,7 @@ impl Map {
             return Err(RefusedChange::Invalid);
         }
         self.term = term;
-        self.note(Fact::Led {
-            node: from.node,
-            term,
-        });
+        self.note(Fact::Led { node: from.node, term });
         Ok(())
     }
 
@@ -292,10 +248,7 @@ impl Map {
             SettingError::BadValue { .. } => RefusedChange::Invalid,
         })?;
         self.set.insert(name.to_string(), text.clone());
-        self.note(Fact::SettingChanged {
-            name: name.to_string(),
-            value: text,
-        });
+        self.note(Fact::SettingChanged { name: name.to_string(), value: text });
         Ok(())
     }
 }
@@ -303,14 +256,7 @@ impl Map {
 impl DiskEntry {
     fn new(uuid: [u8; 16], node: NodeId, capacity_bytes: u64, path: String) -> Self {
         let state = DiskState::InService;
-        Self {
-            uuid,
-            node,
-            capacity_bytes,
-            path,
-            state,
-            to_drop: BTreeMap::new(),
-        }
+        Self { uuid, node, capacity_bytes, path, state, to_drop: BTreeMap::new() }
     }
 
     pub fn is_in_service(&self) -> bool {

@@ -44,15 +44,9 @@ mod tests {
         assert_eq!(executed.outcome(7), Some(Outcome::Done));
         assert_eq!(executed.outcome(6), None, "a hole may still be filled");
         executed.record(7 + EXECUTED_MAX, Outcome::Done);
-        assert_eq!(
-            executed.outcome(7),
-            Some(Outcome::Refused(RefusedChange::Invalid))
-        );
+        assert_eq!(executed.outcome(7), Some(Outcome::Refused(RefusedChange::Invalid)));
         assert_eq!(executed.outcome(8), None);
         executed.record(u64::MAX, Outcome::Done);
-        assert_eq!(
-            executed.outcome(8),
-            Some(Outcome::Refused(RefusedChange::Invalid))
-        );
+        assert_eq!(executed.outcome(8), Some(Outcome::Refused(RefusedChange::Invalid)));
     }
 }

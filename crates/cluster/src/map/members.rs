@@ -28,19 +28,9 @@ impl Map {
         if volume.epoch != epoch_of(change) {
             return Err(RefusedChange::OtherEpoch);
         }
-        let mut draft = Draft::new(
-            self,
-            id,
-            volume.epoch.next(),
-            &volume.segments,
-            volume.spec.rf,
-        );
+        let mut draft = Draft::new(self, id, volume.epoch.next(), &volume.segments, volume.spec.rf);
         match change {
-            OwnerChange::RemoveMembers {
-                removals,
-                add_joiner,
-                ..
-            } => {
+            OwnerChange::RemoveMembers { removals, add_joiner, .. } => {
                 draft.remove_members(removals)?;
                 if *add_joiner {
                     draft.replace(removals);
@@ -84,37 +74,17 @@ impl Map {
         for ((kind, disk), segments) in done.tally {
             let volume = id;
             self.note(match kind {
-                Kind::Removed => Fact::MemberRemoved {
-                    volume,
-                    disk,
-                    segments,
-                },
-                Kind::Joined => Fact::JoinerAdded {
-                    volume,
-                    disk,
-                    segments,
-                },
-                Kind::Promoted => Fact::Promoted {
-                    volume,
-                    disk,
-                    segments,
-                },
-                Kind::Forgotten => Fact::Forgotten {
-                    volume,
-                    disk,
-                    segments,
-                },
+                Kind::Removed => Fact::MemberRemoved { volume, disk, segments },
+                Kind::Joined => Fact::JoinerAdded { volume, disk, segments },
+                Kind::Promoted => Fact::Promoted { volume, disk, segments },
+                Kind::Forgotten => Fact::Forgotten { volume, disk, segments },
             });
         }
     }
 
     /// More nodes are silent than `rebuild.away` allows for a rebuild.
     pub(crate) fn too_many_away(&self) -> bool {
-        let silent = self
-            .nodes
-            .values()
-            .filter(|node| node.state == NodeState::Silent)
-            .count();
+        let silent = self.nodes.values().filter(|node| node.state == NodeState::Silent).count();
         let most = self.settings().rebuild_away_percent;
         let silent = u64::try_from(silent).unwrap_or(u64::MAX);
         let nodes = u64::try_from(self.nodes.len()).unwrap_or(u64::MAX);
@@ -133,11 +103,7 @@ impl Map {
             }
             if segments > 0 {
                 volume.raise_epoch();
-                forgotten.push(Fact::Forgotten {
-                    volume: volume.id,
-                    disk,
-                    segments,
-                });
+                forgotten.push(Fact::Forgotten { volume: volume.id, disk, segments });
             }
         }
         forgotten.into_iter().for_each(|fact| self.note(fact));
@@ -183,35 +149,18 @@ impl<'a> Draft<'a> {
     ) -> Self {
         let rf = usize::from(rf);
         let too_many_away = map.too_many_away();
-        Self {
-            map,
-            volume,
-            epoch,
-            rf,
-            segments,
-            done: Done::default(),
-            room: None,
-            too_many_away,
-        }
+        Self { map, volume, epoch, rf, segments, done: Done::default(), room: None, too_many_away }
     }
 
     /// Errors: nothing was changed.
     fn done(self) -> Result<Done, RefusedChange> {
-        if self.done.touched.is_empty() {
-            Err(RefusedChange::Invalid)
-        } else {
-            Ok(self.done)
-        }
+        if self.done.touched.is_empty() { Err(RefusedChange::Invalid) } else { Ok(self.done) }
     }
 
     fn segment(&mut self, index: SegmentIndex) -> Result<&mut SegmentMembers, RefusedChange> {
         let place = usize::try_from(index.get()).map_err(|_| RefusedChange::NotFound)?;
         let members = self.segments.get(place).ok_or(RefusedChange::NotFound)?;
-        Ok(self
-            .done
-            .touched
-            .entry(place)
-            .or_insert_with(|| members.clone()))
+        Ok(self.done.touched.entry(place).or_insert_with(|| members.clone()))
     }
 
     fn count(&mut self, kind: Kind, disk: DiskId) {
@@ -227,12 +176,7 @@ impl<'a> Draft<'a> {
             left.push((removal.segment, take_member(members, removal, epoch)?));
             self.count(Kind::Removed, removal.disk);
         }
-        if self
-            .done
-            .touched
-            .values()
-            .any(|members| members.in_sync.is_empty())
-        {
+        if self.done.touched.values().any(|members| members.in_sync.is_empty()) {
             return Err(RefusedChange::LastInSync);
         }
         for (segment, leaver) in left {
@@ -257,11 +201,7 @@ impl<'a> Draft<'a> {
         }
         members.stale.push(leaver.stale);
         if replicas(members) > REPLICAS_MAX {
-            let oldest = members
-                .stale
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, stale)| stale.left);
+            let oldest = members.stale.iter().enumerate().min_by_key(|(_, stale)| stale.left);
             if let Some(place) = oldest.map(|(place, _)| place) {
                 let stale = members.stale.remove(place);
                 self.done.drops.push((stale.disk, index, creation));
@@ -275,13 +215,9 @@ impl<'a> Draft<'a> {
     /// on a node that is silent to the owner, nor on the disk that failed.
     fn replace(&mut self, removals: &[Removal]) {
         let mut avoid = Avoid::default();
-        avoid
-            .disks
-            .extend(removals.iter().map(|removal| removal.disk));
+        avoid.disks.extend(removals.iter().map(|removal| removal.disk));
         for removal in removals.iter().filter(|removal| removal.may_return) {
-            avoid
-                .nodes
-                .extend(self.map.disk(removal.disk).map(|disk| disk.node));
+            avoid.nodes.extend(self.map.disk(removal.disk).map(|disk| disk.node));
         }
         let may_return: BTreeSet<_> = removals
             .iter()
@@ -306,11 +242,7 @@ impl<'a> Draft<'a> {
                 None => self.add_picked(*index, &Avoid::default(), false),
             };
         }
-        if added {
-            Ok(())
-        } else {
-            Err(RefusedChange::NoRoom)
-        }
+        if added { Ok(()) } else { Err(RefusedChange::NoRoom) }
     }
 
     /// A stale replica comes back, or a disk that the owner chose: false where it can't be.
@@ -352,9 +284,7 @@ impl<'a> Draft<'a> {
         let stale: Vec<_> = members.stale.iter().map(|stale| stale.disk).collect();
         let mut avoid = avoid.clone();
         avoid.nodes.extend(homes);
-        avoid
-            .rather_not
-            .extend(stale.iter().filter_map(|disk| self.home(*disk)));
+        avoid.rather_not.extend(stale.iter().filter_map(|disk| self.home(*disk)));
         avoid.disks.extend(stale);
         let pending = self.map.disks.iter();
         let pending = pending.filter(|(_, disk)| disk.to_drop.contains_key(&(volume, index)));
@@ -383,9 +313,7 @@ impl<'a> Draft<'a> {
             let place = members.joining.iter().position(|joining| {
                 joining.disk == promotion.disk && joining.joined == promotion.joined
             });
-            members
-                .joining
-                .remove(place.ok_or(RefusedChange::NotFound)?);
+            members.joining.remove(place.ok_or(RefusedChange::NotFound)?);
             members.in_sync.push(promotion.disk);
             self.count(Kind::Promoted, promotion.disk);
         }
@@ -418,10 +346,7 @@ impl<'a> Draft<'a> {
             Ok(members) => members.write_set().collect(),
             Err(_) => Vec::new(),
         };
-        write_set
-            .into_iter()
-            .filter_map(|disk| self.home(disk))
-            .collect()
+        write_set.into_iter().filter_map(|disk| self.home(disk)).collect()
     }
 }
 
@@ -445,64 +370,25 @@ fn take_member(
     let compare_all = removal.compare_all;
     if let Some(place) = members.in_sync.iter().position(|member| *member == disk) {
         members.in_sync.remove(place);
-        let stale = Stale {
-            disk,
-            left: epoch,
-            compare_all,
-        };
-        return Ok(Leaver {
-            stale,
-            was_joining: false,
-        });
+        let stale = Stale { disk, left: epoch, compare_all };
+        return Ok(Leaver { stale, was_joining: false });
     }
-    let place = members
-        .joining
-        .iter()
-        .position(|joining| joining.disk == disk);
-    let joining = members
-        .joining
-        .remove(place.ok_or(RefusedChange::NotFound)?);
+    let place = members.joining.iter().position(|joining| joining.disk == disk);
+    let joining = members.joining.remove(place.ok_or(RefusedChange::NotFound)?);
     let stale = match joining.left {
-        Some(left) => Stale {
-            disk,
-            left,
-            compare_all: compare_all || joining.compare_all,
-        },
-        None => Stale {
-            disk,
-            left: joining.joined,
-            compare_all: true,
-        },
+        Some(left) => Stale { disk, left, compare_all: compare_all || joining.compare_all },
+        None => Stale { disk, left: joining.joined, compare_all: true },
     };
-    Ok(Leaver {
-        stale,
-        was_joining: true,
-    })
+    Ok(Leaver { stale, was_joining: true })
 }
 
 fn back(stale: Stale, joined: Epoch) -> Joining {
-    let Stale {
-        disk,
-        left,
-        compare_all,
-    } = stale;
-    Joining {
-        disk,
-        joined,
-        left: Some(left),
-        compare_all,
-        fill_waits: false,
-    }
+    let Stale { disk, left, compare_all } = stale;
+    Joining { disk, joined, left: Some(left), compare_all, fill_waits: false }
 }
 
 fn new_joiner(disk: DiskId, joined: Epoch, fill_waits: bool) -> Joining {
-    Joining {
-        disk,
-        joined,
-        left: None,
-        compare_all: true,
-        fill_waits,
-    }
+    Joining { disk, joined, left: None, compare_all: true, fill_waits }
 }
 
 fn replicas(members: &SegmentMembers) -> usize {

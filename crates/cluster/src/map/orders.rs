@@ -39,14 +39,7 @@ impl Map {
             if let Some(growth) = &volume.growth {
                 let first = volume.segments.len();
                 let waiting = &growth.waiting;
-                self.push_creates(
-                    &mut orders,
-                    node,
-                    volume.id,
-                    waiting,
-                    first,
-                    &growth.segments,
-                );
+                self.push_creates(&mut orders, node, volume.id, waiting, first, &growth.segments);
             }
         }
         orders
@@ -95,19 +88,16 @@ impl Map {
         let disks = self.disks.iter().filter(|(_, disk)| disk.node == node);
         disks
             .flat_map(|(disk, entry)| {
-                entry
-                    .to_drop
-                    .iter()
-                    .map(|((volume, segment), mark)| DropOrder {
-                        volume: *volume,
-                        segment: *segment,
-                        disk: *disk,
-                        creation: mark.creation,
-                        epoch: self
-                            .volumes
-                            .get(volume)
-                            .map_or(mark.epoch, |volume| volume.epoch.max(mark.epoch)),
-                    })
+                entry.to_drop.iter().map(|((volume, segment), mark)| DropOrder {
+                    volume: *volume,
+                    segment: *segment,
+                    disk: *disk,
+                    creation: mark.creation,
+                    epoch: self
+                        .volumes
+                        .get(volume)
+                        .map_or(mark.epoch, |volume| volume.epoch.max(mark.epoch)),
+                })
             })
             .collect()
     }

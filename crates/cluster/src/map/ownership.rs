@@ -42,11 +42,7 @@ impl Map {
         volume.clean = clean;
         volume.owner_epoch = epoch;
         volume.owner = Some((node, incarnation));
-        self.note(Fact::TakenOver {
-            volume: id,
-            node,
-            epoch,
-        });
+        self.note(Fact::TakenOver { volume: id, node, epoch });
         Ok(())
     }
 
@@ -90,10 +86,7 @@ impl Map {
     /// A disk hangs on another node now: who works by a view that names it needs a new one.
     pub(crate) fn touch_volumes_on(&mut self, disk: DiskId) {
         for volume in self.volumes.values_mut() {
-            let names = volume
-                .segments
-                .iter()
-                .any(|members| holders(members).any(|d| d == disk));
+            let names = volume.segments.iter().any(|members| holders(members).any(|d| d == disk));
             if names {
                 volume.raise_epoch();
             }

@@ -34,16 +34,11 @@ pub(crate) struct Avoid {
 impl Room {
     pub(crate) fn of(map: &Map) -> Self {
         let promised = promised(map);
-        let mut room = Self {
-            disks: BTreeMap::new(),
-            by_node: BTreeMap::new(),
-        };
+        let mut room = Self { disks: BTreeMap::new(), by_node: BTreeMap::new() };
         let percent = map.settings().overcommit_percent;
         for (id, disk) in &map.disks {
-            let alive = map
-                .nodes
-                .get(&disk.node)
-                .is_some_and(|node| node.state == NodeState::Alive);
+            let alive =
+                map.nodes.get(&disk.node).is_some_and(|node| node.state == NodeState::Alive);
             if !alive || disk.state != DiskState::InService {
                 continue;
             }
@@ -52,13 +47,7 @@ impl Room {
                 / u128::from(map.limits.segment.bytes());
             let most = u64::try_from(most).unwrap_or(u64::MAX);
             let segments = most.saturating_sub(promised.get(id).copied().unwrap_or(0));
-            room.disks.insert(
-                *id,
-                Free {
-                    node: disk.node,
-                    segments,
-                },
-            );
+            room.disks.insert(*id, Free { node: disk.node, segments });
             let total = room.by_node.entry(disk.node).or_insert(0);
             *total = total.saturating_add(segments);
         }
@@ -94,12 +83,7 @@ impl Room {
             .max_by_key(|(disk, free)| {
                 let total = self.by_node.get(&free.node).copied().unwrap_or(0);
                 let lower_first = (std::cmp::Reverse(free.node), std::cmp::Reverse(**disk));
-                (
-                    !avoid.rather_not.contains(&free.node),
-                    total,
-                    free.segments,
-                    lower_first,
-                )
+                (!avoid.rather_not.contains(&free.node), total, free.segments, lower_first)
             })
             .map(|(disk, _)| *disk)
     }
@@ -107,20 +91,13 @@ impl Room {
     /// How many more segments could have `rf` replicas, each on another node. Units: segments.
     pub(crate) fn placeable(&self, rf: u8) -> u64 {
         let fits = |segments: u64| {
-            let sum = self
-                .by_node
-                .values()
-                .map(|free| u128::from((*free).min(segments)));
+            let sum = self.by_node.values().map(|free| u128::from((*free).min(segments)));
             sum.sum::<u128>() >= u128::from(segments) * u128::from(rf)
         };
         let (mut low, mut high) = (0, self.by_node.values().copied().max().unwrap_or(0));
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            if fits(middle) {
-                low = middle
-            } else {
-                high = middle - 1
-            }
+            if fits(middle) { low = middle } else { high = middle - 1 }
         }
         low
     }
@@ -146,9 +123,7 @@ pub(crate) fn promised(map: &Map) -> BTreeMap<DiskId, u64> {
 
 /// Every disk that the map names for a segment.
 pub(crate) fn holders(members: &SegmentMembers) -> impl Iterator<Item = DiskId> + '_ {
-    members
-        .write_set()
-        .chain(members.stale.iter().map(|stale| stale.disk))
+    members.write_set().chain(members.stale.iter().map(|stale| stale.disk))
 }
 
 #[cfg(test)]
@@ -156,19 +131,10 @@ mod tests {
     use super::*;
 
     fn room(free: &[(u32, u32, u64)]) -> Room {
-        let mut room = Room {
-            disks: BTreeMap::new(),
-            by_node: BTreeMap::new(),
-        };
+        let mut room = Room { disks: BTreeMap::new(), by_node: BTreeMap::new() };
         for (disk, node, segments) in free {
             let node = NodeId::new(*node);
-            room.disks.insert(
-                DiskId::new(*disk),
-                Free {
-                    node,
-                    segments: *segments,
-                },
-            );
+            room.disks.insert(DiskId::new(*disk), Free { node, segments: *segments });
             *room.by_node.entry(node).or_insert(0) += segments;
         }
         room
@@ -177,10 +143,7 @@ mod tests {
     #[test]
     fn what_can_be_placed_needs_other_nodes() {
         assert_eq!(room(&[(1, 1, 100), (2, 2, 10)]).placeable(2), 10);
-        assert_eq!(
-            room(&[(1, 1, 100), (2, 2, 50), (3, 3, 50)]).placeable(2),
-            100
-        );
+        assert_eq!(room(&[(1, 1, 100), (2, 2, 50), (3, 3, 50)]).placeable(2), 100);
         assert_eq!(room(&[(1, 1, 5), (2, 2, 5), (3, 3, 5)]).placeable(2), 7);
         assert_eq!(room(&[(1, 1, 5), (2, 1, 5)]).placeable(2), 0);
         assert_eq!(room(&[]).placeable(1), 0);

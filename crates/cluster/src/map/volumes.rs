@@ -17,10 +17,7 @@ pub const RF_MAX: u8 = 3;
 
 /// Shape: 1 to 255 characters out of `A-Z a-z 0-9 . _ -`, the first a letter or digit.
 pub fn is_volume_name(name: &str) -> bool {
-    let first = name
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     first && name.len() <= 255 && name.bytes().all(rest)
 }
@@ -28,10 +25,7 @@ pub fn is_volume_name(name: &str) -> bool {
 impl Map {
     /// The largest volume that this cluster can have. Units: bytes.
     pub fn volume_bytes_max(&self) -> u64 {
-        self.limits
-            .segment
-            .bytes()
-            .saturating_mul(u64::from(SEGMENTS_MAX))
+        self.limits.segment.bytes().saturating_mul(u64::from(SEGMENTS_MAX))
     }
 
     /// Whether a volume of that size, all copies written full, fits the disks in service.
@@ -68,17 +62,12 @@ impl Map {
         }
         let epoch = Epoch::ZERO.next();
         let segments = self.placed(placement, spec.rf, epoch)?;
-        self.last_volume = self
-            .last_volume
-            .checked_add(1)
-            .ok_or(RefusedChange::NoRoom)?;
+        self.last_volume = self.last_volume.checked_add(1).ok_or(RefusedChange::NoRoom)?;
         let id = VolumeId::new(self.last_volume);
         let entry = VolumeEntry {
             id,
             spec: spec.clone(),
-            state: VolumeState::Creating {
-                waiting: placement.iter().flatten().copied().collect(),
-            },
+            state: VolumeState::Creating { waiting: placement.iter().flatten().copied().collect() },
             epoch,
             owner_epoch: Epoch::ZERO,
             owner: None,
@@ -88,10 +77,7 @@ impl Map {
             voided: BTreeMap::new(),
         };
         self.volumes.insert(id, entry);
-        self.note(Fact::VolumeCreated {
-            volume: id,
-            name: spec.name.clone(),
-        });
+        self.note(Fact::VolumeCreated { volume: id, name: spec.name.clone() });
         Ok(())
     }
 
@@ -105,11 +91,8 @@ impl Map {
         let mut room = Room::of(self);
         let mut segments = Vec::with_capacity(placement.len());
         for disks in placement {
-            let homes: BTreeSet<_> = disks
-                .iter()
-                .filter_map(|disk| self.disk(*disk))
-                .map(|disk| disk.node)
-                .collect();
+            let homes: BTreeSet<_> =
+                disks.iter().filter_map(|disk| self.disk(*disk)).map(|disk| disk.node).collect();
             if disks.len() != usize::from(rf) || homes.len() != disks.len() {
                 return Err(RefusedChange::Invalid);
             }
@@ -141,9 +124,7 @@ impl Map {
         }
         let volume = self.volumes.get_mut(&id).ok_or(RefusedChange::NotFound)?;
         let made_at = |segments: &[SegmentMembers]| {
-            segments
-                .first()
-                .is_some_and(|members| members.creation == creation)
+            segments.first().is_some_and(|members| members.creation == creation)
         };
         if let VolumeState::Creating { waiting } = &mut volume.state
             && made_at(&volume.segments)
@@ -153,11 +134,7 @@ impl Map {
             && made_at(&growth.segments)
         {
             growth.waiting.remove(&disk);
-        } else if !volume
-            .segments
-            .iter()
-            .any(|members| members.creation == creation)
-        {
+        } else if !volume.segments.iter().any(|members| members.creation == creation) {
             return Err(RefusedChange::NotFound);
         }
         self.conclude_making(id);
@@ -180,10 +157,7 @@ impl Map {
             volume.segments.extend(growth.segments);
             volume.spec.size_bytes = growth.size_bytes;
             volume.raise_epoch();
-            self.note(Fact::VolumeResized {
-                volume: id,
-                size_bytes: growth.size_bytes,
-            });
+            self.note(Fact::VolumeResized { volume: id, size_bytes: growth.size_bytes });
         }
     }
 
@@ -203,11 +177,7 @@ impl Map {
             return Err(RefusedChange::Busy);
         }
         let had = count(&volume.segments).ok_or(RefusedChange::Invalid)?;
-        let wanted = self
-            .limits
-            .segment
-            .segments_of(size_bytes)
-            .ok_or(RefusedChange::Invalid)?;
+        let wanted = self.limits.segment.segments_of(size_bytes).ok_or(RefusedChange::Invalid)?;
         let grows = self.is_volume_size(size_bytes) && size_bytes >= volume.spec.size_bytes;
         if !grows || count(placement) != Some(wanted.saturating_sub(had)) {
             return Err(RefusedChange::Invalid);
@@ -224,11 +194,7 @@ impl Map {
             volume.raise_epoch();
         }
         let waiting = placement.iter().flatten().copied().collect();
-        volume.growth = Some(Growth {
-            size_bytes,
-            segments,
-            waiting,
-        });
+        volume.growth = Some(Growth { size_bytes, segments, waiting });
         self.conclude_making(id);
         Ok(())
     }
@@ -246,20 +212,11 @@ impl Map {
         volume.owner = None;
         volume.state = VolumeState::Deleting;
         let mut segments = std::mem::take(&mut volume.segments);
-        segments.extend(
-            volume
-                .growth
-                .take()
-                .into_iter()
-                .flat_map(|growth| growth.segments),
-        );
+        segments.extend(volume.growth.take().into_iter().flat_map(|growth| growth.segments));
         let name = volume.spec.name.clone();
         for (place, members) in segments.iter().enumerate() {
             for disk in holders(members) {
-                let mark = DropMark {
-                    creation: members.creation,
-                    epoch,
-                };
+                let mark = DropMark { creation: members.creation, epoch };
                 self.order_drop(disk, id, segment_at(place), mark);
             }
         }
@@ -276,11 +233,7 @@ impl Map {
         segment: SegmentIndex,
         mark: DropMark,
     ) {
-        if let Some(disk) = self
-            .disks
-            .get_mut(&disk)
-            .filter(|disk| disk.is_in_service())
-        {
+        if let Some(disk) = self.disks.get_mut(&disk).filter(|disk| disk.is_in_service()) {
             disk.to_drop.insert((volume, segment), mark);
         }
     }
@@ -305,15 +258,11 @@ impl Map {
     /// A deleted volume is gone from the map when no disk has anything of it left to drop.
     pub(crate) fn finish_deleted(&mut self, volumes: BTreeSet<VolumeId>) {
         for id in volumes {
-            let deleting = self
-                .volumes
-                .get(&id)
-                .is_some_and(|entry| entry.state == VolumeState::Deleting);
+            let deleting =
+                self.volumes.get(&id).is_some_and(|entry| entry.state == VolumeState::Deleting);
             let of_it = (id, SegmentIndex::new(0))..=(id, SegmentIndex::new(u32::MAX));
-            let left = self
-                .disks
-                .values()
-                .any(|disk| disk.to_drop.range(of_it.clone()).next().is_some());
+            let left =
+                self.disks.values().any(|disk| disk.to_drop.range(of_it.clone()).next().is_some());
             if deleting && !left {
                 self.volumes.remove(&id);
             }
@@ -329,11 +278,9 @@ impl Map {
         for volume in self.volumes.values_mut() {
             let (waiting, segments, first) = match (&mut volume.state, &mut volume.growth) {
                 (VolumeState::Creating { waiting }, _) => (waiting, &mut volume.segments, 0),
-                (VolumeState::Ready, Some(growth)) => (
-                    &mut growth.waiting,
-                    &mut growth.segments,
-                    volume.segments.len(),
-                ),
+                (VolumeState::Ready, Some(growth)) => {
+                    (&mut growth.waiting, &mut growth.segments, volume.segments.len())
+                }
                 (VolumeState::Ready, None) | (VolumeState::Deleting, _) => continue,
             };
             for disk in disks {
@@ -363,10 +310,7 @@ impl Map {
             }
         }
         for (disk, volume, segment, creation) in drops {
-            let epoch = self
-                .volumes
-                .get(&volume)
-                .map_or(Epoch::ZERO, |volume| volume.epoch);
+            let epoch = self.volumes.get(&volume).map_or(Epoch::ZERO, |volume| volume.epoch);
             self.order_drop(disk, volume, segment, DropMark { creation, epoch });
         }
         changed.into_iter().for_each(|id| self.conclude_making(id));

@@ -1,0 +1,395 @@
+//! What operators ask: checked, placed, proposed, and answered when the whole of it is done.
+
+use super::{Effect, Proposals, Purpose};
+use crate::command::{AdminError, AdminReply, AdminRequest, Change, VolumeSpec};
+use crate::map::{Map, RF_MAX, VolumeEntry, VolumeState, is_volume_name};
+use crate::placement::{PlacementError, free_bytes, place};
+use crate::settings::{SettingError, Settings};
+use gabion_types::{DiskId, Duration, Instant, NodeId, Outcome, RefusedChange, VolumeId};
+use std::collections::BTreeMap;
+
+/// Requests under way. Full: refused as `TooMany`.
+pub const JOBS_MAX: usize = 256;
+/// A request is answered within so long, done or not.
+const ANSWER: Duration = Duration::from_secs(10);
+/// So long the owner of a volume has to let it go.
+const RELEASE: Duration = Duration::from_secs(4);
+/// An owner that doesn't let go is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often a plan that the map refused, because the map had moved on, is made anew.
+const PLANS_MAX: u32 = 4;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Admin {
+    jobs: BTreeMap<u64, Job>,
+    pub(super) done: Vec<Effect>,
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    until: Instant,
+    plans: u32,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// A change is in the log's hands.
+    Proposed(Task),
+    /// Committed; disks have to record their segments.
+    Making { volume: VolumeId, created: bool },
+    /// The owner was asked to let the volume go.
+    Releasing { task: Task, volume: VolumeId, until: Instant, ask: Instant },
+}
+
+#[derive(Clone, Debug)]
+enum Task {
+    Create { spec: VolumeSpec },
+    Resize { volume: VolumeId, size_bytes: u64 },
+    Delete { volume: VolumeId, force: bool },
+    Move { volume: VolumeId, to: NodeId },
+    Set { name: String, value: String },
+}
+
+/// What comes next of a job.
+enum Step {
+    Propose(Task, Change),
+    Release(Task, VolumeId),
+    Make { volume: VolumeId, created: bool },
+    Answer(AdminReply),
+}
+
+impl Admin {
+    pub(super) fn on_request(
+        &mut self,
+        now: Instant,
+        map: &Map,
+        proposals: &mut Proposals,
+        number: u64,
+        request: AdminRequest,
+    ) {
+        let step = if map.cluster().is_none() {
+            refused(AdminError::NoMajority)
+        } else if self.jobs.len() >= JOBS_MAX {
+            refused(AdminError::TooMany)
+        } else {
+            task_of(map, request).map_or_else(refused, |task| plan(map, task))
+        };
+        self.go_on(now, proposals, (number, now + ANSWER, 1), step);
+    }
+
+    pub(super) fn refuse(&mut self, number: u64, error: AdminError) {
+        self.done.push(Effect::AdminDone { number, reply: AdminReply::Refused(error) });
+    }
+
+    pub(super) fn on_proposed(
+        &mut self,
+        now: Instant,
+        map: &Map,
+        proposals: &mut Proposals,
+        number: u64,
+        outcome: Outcome,
+    ) {
+        let Some(Job { until, mut plans, stage }) = self.jobs.remove(&number) else { return };
+        let Stage::Proposed(task) = stage else {
+            self.jobs.insert(number, Job { until, plans, stage });
+            return;
+        };
+        let step = match outcome {
+            Outcome::Done => on_done(map, &task),
+            Outcome::Refused(why) if plans < PLANS_MAX && task.may_plan_anew(why) => {
+                plans += 1;
+                plan(map, task)
+            }
+            Outcome::Refused(why) => refused(error_of(why)),
+        };
+        self.go_on(now, proposals, (number, until, plans), step);
+    }
+
+    /// Looks at what the map came to meanwhile, and at the clock.
+    pub(super) fn conclude(&mut self, now: Instant, map: &Map, proposals: &mut Proposals) {
+        let numbers: Vec<_> = self.jobs.keys().copied().collect();
+        for number in numbers {
+            let Some(mut job) = self.jobs.remove(&number) else { continue };
+            match self.look(now, map, &mut job) {
+                Some(step) => self.go_on(now, proposals, (number, job.until, job.plans), step),
+                None if job.until <= now => self.refuse(number, late(map, &job.stage)),
+                None => drop(self.jobs.insert(number, job)),
+            }
+        }
+    }
+
+    fn look(&mut self, now: Instant, map: &Map, job: &mut Job) -> Option<Step> {
+        match &mut job.stage {
+            Stage::Proposed(_) => None,
+            Stage::Making { volume, created } => made(map, *volume, *created),
+            Stage::Releasing { task, volume, until, ask } => {
+                let Some((node, _)) = map.volume(*volume).and_then(|entry| entry.owner) else {
+                    return Some(plan(map, task.clone()));
+                };
+                if task.wants_at(node) {
+                    return Some(plan(map, task.clone()));
+                }
+                if *until <= now {
+                    return Some(refused(task.not_released()));
+                }
+                if *ask <= now {
+                    *ask = now + ASK_AGAIN;
+                    let idle = matches!(task, Task::Delete { .. });
+                    self.done.push(Effect::AskRelease { node, volume: *volume, idle });
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = self.jobs.values().map(|job| match &job.stage {
+            Stage::Proposed(_) | Stage::Making { .. } => job.until,
+            Stage::Releasing { until, ask, .. } => job.until.min(*until).min(*ask),
+        });
+        deadlines.min()
+    }
+
+    fn go_on(
+        &mut self,
+        now: Instant,
+        proposals: &mut Proposals,
+        (number, until, plans): (u64, Instant, u32),
+        step: Step,
+    ) {
+        let stage = match step {
+            Step::Propose(task, change) => {
+                proposals.propose(Purpose::Admin { number }, change);
+                Stage::Proposed(task)
+            }
+            Step::Release(task, volume) => {
+                Stage::Releasing { task, volume, until: now + RELEASE, ask: now }
+            }
+            Step::Make { volume, created } => Stage::Making { volume, created },
+            Step::Answer(reply) => {
+                self.done.push(Effect::AdminDone { number, reply });
+                return;
+            }
+        };
+        self.jobs.insert(number, Job { until, plans, stage });
+    }
+}
+
+impl Task {
+    /// The map refused what was planned by an older map.
+    fn may_plan_anew(&self, why: RefusedChange) -> bool {
+        match self {
+            Self::Create { .. } | Self::Resize { .. } => {
+                matches!(why, RefusedChange::NoRoom | RefusedChange::Invalid)
+            }
+            Self::Move { .. } => matches!(
+                why,
+                RefusedChange::Busy | RefusedChange::OtherEpoch | RefusedChange::OtherIncarnation
+            ),
+            Self::Delete { .. } | Self::Set { .. } => false,
+        }
+    }
+
+    fn wants_at(&self, node: NodeId) -> bool {
+        matches!(self, Self::Move { to, .. } if *to == node)
+    }
+
+    fn not_released(&self) -> AdminError {
+        match self {
+            Self::Delete { .. } => AdminError::Attached,
+            Self::Create { .. } | Self::Resize { .. } | Self::Move { .. } | Self::Set { .. } => {
+                AdminError::NotReleased
+            }
+        }
+    }
+}
+
+fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
+    let find = |name: &str| map.volume_by_name(name).map(|entry| entry.id);
+    let find = |name: &str| find(name).ok_or(AdminError::NoVolume);
+    Ok(match request {
+        AdminRequest::CreateVolume { spec } => Task::Create { spec },
+        AdminRequest::ResizeVolume { name, size_bytes } => {
+            Task::Resize { volume: find(&name)?, size_bytes }
+        }
+        AdminRequest::DeleteVolume { name, force } => Task::Delete { volume: find(&name)?, force },
+        AdminRequest::MoveVolume { name, to } => Task::Move { volume: find(&name)?, to },
+        AdminRequest::SetSetting { name, value } => Task::Set { name, value },
+    })
+}
+
+/// By the map as it is now.
+fn plan(map: &Map, task: Task) -> Step {
+    let step = match task {
+        Task::Create { spec } => plan_create(map, spec),
+        Task::Resize { volume, size_bytes } => plan_resize(map, volume, size_bytes),
+        Task::Delete { volume, force } => plan_delete(map, volume, force),
+        Task::Move { volume, to } => plan_move(map, volume, to),
+        Task::Set { name, value } => plan_set(map, name, value),
+    };
+    step.unwrap_or_else(refused)
+}
+
+fn plan_create(map: &Map, spec: VolumeSpec) -> Result<Step, AdminError> {
+    if !is_volume_name(&spec.name) {
+        return Err(AdminError::BadName);
+    }
+    if !(1..=RF_MAX).contains(&spec.rf) {
+        return Err(AdminError::BadRf);
+    }
+    let segments = segments_of(map, spec.size_bytes)?;
+    if map.volume_by_name(&spec.name).is_some() {
+        return Err(AdminError::NameTaken);
+    }
+    let placement = placed(map, spec.size_bytes, segments, spec.rf)?;
+    let change = Change::CreateVolume { spec: spec.clone(), placement };
+    Ok(Step::Propose(Task::Create { spec }, change))
+}
+
+fn plan_resize(map: &Map, volume: VolumeId, size_bytes: u64) -> Result<Step, AdminError> {
+    let entry = volume_of(map, volume)?;
+    let wanted = segments_of(map, size_bytes)?;
+    let had = entry.spec.size_bytes;
+    if size_bytes < had {
+        return Err(AdminError::Shrinks { size_bytes: had });
+    }
+    if entry.growth.is_some() || !entry.is_ready() {
+        return Err(AdminError::Map(RefusedChange::Busy));
+    }
+    if size_bytes == had {
+        return Ok(Step::Answer(AdminReply::Done));
+    }
+    let segments = wanted.saturating_sub(segments_of(map, had)?);
+    let placement = placed(map, size_bytes, segments, entry.spec.rf)?;
+    let change = Change::ResizeVolume { volume, size_bytes, placement };
+    Ok(Step::Propose(Task::Resize { volume, size_bytes }, change))
+}
+
+fn plan_delete(map: &Map, volume: VolumeId, force: bool) -> Result<Step, AdminError> {
+    let owned = volume_of(map, volume)?.owner.is_some();
+    let task = Task::Delete { volume, force };
+    if owned && !force {
+        return Ok(Step::Release(task, volume));
+    }
+    Ok(Step::Propose(task, Change::DeleteVolume { volume, force }))
+}
+
+fn plan_move(map: &Map, volume: VolumeId, to: NodeId) -> Result<Step, AdminError> {
+    let entry = volume_of(map, volume)?;
+    let node = map.node(to).ok_or(AdminError::NoNode)?;
+    if !map.is_alive(to) {
+        return Err(AdminError::NodeAway { node: to });
+    }
+    let task = Task::Move { volume, to };
+    Ok(match entry.owner {
+        Some((owner, _)) if owner == to => Step::Answer(AdminReply::Done),
+        Some(_) => Step::Release(task, volume),
+        None => {
+            let (epoch, incarnation) = (entry.epoch, node.incarnation);
+            Step::Propose(task, Change::TakeOver { volume, epoch, node: to, incarnation })
+        }
+    })
+}
+
+fn plan_set(map: &Map, name: String, value: String) -> Result<Step, AdminError> {
+    match Settings::check(map.settings_set(), &name, &value) {
+        Ok(_) => {
+            let change = Change::SetSetting { name: name.clone(), value: value.clone() };
+            Ok(Step::Propose(Task::Set { name, value }, change))
+        }
+        Err(SettingError::NoSuch) => Err(AdminError::NoSetting),
+        Err(SettingError::BadValue { wants }) => Err(AdminError::BadValue { value, wants }),
+    }
+}
+
+fn volume_of(map: &Map, volume: VolumeId) -> Result<&VolumeEntry, AdminError> {
+    map.volume(volume)
+        .filter(|entry| entry.state != VolumeState::Deleting)
+        .ok_or(AdminError::NoVolume)
+}
+
+fn segments_of(map: &Map, size_bytes: u64) -> Result<u32, AdminError> {
+    let most = map.volume_bytes_max();
+    let segments = map.limits().segment.segments_of(size_bytes);
+    segments.filter(|_| map.is_volume_size(size_bytes)).ok_or(AdminError::BadSize { most })
+}
+
+fn placed(
+    map: &Map,
+    size_bytes: u64,
+    segments: u32,
+    rf: u8,
+) -> Result<Vec<Vec<DiskId>>, AdminError> {
+    let no_room = || {
+        let wanted_bytes = map.limits().segment.bytes().saturating_mul(u64::from(segments));
+        AdminError::NoRoom { wanted_bytes, free_bytes: free_bytes(map, rf), rf }
+    };
+    if segments == 0 {
+        return if map.could_be_full(size_bytes, rf) { Ok(Vec::new()) } else { Err(no_room()) };
+    }
+    let placement = place(map, segments, rf).map_err(|error| match error {
+        PlacementError::TooFewNodes { nodes } => AdminError::TooFewNodes { wanted: rf, nodes },
+        PlacementError::NoRoom { .. } => no_room(),
+    })?;
+    if map.could_be_full(size_bytes, rf) { Ok(placement) } else { Err(no_room()) }
+}
+
+fn on_done(map: &Map, task: &Task) -> Step {
+    match task {
+        Task::Create { spec } => match map.volume_by_name(&spec.name) {
+            Some(entry) => Step::Make { volume: entry.id, created: true },
+            None => refused(AdminError::NoVolume),
+        },
+        Task::Resize { volume, .. } => Step::Make { volume: *volume, created: false },
+        Task::Delete { .. } | Task::Move { .. } | Task::Set { .. } => {
+            Step::Answer(AdminReply::Done)
+        }
+    }
+}
+
+/// Every disk has recorded it, or it is gone meanwhile.
+fn made(map: &Map, volume: VolumeId, created: bool) -> Option<Step> {
+    match volume_of(map, volume) {
+        Err(error) => Some(refused(error)),
+        Ok(entry) if !entry.is_ready() || entry.growth.is_some() => None,
+        Ok(_) if created => Some(Step::Answer(AdminReply::Created { volume })),
+        Ok(_) => Some(Step::Answer(AdminReply::Done)),
+    }
+}
+
+fn late(map: &Map, stage: &Stage) -> AdminError {
+    match stage {
+        Stage::Proposed(_) => AdminError::NoMajority,
+        Stage::Releasing { task, .. } => task.not_released(),
+        Stage::Making { volume, .. } => {
+            let mut waiting = Vec::new();
+            if let Some(entry) = map.volume(*volume) {
+                if let VolumeState::Creating { waiting: disks } = &entry.state {
+                    waiting.extend(disks);
+                }
+                waiting.extend(entry.growth.iter().flat_map(|growth| &growth.waiting));
+            }
+            AdminError::StillMaking { waiting }
+        }
+    }
+}
+
+fn error_of(why: RefusedChange) -> AdminError {
+    match why {
+        RefusedChange::NameTaken => AdminError::NameTaken,
+        RefusedChange::Attached => AdminError::Attached,
+        RefusedChange::NotFound => AdminError::NoVolume,
+        RefusedChange::OtherEpoch
+        | RefusedChange::NotOwner
+        | RefusedChange::LastInSync
+        | RefusedChange::NoRoom
+        | RefusedChange::Invalid
+        | RefusedChange::Busy
+        | RefusedChange::OtherIncarnation => AdminError::Map(why),
+    }
+}
+
+fn refused(error: AdminError) -> Step {
+    Step::Answer(AdminReply::Refused(error))
+}

@@ -15,8 +15,6 @@ use std::collections::BTreeMap;
 
 /// The stores know the map's orders by this origin.
 pub(crate) const MAP_ORIGIN: Origin = Origin(1 << 62);
-/// A process that started less than so long ago may be part of a start of the whole cluster.
-const CLUSTER_START: Duration = Duration::from_secs(10);
 /// An order that a disk could not carry out is given again after so long.
 const JOB_AGAIN: Duration = Duration::from_secs(1);
 
@@ -330,7 +328,7 @@ impl Node {
             view,
             members,
             down,
-            cluster_start: self.now.since(self.started) < CLUSTER_START,
+            cluster_start: self.links.awaits_first_sight(),
             lease: self.lease.until(),
             seed: self.prng.next_u64(),
             settings: &self.settings,

@@ -87,6 +87,8 @@ struct Peer {
     dials: BTreeMap<LinkClass, Dial>,
     /// Since when the data link has been missing.
     missing_since: Option<Instant>,
+    /// It was up in this process's life.
+    seen: bool,
     down: bool,
 }
 
@@ -155,6 +157,7 @@ impl Links {
             self.peers.entry(node).or_insert_with(|| Peer {
                 dials: CLASSES.iter().map(|class| (*class, Dial::Idle { again: now })).collect(),
                 missing_since: Some(now),
+                seen: false,
                 down: false,
             });
         }
@@ -176,6 +179,11 @@ impl Links {
 
     pub fn is_down(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_none_or(|peer| peer.down)
+    }
+
+    /// A peer has not been seen in this process's life, and there is still hope.
+    pub fn awaits_first_sight(&self) -> bool {
+        self.peers.values().any(|peer| !peer.seen && !peer.down)
     }
 
     pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -309,6 +317,7 @@ impl Links {
             if class == LinkClass::Data {
                 peer.missing_since = None;
             }
+            peer.seen = true;
             peer.down = false;
         }
         self.outputs.push_back(LinkOutput::Up { node, class });
@@ -340,7 +349,7 @@ impl Links {
     fn judge_missing(&mut self, now: Instant, node: NodeId, grace: Duration) {
         if let Some(peer) = self.peers.get_mut(&node)
             && let Some(since) = peer.missing_since
-            && now.since(since) >= grace
+            && now.since(since) >= if peer.seen { grace } else { self.settings.start_wait }
             && !peer.down
         {
             peer.down = true;
@@ -451,12 +460,10 @@ impl Links {
             Dial::Up { ping: Some(sent), .. } => *sent + settings.ping_silence,
             Dial::Up { ping: None, next_ping, .. } => *next_ping,
         });
-        let of_missing = self
-            .peers
-            .values()
-            .filter(|peer| !peer.down)
-            .filter_map(|peer| peer.missing_since)
-            .map(|since| since + settings.ping_silence);
+        let of_missing = self.peers.values().filter(|peer| !peer.down).filter_map(|peer| {
+            let wait = if peer.seen { settings.ping_silence } else { settings.start_wait };
+            peer.missing_since.map(|since| since + wait)
+        });
         of_dials.chain(of_missing).min()
     }
 

@@ -55,7 +55,6 @@ pub struct Node {
     pub(crate) config: NodeConfig,
     pub(crate) settings: NodeSettings,
     pub(crate) prng: Prng,
-    pub(crate) started: Instant,
     pub(crate) now: Instant,
     pub(crate) map: Map,
     pub(crate) index: MapIndex,
@@ -98,7 +97,6 @@ impl Node {
         };
         let mut node = Self {
             settings,
-            started: now,
             now,
             map: Map::default(),
             index: MapIndex::new(0),

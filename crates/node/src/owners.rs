@@ -133,7 +133,7 @@ impl Owners {
     }
 
     pub fn volume_settings(&self, settings: &NodeSettings) -> gabion_volume::Settings {
-        volume_settings(settings, false)
+        volume_settings(settings)
     }
 
     pub fn begin(&mut self, now: Instant, beginning: Beginning<'_>) {
@@ -146,7 +146,7 @@ impl Owners {
         let config = VolumeConfig {
             me: self.me,
             limits: settings.limits,
-            settings: volume_settings(settings, cluster_start),
+            settings: volume_settings(settings),
             seed,
             cluster_start,
             down,
@@ -417,10 +417,9 @@ impl Owners {
     }
 }
 
-fn volume_settings(settings: &NodeSettings, cluster_start: bool) -> gabion_volume::Settings {
-    let fence_wait = if cluster_start { settings.fence_wait_at_start } else { settings.fence_wait };
+fn volume_settings(settings: &NodeSettings) -> gabion_volume::Settings {
     gabion_volume::Settings {
-        fence_wait,
+        fence_wait: settings.fence_wait,
         slow_wait: settings.slow_wait,
         rebuild_wait: settings.rebuild_wait,
         fill_bytes_in_flight: settings.fill_bytes_in_flight,

@@ -25,9 +25,10 @@ pub struct NodeSettings {
     pub idle_owner_wait: Duration,
     /// A clean stop is over after so long, finished or not.
     pub stop_wait: Duration,
-    /// After a start of the whole cluster members are waited for longer.
     pub fence_wait: Duration,
-    pub fence_wait_at_start: Duration,
+    /// A peer that was not seen in this process's life counts as failed after so long: all nodes may
+    /// have lost power together.
+    pub start_wait: Duration,
     pub slow_wait: Duration,
     pub rebuild_wait: Duration,
     pub fill_bytes_in_flight: u64,
@@ -49,7 +50,7 @@ impl Default for NodeSettings {
             idle_owner_wait: Duration::from_secs(5),
             stop_wait: Duration::from_secs(8),
             fence_wait: Duration::from_secs(1),
-            fence_wait_at_start: Duration::from_secs(10),
+            start_wait: Duration::from_secs(10),
             slow_wait: Duration::from_secs(5),
             rebuild_wait: Duration::from_secs(60),
             fill_bytes_in_flight: 8 << 20,

@@ -232,6 +232,11 @@ impl Owners {
         origin.0 & OWNER_ORIGIN != 0
     }
 
+    /// What an owner asked could not be sent.
+    pub fn ask_lost(&mut self, now: Instant, volume: VolumeId, node: NodeId, class: LinkClass) {
+        self.feed(now, volume, VolumeInput::LinkLost { node, class });
+    }
+
     /// To every owner: links, nodes, the lease.
     pub fn feed_all(&mut self, now: Instant, input: &VolumeInput) {
         for volume in self.owners.keys().copied().collect::<Vec<_>>() {

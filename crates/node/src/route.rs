@@ -241,10 +241,12 @@ impl Node {
                 self.disks.request(self.now, origin, request, ask);
             }
             OwnerOutput::Ask { node, class, request, ask, .. } => {
-                // Without a link it is lost; the owner asks again once there is one.
+                // Without a link it is lost; the owner asks again once it hears of one.
                 if let Some(link) = self.links.up(node, class) {
                     let message = Message { request, body: Body::Replica(ask) };
                     self.effects.push_back(Effect::Send { link, message });
+                } else {
+                    self.owners.ask_lost(self.now, ask.volume, node, class);
                 }
             }
             OwnerOutput::Propose { volume, instance, number, change } => {

@@ -1,9 +1,10 @@
-//! Makes a file that stands for a disk.
+//! Makes a file that stands for a disk, and writes what a formatter says onto a disk.
 
 use crate::arena::AlignedBuf;
+use bytes::Bytes;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of one write; the size of a disk file is a multiple of 4096, so of the last one too.
@@ -22,6 +23,8 @@ pub enum DiskFileError {
     Fill { path: PathBuf, written: u64, error: io::Error },
     #[error("disk file {path} cannot be made durable ({error})")]
     Sync { path: PathBuf, error: io::Error },
+    #[error("disk {path} cannot be formatted ({error})")]
+    Format { path: PathBuf, error: io::Error },
 }
 
 /// Writes a new file full of zeros, so that no later write has to find space for it; `progress` is
@@ -43,11 +46,52 @@ pub fn create_disk_file(
         let _ = std::fs::remove_file(path);
         DiskFileError::Fill { path: path.to_owned(), written, error }
     })?;
-    let synced = file.sync_all().and_then(|()| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-    });
+    let synced = file.sync_all().and_then(|()| sync_name(path));
     synced.map_err(|error| DiskFileError::Sync { path: path.to_owned(), error })
+}
+
+/// A new disk file, full and formatted: `format` has what to write where. It gets its name only when
+/// all of it is durable, so that a file of that name is never half a disk.
+///
+/// Errors: as `create_disk_file`; what an interrupted call left is overwritten.
+pub fn create_formatted_disk_file(
+    path: &Path,
+    bytes: u64,
+    format: &[(u64, Bytes)],
+    progress: impl FnMut(u64),
+) -> Result<(), DiskFileError> {
+    let failed = |error| DiskFileError::Create { path: path.to_owned(), error };
+    if path.exists() {
+        return Err(failed(io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    create_disk_file(&new, bytes, progress)?;
+    write_format(&new, format)?;
+    let named = std::fs::rename(&new, path).and_then(|()| sync_name(path));
+    named.map_err(failed)
+}
+
+/// Writes what a formatter says onto a disk that is there: all of it, then a sync.
+pub fn write_format(path: &Path, format: &[(u64, Bytes)]) -> Result<(), DiskFileError> {
+    let write = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        for (offset, bytes) in format {
+            file.write_all_at(bytes, *offset)?;
+        }
+        file.sync_all()
+    };
+    write().map_err(|error| DiskFileError::Format { path: path.to_owned(), error })
+}
+
+fn sync_name(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// O_DIRECT where it is to be had: zeros of gigabytes would push all else out of the page cache.
@@ -94,5 +138,22 @@ mod tests {
         assert!(matches!(again, Err(DiskFileError::Create { .. })));
         let odd = create_disk_file(&scratch.path("disk1"), 4097, |_| {});
         assert!(matches!(odd, Err(DiskFileError::Misaligned { bytes: 4097 })));
+    }
+
+    #[test]
+    fn a_formatted_disk_file_appears_whole() {
+        let scratch = Scratch::new("disk-file");
+        let path = scratch.path("disk0");
+        std::fs::write(scratch.path("disk0.new"), "left by an interrupted start").unwrap();
+        let format = [(4096, Bytes::from(vec![7; 4096])), (0, Bytes::from(vec![1; 100]))];
+        create_formatted_disk_file(&path, 1 << 20, &format, |_| {}).unwrap();
+        let data = std::fs::read(&path).unwrap();
+        assert_eq!(data.len(), 1 << 20);
+        assert!(data[..100].iter().all(|byte| *byte == 1));
+        assert!(data[4096..8192].iter().all(|byte| *byte == 7));
+        assert!(data[8192..].iter().all(|byte| *byte == 0));
+        assert!(!scratch.path("disk0.new").exists());
+        let again = create_formatted_disk_file(&path, 1 << 20, &format, |_| {});
+        assert!(matches!(again, Err(DiskFileError::Create { .. })));
     }
 }

@@ -17,7 +17,7 @@ pub mod waker;
 pub use arena::{AlignedBuf, Arena};
 pub use clock::Clock;
 pub use disk::{DiskHandle, DiskInfo, DiskOpenError};
-pub use disk_file::{DiskFileError, create_disk_file};
+pub use disk_file::{DiskFileError, create_disk_file, create_formatted_disk_file, write_format};
 pub use engine::{Engine, Event};
 pub use setup::{EngineConfig, EngineError, IoMode, Setup, Warning};
 pub use sockets::{ConnHandle, HangUp, ListenerHandle};

@@ -16,21 +16,42 @@ pub struct ProposalNumber(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// Takes its place in the order. Never refused but by `GuestDone`.
-    Guest { ticket: Ticket, op: GuestOp },
+    Guest {
+        ticket: Ticket,
+        op: GuestOp,
+    },
     /// The committed map's word on this volume, in the order of the log; the first one makes the
     /// owner and begins the takeover. One that names another owner ends it.
-    View { view: VolumeView, owned: bool },
+    View {
+        view: VolumeView,
+        owned: bool,
+    },
     /// The outcome of a proposal, after the view that it led to.
-    Proposed { number: ProposalNumber, outcome: Outcome },
-    Answer { request: RequestId, answer: ReplicaAnswer },
+    Proposed {
+        number: ProposalNumber,
+        outcome: Outcome,
+    },
+    Answer {
+        request: RequestId,
+        answer: ReplicaAnswer,
+    },
     /// What is in flight to that node on that class is lost: done or not, no answer will come.
-    LinkLost { node: NodeId, class: LinkClass },
+    LinkLost {
+        node: NodeId,
+        class: LinkClass,
+    },
     /// It can be asked (again).
-    LinkUp { node: NodeId },
+    LinkUp {
+        node: NodeId,
+    },
     /// It counts as failed: closed for 200 ms of failed reconnects, or silent for 1 s.
-    NodeDown { node: NodeId },
+    NodeDown {
+        node: NodeId,
+    },
     /// The lease holds until then; the driver's clock, this node's. Later or earlier than before.
-    Lease { until: Instant },
+    Lease {
+        until: Instant,
+    },
     /// A setting changed.
     Settings(Settings),
     /// Finish what is in flight, admit nothing new, settle, propose `Release`.
@@ -54,9 +75,20 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// To the node that the disk hangs on, or to this node's own store.
-    Ask { node: NodeId, class: LinkClass, request: RequestId, ask: ReplicaRequest },
-    GuestDone { ticket: Ticket, result: GuestResult },
-    Propose { number: ProposalNumber, change: OwnerChange },
+    Ask {
+        node: NodeId,
+        class: LinkClass,
+        request: RequestId,
+        ask: ReplicaRequest,
+    },
+    GuestDone {
+        ticket: Ticket,
+        result: GuestResult,
+    },
+    Propose {
+        number: ProposalNumber,
+        change: OwnerChange,
+    },
     /// At least one segment serves (once): sessions may be opened.
     Serving,
     /// All is answered and settled; nothing is owned any more (once). The `Release` was committed,

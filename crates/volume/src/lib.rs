@@ -1,1 +1,26 @@
 #![doc = include_str!("../README.md")]
+
+mod asks;
+mod disks;
+mod fill;
+mod gather;
+mod guest;
+mod io;
+mod members;
+mod order;
+mod proposals;
+mod read;
+mod release;
+mod segment;
+mod settle;
+mod tail;
+mod takeover;
+mod volume;
+mod window;
+mod write;
+
+pub use io::{
+    Effect, FillStats, Input, MemberFailure, ProposalNumber, Settings, Ticket, VolumeEvent,
+    VolumeStats,
+};
+pub use volume::{Volume, VolumeConfig};

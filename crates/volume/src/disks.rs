@@ -1,0 +1,157 @@
+//! What the owner knows of disks and of the nodes that they hang on.
+
+use crate::io::MemberFailure;
+use gabion_types::{DiskId, Duration, Instant, NodeId};
+use gabion_wire::LinkClass;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A disk that failed again within so long is taken back more slowly each time.
+const FLAP_WINDOW: Duration = Duration::from_secs(600);
+const RETURN_AFTER: Duration = Duration::from_secs(10);
+const RETURN_AFTER_MAX: Duration = Duration::from_secs(120);
+/// After so long a slow or full disk is tried again.
+pub(crate) const FORGIVE_AFTER: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    /// It has durably refused all older owners of this volume.
+    pub(crate) fenced: bool,
+    /// The last word on what may be in flight to it.
+    pub(crate) credit: Option<u64>,
+    /// Write bytes that it has not answered yet.
+    pub(crate) bytes_out: u64,
+    pub(crate) asks_out: u32,
+    /// It fails as a whole, since then.
+    pub(crate) failed: Option<(MemberFailure, Instant)>,
+    /// It has no room for new replicas, since then.
+    pub(crate) full: Option<Instant>,
+    failures: u32,
+    failed_last: Instant,
+}
+
+impl Disk {
+    /// It was removed for a failure.
+    pub(crate) fn note_failure(&mut self, now: Instant) {
+        if now.since(self.failed_last) > FLAP_WINDOW {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failed_last = now;
+    }
+
+    /// The first return is taken at once, later ones with a growing distance.
+    pub(crate) fn may_return(&self, now: Instant) -> bool {
+        let Some(doublings) = self.failures.checked_sub(2) else { return true };
+        let wait = RETURN_AFTER.saturating_mul(1 << doublings.min(8)).min(RETURN_AFTER_MAX);
+        now.since(self.failed_last) >= wait
+    }
+}
+
+/// Which nodes can be asked.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    down: BTreeSet<NodeId>,
+    away: BTreeSet<(NodeId, LinkClass)>,
+}
+
+const CLASSES: [LinkClass; 3] = [LinkClass::Control, LinkClass::Data, LinkClass::Bulk];
+
+impl Links {
+    pub(crate) fn is_down(&self, node: NodeId) -> bool {
+        self.down.contains(&node)
+    }
+
+    pub(crate) fn is_away(&self, node: NodeId, class: LinkClass) -> bool {
+        self.away.contains(&(node, class))
+    }
+
+    pub(crate) fn lose(&mut self, node: NodeId, class: LinkClass) {
+        self.away.insert((node, class));
+    }
+
+    pub(crate) fn note_down(&mut self, node: NodeId) {
+        self.down.insert(node);
+        self.away.extend(CLASSES.map(|class| (node, class)));
+    }
+
+    pub(crate) fn note_up(&mut self, node: NodeId) {
+        self.down.remove(&node);
+        self.away.retain(|(away, _)| *away != node);
+    }
+}
+
+/// All disks that this owner ever met, and where they hang.
+#[derive(Debug, Default)]
+pub(crate) struct Disks {
+    disks: BTreeMap<DiskId, Disk>,
+    homes: BTreeMap<DiskId, NodeId>,
+}
+
+impl Disks {
+    pub(crate) fn learn(&mut self, homes: &BTreeMap<DiskId, NodeId>) {
+        self.homes.extend(homes);
+    }
+
+    /// Errors: none for a disk that no view named a home for.
+    pub(crate) fn home(&self, disk: DiskId) -> Option<NodeId> {
+        self.homes.get(&disk).copied()
+    }
+
+    pub(crate) fn get(&self, disk: DiskId) -> Option<&Disk> {
+        self.disks.get(&disk)
+    }
+
+    pub(crate) fn get_mut(&mut self, disk: DiskId) -> &mut Disk {
+        self.disks.entry(disk).or_default()
+    }
+
+    /// Disks of this node start with a clean slate but for their fences.
+    pub(crate) fn forgive_node(&mut self, node: NodeId) {
+        for (disk, state) in &mut self.disks {
+            if self.homes.get(disk) == Some(&node) {
+                state.failed = None;
+                state.full = None;
+            }
+        }
+    }
+
+    /// Slow and full ones get another chance. True when one did.
+    pub(crate) fn forgive_old(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for state in self.disks.values_mut() {
+            let slow = matches!(state.failed, Some((MemberFailure::Slow, since))
+                if now.since(since) >= FORGIVE_AFTER);
+            let full = state.full.is_some_and(|since| now.since(since) >= FORGIVE_AFTER);
+            if slow {
+                state.failed = None;
+            }
+            if full {
+                state.full = None;
+            }
+            any |= slow || full;
+        }
+        any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_return_is_taken_at_once_and_later_ones_more_slowly() {
+        let at = |secs| Instant::ZERO + Duration::from_secs(secs);
+        let mut disk = Disk::default();
+        assert!(disk.may_return(at(0)));
+        disk.note_failure(at(1));
+        assert!(disk.may_return(at(1)));
+        disk.note_failure(at(5));
+        assert!(!disk.may_return(at(14)));
+        assert!(disk.may_return(at(15)));
+        disk.note_failure(at(20));
+        assert!(!disk.may_return(at(39)));
+        assert!(disk.may_return(at(40)));
+        disk.note_failure(at(1000));
+        assert!(disk.may_return(at(1000)));
+    }
+}

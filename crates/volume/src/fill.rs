@@ -1,0 +1,426 @@
+//! Filling joiners: compare a source's table with the joiner's, and install what differs. Delta,
+//! full rebuild and resumed rebuild are this one loop.
+
+use crate::asks::Purpose;
+use crate::gather::Gather;
+use crate::io::VolumeEvent;
+use crate::segment::JoinStep;
+use crate::tail::RUN_BLOCKS_MAX;
+use crate::volume::Volume;
+use crate::window::{PAGE_ENTRIES, Window};
+use bytes::Bytes;
+use gabion_types::{BlockIndex, BlockInfo, BlockRange, DiskId, Epoch, Instant, SegmentIndex, Seq};
+use gabion_wire::{EpochStart, LinkClass, ReplicaOp};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Joiners that are filled at a time.
+const FILLS_AT_ONCE: usize = 4;
+
+/// A joiner: its segment and disk.
+pub(crate) type JoinerKey = (SegmentIndex, DiskId);
+
+#[derive(Debug)]
+pub(crate) struct Fill {
+    /// Told apart from what was asked for the same joiner before its members changed.
+    id: u64,
+    joined: Epoch,
+    /// What is compared: seqs above the first, and epochs from the second on.
+    seq_above: Seq,
+    epoch_from: Option<Epoch>,
+    /// Whose table is compared; none: to be picked.
+    source: Option<DiskId>,
+    window: Window,
+    cut: bool,
+    queued: VecDeque<BlockRange>,
+    running: BTreeMap<u32, Gather>,
+    given: u32,
+    began: Instant,
+    copied_bytes: u64,
+    /// All is installed; the seq that comes next is being made durable on it.
+    marking: bool,
+}
+
+impl Fill {
+    /// Everything below is installed.
+    pub(crate) fn position(&self) -> BlockIndex {
+        self.window.from
+    }
+
+    fn bytes_in_flight(&self) -> u64 {
+        self.running.values().map(|gather| gather.range().bytes()).sum()
+    }
+}
+
+/// The runs of a window in which the joiner differs from its source. What it has from J on came
+/// by writes, or by settling, and is as good as the source's.
+// rule: volume/compare-both-sides
+fn differing(
+    window: &Window,
+    joiner: DiskId,
+    source: DiskId,
+    joined: Epoch,
+) -> VecDeque<BlockRange> {
+    let mut blocks = Vec::new();
+    for (block, row) in window.rows() {
+        let of = |disk: DiskId| row.iter().find(|(side, _)| *side == disk).map(|(_, info)| *info);
+        let same =
+            |a: &BlockInfo, b: &BlockInfo| (a.version, a.kind, a.crc) == (b.version, b.kind, b.crc);
+        let skip = match (of(joiner), of(source)) {
+            (Some(own), Some(theirs)) => own.version.epoch >= joined || same(&own, &theirs),
+            (Some(own), None) => own.version.epoch >= joined,
+            (None, _) => false,
+        };
+        if !skip {
+            blocks.push(block);
+        }
+    }
+    ranges(&blocks)
+}
+
+/// Ascending blocks as runs.
+fn ranges(blocks: &[BlockIndex]) -> VecDeque<BlockRange> {
+    let mut ranges: VecDeque<(BlockIndex, u32)> = VecDeque::new();
+    for block in blocks {
+        match ranges.back_mut() {
+            Some((first, count))
+                if first.plus(*count) == *block && (*count as usize) < RUN_BLOCKS_MAX =>
+            {
+                *count += 1;
+            }
+            Some(_) | None => ranges.push_back((*block, 1)),
+        }
+    }
+    ranges.into_iter().filter_map(|(first, count)| BlockRange::new(first, count)).collect()
+}
+
+impl Volume {
+    /// Begins what may begin, and takes all fills as far as they go now.
+    pub(crate) fn pump_fills(&mut self, now: Instant) {
+        let ready: Vec<JoinerKey> = self
+            .joiners
+            .iter()
+            .filter(|key| !self.fills.contains_key(key) && self.may_fill(now, **key))
+            .take(FILLS_AT_ONCE.saturating_sub(self.fills.len()))
+            .copied()
+            .collect();
+        for key in ready {
+            self.begin_fill(now, key);
+        }
+        let keys: Vec<JoinerKey> = self.fills.keys().copied().collect();
+        for key in keys {
+            self.pump_fill(now, key);
+        }
+    }
+
+    /// A stand-in for a silent node's replica waits, and for good where that one is on its way back.
+    fn may_fill(&self, now: Instant, (index, disk): JoinerKey) -> bool {
+        let members = self.members(index);
+        let segment = self.segment(index);
+        let Some(joining) = members.joining(disk) else { return false };
+        let Some(joiner) = segment.joiners.get(&disk) else { return false };
+        let real = members.joining.iter().filter(|joining| !joining.fill_waits).count();
+        let enough = members.in_sync.len() + real >= usize::from(self.view.rf);
+        let waits =
+            joining.fill_waits && (enough || now.since(joiner.seen) < self.settings.rebuild_wait);
+        segment.is_serving() && joiner.frozen().is_some() && !waits && self.releasing.is_none()
+    }
+
+    fn begin_fill(&mut self, now: Instant, key: JoinerKey) {
+        let (index, disk) = key;
+        let Some(joining) = self.members(index).joining(disk).copied() else { return };
+        let joiner = self.segment(index).joiners.get(&disk);
+        let Some(frozen) = joiner.and_then(|joiner| joiner.frozen()) else { return };
+        self.fills_given += 1;
+        let fill = Fill {
+            id: self.fills_given,
+            joined: joining.joined,
+            seq_above: if joining.compare_all { Seq::ZERO } else { frozen },
+            epoch_from: joining.left,
+            source: None,
+            window: Window::new(BlockIndex::new(0), std::iter::empty()),
+            cut: false,
+            queued: VecDeque::new(),
+            running: BTreeMap::new(),
+            given: 0,
+            began: now,
+            copied_bytes: 0,
+            marking: false,
+        };
+        let full = joining.compare_all || joining.left.is_none();
+        self.fills.insert(key, fill);
+        self.event(VolumeEvent::FillStarted { disk, segment: index.get(), full });
+    }
+
+    /// The segment's members changed: its fills go on from where they are with a source of now.
+    pub(crate) fn drop_fills(&mut self, index: SegmentIndex) {
+        let keys: Vec<JoinerKey> =
+            self.fills.keys().filter(|(segment, _)| *segment == index).copied().collect();
+        for key in keys {
+            let joined = self.members(index).joining(key.1).map(|joining| joining.joined);
+            let Some(fill) = self.fills.get_mut(&key) else { continue };
+            self.fill_bytes -= fill.bytes_in_flight();
+            if joined != Some(fill.joined) {
+                self.fills.remove(&key);
+                continue;
+            }
+            self.fills_given += 1;
+            fill.id = self.fills_given;
+            fill.source = None;
+            fill.cut = false;
+            fill.marking = false;
+            fill.queued.clear();
+            fill.running.clear();
+            fill.window = Window::new(fill.window.from, std::iter::empty());
+        }
+        self.drop_asks(|ask| {
+            ask.purpose.segment() == Some(index)
+                && matches!(
+                    ask.purpose,
+                    Purpose::FillTable { .. }
+                        | Purpose::FillRead { .. }
+                        | Purpose::Install { .. }
+                        | Purpose::FillMark { .. }
+                )
+        });
+    }
+
+    fn pump_fill(&mut self, now: Instant, key: JoinerKey) {
+        let (index, joiner) = key;
+        self.retry_fill_reads(now, key);
+        loop {
+            let source = self.pick_source(index, LinkClass::Bulk, |_| true);
+            let budget = self.settings.fill_bytes_in_flight;
+            let Some(fill) = self.fills.get_mut(&key) else { return };
+            if fill.marking {
+                return;
+            }
+            let Some(source) = fill.source else {
+                if source.is_none() {
+                    return;
+                }
+                fill.source = source;
+                self.ask_fill_tables(now, key);
+                return;
+            };
+            if !fill.window.is_whole() {
+                return;
+            }
+            if !fill.cut {
+                fill.cut = true;
+                fill.queued = differing(&fill.window, joiner, source, fill.joined);
+            }
+            if let Some(range) = fill.queued.front().copied()
+                && (self.fill_bytes == 0 || self.fill_bytes + range.bytes() <= budget)
+            {
+                fill.queued.pop_front();
+                fill.given += 1;
+                let run = fill.given;
+                fill.running.insert(run, Gather::new(range, None));
+                self.fill_bytes += range.bytes();
+                self.advance_fill(now, key, run);
+                continue;
+            }
+            if !fill.running.is_empty() || !fill.queued.is_empty() {
+                return;
+            }
+            match fill.window.end() {
+                Some(from) => {
+                    fill.window = Window::new(from, std::iter::empty());
+                    fill.cut = false;
+                    self.ask_fill_tables(now, key);
+                }
+                None => self.mark_filled(now, key),
+            }
+        }
+    }
+
+    fn ask_fill_tables(&mut self, now: Instant, key: JoinerKey) {
+        let (segment, joiner) = key;
+        let Some(fill) = self.fills.get_mut(&key) else { return };
+        let Some(source) = fill.source else { return };
+        let (from, id) = (fill.window.from, fill.id);
+        fill.window = Window::new(from, [source, joiner].into_iter());
+        let scan = ReplicaOp::Scan {
+            segment,
+            from,
+            seq_above: fill.seq_above,
+            epoch_from: fill.epoch_from,
+            entries_max: PAGE_ENTRIES,
+        };
+        for disk in [source, joiner] {
+            let purpose = Purpose::FillTable { segment, joiner, fill: id, from };
+            self.ask(now, disk, LinkClass::Bulk, scan.clone(), purpose);
+        }
+    }
+
+    fn fill_mut(&mut self, key: JoinerKey, id: u64) -> Option<&mut Fill> {
+        self.fills.get_mut(&key).filter(|fill| fill.id == id)
+    }
+
+    pub(crate) fn on_fill_table(
+        &mut self,
+        key: JoinerKey,
+        (id, from): (u64, BlockIndex),
+        disk: DiskId,
+        entries: Vec<BlockInfo>,
+        next: Option<BlockIndex>,
+    ) -> bool {
+        self.fills_dirty = true;
+        let Some(fill) = self.fill_mut(key, id) else { return true };
+        fill.window.from != from || fill.window.put(disk, entries, next)
+    }
+
+    /// Reads a run from the next source, or installs it. What is unreadable in every in-sync
+    /// replica is lost, and stays so on the joiner.
+    fn advance_fill(&mut self, now: Instant, key: JoinerKey, run: u32) {
+        let (segment, joiner) = key;
+        let Some(fill) = self.fills.get(&key) else { return };
+        let Some(gather) = fill.running.get(&run) else { return };
+        let (id, range, joined) = (fill.id, gather.range(), fill.joined);
+        let in_sync = &self.members(segment).in_sync;
+        let all_tried = in_sync.iter().all(|disk| gather.was_tried(*disk));
+        let next = self.pick_source(segment, LinkClass::Bulk, |disk| {
+            !gather.was_tried(disk) && !gather.avoids(disk)
+        });
+        let whole = gather.is_whole();
+        let Some(gather) = self.fills.get_mut(&key).and_then(|fill| fill.running.get_mut(&run))
+        else {
+            return;
+        };
+        if !whole && let Some(disk) = next {
+            gather.asked = Some(disk);
+            let purpose = Purpose::FillRead { segment, joiner, fill: id, run };
+            let read = ReplicaOp::Read { segment, range };
+            self.ask(now, disk, LinkClass::Bulk, read, purpose);
+            return;
+        }
+        if !whole && !all_tried {
+            return;
+        }
+        let lost = gather.lose_the_rest();
+        let repairs = gather.repairs();
+        gather.asked = Some(joiner);
+        let (blocks, data) = (gather.infos().collect(), gather.payload());
+        lost.iter().for_each(|info| self.note_lost(segment, info.block));
+        if lost.is_empty() {
+            for (disk, blocks, data) in repairs {
+                self.repair(now, segment, disk, blocks, data);
+            }
+        }
+        let op = ReplicaOp::Install { segment, joined, blocks, data };
+        let purpose = Purpose::Install { segment, joiner, fill: id, run };
+        self.ask(now, joiner, LinkClass::Bulk, op, purpose);
+    }
+
+    pub(crate) fn on_fill_read(
+        &mut self,
+        now: Instant,
+        key: JoinerKey,
+        (id, run): (u64, u32),
+        disk: DiskId,
+        blocks: &[BlockInfo],
+        data: &Bytes,
+    ) -> bool {
+        let Some(fill) = self.fill_mut(key, id) else { return true };
+        let Some(gather) = fill.running.get_mut(&run) else { return true };
+        gather.asked = None;
+        let fits = gather.absorb(disk, blocks, data).is_ok();
+        self.advance_fill(now, key, run);
+        fits
+    }
+
+    /// The source did not answer: another one, or later.
+    pub(crate) fn on_fill_read_failed(
+        &mut self,
+        now: Instant,
+        key: JoinerKey,
+        (id, run): (u64, u32),
+        disk: DiskId,
+    ) {
+        let Some(fill) = self.fill_mut(key, id) else { return };
+        let Some(gather) = fill.running.get_mut(&run) else { return };
+        gather.asked = None;
+        gather.avoid(disk);
+        self.advance_fill(now, key, run);
+    }
+
+    fn retry_fill_reads(&mut self, now: Instant, key: JoinerKey) {
+        let Some(fill) = self.fills.get_mut(&key) else { return };
+        let idle = fill.running.iter_mut().filter(|(_, gather)| gather.asked.is_none());
+        let idle: Vec<u32> = idle
+            .map(|(run, gather)| {
+                gather.avoid_nobody();
+                *run
+            })
+            .collect();
+        for run in idle {
+            self.advance_fill(now, key, run);
+        }
+    }
+
+    pub(crate) fn on_installed(&mut self, key: JoinerKey, id: u64, run: u32) {
+        self.fills_dirty = true;
+        let Some(fill) = self.fill_mut(key, id) else { return };
+        let Some(gather) = fill.running.remove(&run) else { return };
+        let bytes = gather.range().bytes();
+        fill.copied_bytes += bytes;
+        self.fill_bytes -= bytes;
+        self.counts.filled_bytes += bytes;
+    }
+
+    /// Everything is installed. Before the promotion the joiner learns which seq comes next: so a
+    /// later owner can tell it from one that was rolled back, even if nothing is written meanwhile.
+    fn mark_filled(&mut self, now: Instant, key: JoinerKey) {
+        let (segment, joiner) = key;
+        let epoch = self.view.owner_epoch;
+        let next = self.segment(segment).seqs.next();
+        let Some(fill) = self.fills.get_mut(&key) else { return };
+        fill.marking = true;
+        let purpose = Purpose::FillMark { segment, joiner, fill: fill.id };
+        let starts = vec![EpochStart { segment, epoch, next }];
+        self.ask(now, joiner, LinkClass::Data, ReplicaOp::EpochStart { starts }, purpose);
+    }
+
+    pub(crate) fn on_fill_marked(&mut self, now: Instant, key: JoinerKey, id: u64) {
+        let (index, disk) = key;
+        let Some(fill) = self.fill_mut(key, id) else { return };
+        let (copied_bytes, took) = (fill.copied_bytes, now.since(fill.began));
+        self.fills.remove(&key);
+        self.set_join_step(index, disk, JoinStep::Filled);
+        self.event(VolumeEvent::FillDone { disk, segment: index.get(), copied_bytes, took });
+        self.members_dirty = true;
+        self.fills_dirty = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gabion_types::{BlockKind, Crc, Version};
+
+    const JOINER: DiskId = DiskId::new(1);
+    const SOURCE: DiskId = DiskId::new(2);
+
+    fn epoch(value: u64) -> Epoch {
+        Epoch::new(value).unwrap()
+    }
+
+    fn entry(block: u32, at: u64, seq: u64) -> BlockInfo {
+        let version = Version::new(epoch(at), Seq::new(seq));
+        let crc = Crc::default();
+        BlockInfo { block: BlockIndex::new(block), kind: BlockKind::Zero, version, crc }
+    }
+
+    // rule: volume/compare-both-sides
+    #[test]
+    fn what_either_side_has_and_the_other_has_not_is_copied() {
+        let mut window = Window::new(BlockIndex::new(0), [SOURCE, JOINER].into_iter());
+        // Same; newer at the source; only at the source; only the joiner's own tail; its own since J.
+        let source = vec![entry(0, 1, 5), entry(1, 2, 9), entry(2, 2, 10), entry(4, 1, 3)];
+        let joiner = vec![entry(0, 1, 5), entry(1, 1, 6), entry(3, 1, 99), entry(4, 3, 11)];
+        assert!(window.put(SOURCE, source, None));
+        assert!(window.put(JOINER, joiner, None));
+        let runs = differing(&window, JOINER, SOURCE, epoch(3));
+        assert_eq!(runs, [BlockRange::new(BlockIndex::new(1), 3).unwrap()]);
+    }
+}

@@ -1,0 +1,192 @@
+//! The order of requests on one segment: an op is one request's part in it.
+
+use crate::gather::Gather;
+use crate::volume::Volume;
+use bytes::Bytes;
+use gabion_types::{
+    BlockRange, Crc, DiskId, Instant, IoError, MappedExtent, SegmentIndex, Seq, Version,
+};
+
+/// Numbers ops in the order in which they took their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OpId(pub(crate) u64);
+
+/// An op's place in the order of its segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) id: OpId,
+    pub(crate) range: BlockRange,
+    pub(crate) write: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Op {
+    /// The request that it is a part of, and the how-manieth.
+    pub(crate) arrival: u64,
+    pub(crate) part: usize,
+    pub(crate) segment: SegmentIndex,
+    pub(crate) range: BlockRange,
+    pub(crate) kind: OpKind,
+    pub(crate) state: OpState,
+}
+
+#[derive(Debug)]
+pub(crate) enum OpKind {
+    /// Units: bytes within the range's blocks.
+    Read {
+        skip: usize,
+        take: usize,
+    },
+    Status {
+        skip: usize,
+        take: usize,
+    },
+    Write {
+        data: Bytes,
+        crcs: Vec<Crc>,
+    },
+    Zero,
+    /// Part of one block: the block is read, the patch laid over it, and then it is a write.
+    Merge {
+        within: usize,
+        patch: Bytes,
+    },
+}
+
+impl OpKind {
+    pub(crate) fn is_write(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Zero | Self::Merge { .. } => true,
+            Self::Read { .. } | Self::Status { .. } => false,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum OpState {
+    /// For an earlier op, the segment, the lease, or a replica to ask. Stalled: nobody could be
+    /// asked; it is tried again when something changes.
+    Waiting {
+        stalled: bool,
+    },
+    /// Reading: for a guest, or what a patch is laid over.
+    Fetching(Box<Gather>),
+    /// Asking for the table: for a guest's status, or whether a write only overwrites.
+    Looking {
+        asked: DiskId,
+        passed: Vec<DiskId>,
+    },
+    Writing(Writing),
+}
+
+#[derive(Debug)]
+pub(crate) struct Writing {
+    pub(crate) version: Version,
+    /// All seqs that it had, the present one last.
+    pub(crate) seqs: Vec<Seq>,
+    /// Members that have not answered this version.
+    pub(crate) missing: Vec<DiskId>,
+    /// How often its last member was full.
+    pub(crate) full: u32,
+}
+
+/// What an op gives to its request.
+#[derive(Debug)]
+pub(crate) enum Yield {
+    Done,
+    Read(Bytes),
+    Status(Vec<MappedExtent>),
+}
+
+impl Volume {
+    /// Gives an op its place in the order.
+    pub(crate) fn place(&mut self, op: Op) {
+        self.ops_given += 1;
+        let id = OpId(self.ops_given);
+        let place = Place { id, range: op.range, write: op.kind.is_write() };
+        let segment = self.segment_mut(op.segment);
+        segment.order.push(place);
+        segment.waiting.insert(id);
+        self.dirty.insert(op.segment);
+        self.ops.insert(id, op);
+    }
+
+    /// Begins what waits, oldest first, as far as it can begin.
+    pub(crate) fn begin_waiting(&mut self, now: Instant, index: SegmentIndex) {
+        if self.releasing.is_some() || self.proposals.is_releasing() {
+            return;
+        }
+        let waiting: Vec<OpId> = self.segment(index).waiting.iter().copied().collect();
+        for id in waiting {
+            if self.begun >= self.limits.requests_per_volume.max(1) {
+                self.crowded.insert(index);
+                return;
+            }
+            let Some(op) = self.ops.get(&id) else { continue };
+            let OpState::Waiting { stalled: false } = op.state else { continue };
+            let (range, write) = (op.range, op.kind.is_write());
+            if !self.segment(index).is_blocked(id, range, write) {
+                self.begin(now, id);
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Instant, id: OpId) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let segment = op.segment;
+        enum Begin {
+            Fetch,
+            Look,
+            Write,
+        }
+        let begin = match op.kind {
+            OpKind::Read { .. } | OpKind::Merge { .. } => Begin::Fetch,
+            OpKind::Status { .. } => Begin::Look,
+            OpKind::Write { .. } | OpKind::Zero => Begin::Write,
+        };
+        self.segment_mut(segment).waiting.remove(&id);
+        self.begun += 1;
+        match begin {
+            Begin::Fetch => self.begin_fetch(now, id),
+            Begin::Look => self.begin_look(now, id),
+            Begin::Write => self.begin_write(now, id),
+        }
+    }
+
+    /// Back to waiting, in its old place.
+    pub(crate) fn wait_again(&mut self, id: OpId, stalled: bool) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let segment = op.segment;
+        op.state = OpState::Waiting { stalled };
+        self.begun -= 1;
+        self.segment_mut(segment).waiting.insert(id);
+        if !stalled {
+            self.dirty.insert(segment);
+        }
+    }
+
+    /// What could ask nobody tries again.
+    pub(crate) fn wake_stalled(&mut self) {
+        for op in self.ops.values_mut() {
+            if let OpState::Waiting { stalled } = &mut op.state
+                && *stalled
+            {
+                *stalled = false;
+                self.dirty.insert(op.segment);
+            }
+        }
+    }
+
+    /// The op leaves the order, and its request gets what it was for.
+    pub(crate) fn finish(&mut self, now: Instant, id: OpId, result: Result<Yield, IoError>) {
+        let Some(op) = self.ops.remove(&id) else { return };
+        if !matches!(op.state, OpState::Waiting { .. }) {
+            self.begun -= 1;
+        }
+        self.segment_mut(op.segment).leave(id);
+        self.dirty.insert(op.segment);
+        let crowded = std::mem::take(&mut self.crowded);
+        self.dirty.extend(crowded);
+        self.give(now, op.arrival, op.part, result);
+    }
+}

@@ -1,0 +1,115 @@
+//! The seqs of one segment: which were given, which are open, and up to where all is settled.
+
+use gabion_types::{Instant, Seq};
+use std::collections::BTreeSet;
+
+/// Seqs given by this owner in one segment.
+///
+/// Invariants: an open seq is one whose write is neither on every member nor void. Settled never
+/// reaches an open seq, and never one above the highest that was really written: a replica's
+/// highest seq is never below a settled seq that another one heard.
+#[derive(Debug, Default)]
+pub(crate) struct Seqs {
+    next: Seq,
+    open: BTreeSet<Seq>,
+    /// The highest seq that every member has, by a write or by the start of the epoch.
+    top: Seq,
+    /// The settled seq that members were told last.
+    told: Seq,
+    /// When to tell it without a write.
+    pub(crate) tell_at: Option<Instant>,
+}
+
+impl Seqs {
+    /// After `EpochStart(next)` is durable on every member.
+    pub(crate) fn start(next: Seq) -> Self {
+        Self { next, top: next.previous(), ..Self::default() }
+    }
+
+    /// The seq that the next write gets.
+    pub(crate) fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// A new seq, open from now on.
+    pub(crate) fn give(&mut self) -> Seq {
+        let seq = self.next;
+        self.next = seq.next();
+        self.open.insert(seq);
+        seq
+    }
+
+    /// The write that had these seqs, one after the other, is on every member by the last of them.
+    // rule: volume/replaced-seq-settles-with-its-replacement
+    pub(crate) fn resolve(&mut self, seqs: &[Seq]) {
+        self.void(seqs);
+        self.top = seqs.last().copied().unwrap_or_default().max(self.top);
+    }
+
+    /// The write that had these seqs failed at its only member.
+    pub(crate) fn void(&mut self, seqs: &[Seq]) {
+        seqs.iter().for_each(|seq| {
+            self.open.remove(seq);
+        });
+    }
+
+    /// Up to here every write is on every in-sync replica, or void.
+    pub(crate) fn settled(&self) -> Seq {
+        self.open.first().map_or(self.top, |seq| seq.previous().min(self.top))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// The settled seq, noted as told.
+    pub(crate) fn tell(&mut self) -> Seq {
+        self.told = self.settled();
+        self.told
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        self.told == self.settled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settled_stops_below_the_first_open_seq() {
+        let mut seqs = Seqs::start(Seq::new(10));
+        assert_eq!(seqs.settled(), Seq::new(9));
+        let (first, second) = (seqs.give(), seqs.give());
+        assert_eq!(seqs.settled(), Seq::new(9));
+        seqs.resolve(&[second]);
+        assert_eq!(seqs.settled(), Seq::new(9));
+        seqs.resolve(&[first]);
+        assert_eq!(seqs.settled(), second);
+    }
+
+    // rule: volume/replaced-seq-settles-with-its-replacement
+    #[test]
+    fn a_replaced_seq_is_settled_only_with_its_replacement() {
+        let mut seqs = Seqs::start(Seq::new(1));
+        let old = seqs.give();
+        let other = seqs.give();
+        let new = seqs.give();
+        seqs.resolve(&[other]);
+        assert_eq!(seqs.settled(), Seq::ZERO);
+        seqs.resolve(&[old, new]);
+        assert_eq!(seqs.settled(), new);
+    }
+
+    #[test]
+    fn a_void_seq_is_settled_only_below_a_written_one() {
+        let mut seqs = Seqs::start(Seq::new(5));
+        let void = seqs.give();
+        seqs.void(&[void]);
+        assert_eq!(seqs.settled(), Seq::new(4));
+        let written = seqs.give();
+        seqs.resolve(&[written]);
+        assert_eq!(seqs.settled(), written);
+    }
+}

@@ -1,0 +1,484 @@
+//! The owner: its facts, the one place where inputs come in and the one where conclusions are drawn.
+
+use crate::asks::Asks;
+use crate::disks::{Disks, Links};
+use crate::fill::Fill;
+use crate::guest::Request;
+use crate::io::{
+    Effect, FillStats, Input, MemberFailure, Settings, Ticket, VolumeEvent, VolumeStats,
+};
+use crate::order::{Op, OpId};
+use crate::proposals::Proposals;
+use crate::release::Releasing;
+use crate::segment::Segment;
+use crate::takeover::Takeover;
+use gabion_types::{
+    BLOCK_BYTES, BlockIndex, DiskId, Duration, Instant, Limits, NodeId, Prng, SegmentIndex,
+    SegmentMembers, VolumeView,
+};
+use gabion_wire::{LinkClass, ReplicaOp};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The owner looks after what has no moment of its own so often while something is in flight.
+const LOOK_BUSY: Duration = Duration::from_millis(100);
+/// And so often while only copies are missing.
+const LOOK_DEGRADED: Duration = Duration::from_secs(1);
+/// A segment without writes for so long tells its members how far it is settled.
+pub(crate) const TELL_AFTER: Duration = Duration::from_millis(200);
+/// After a start of the whole cluster, members are waited for so many times longer.
+const CLUSTER_START_FACTOR: u32 = 10;
+/// Segments named in one message.
+pub(crate) const SEGMENTS_PER_MESSAGE: usize = 1024;
+/// Lost blocks listed at once.
+const LOST_LISTED_MAX: usize = 1024;
+
+/// What an owner is told when it is made.
+#[derive(Clone, Debug)]
+pub struct VolumeConfig {
+    /// The node that owns.
+    pub me: NodeId,
+    pub limits: Limits,
+    pub settings: Settings,
+    pub seed: u64,
+    /// The whole cluster has just started: members are waited for longer.
+    pub cluster_start: bool,
+    /// Nodes that are known to be silent: they are not waited for.
+    pub down: Vec<NodeId>,
+}
+
+/// The owner of one volume.
+#[derive(Debug)]
+pub struct Volume {
+    pub(crate) me: NodeId,
+    pub(crate) limits: Limits,
+    pub(crate) settings: Settings,
+    pub(crate) prng: Prng,
+    pub(crate) view: VolumeView,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) disks: Disks,
+    pub(crate) links: Links,
+    pub(crate) asks: Asks,
+    pub(crate) effects: VecDeque<Effect>,
+
+    pub(crate) ops: BTreeMap<OpId, Op>,
+    pub(crate) ops_given: u64,
+    /// Ops that have begun: fetching or writing.
+    pub(crate) begun: u32,
+    pub(crate) requests: BTreeMap<u64, Request>,
+    pub(crate) arrivals: u64,
+    pub(crate) flushes: Vec<Ticket>,
+    /// Segments with ops that begin when there is room.
+    pub(crate) crowded: BTreeSet<SegmentIndex>,
+
+    pub(crate) lease_until: Instant,
+    /// A replica knows of a newer owner: nothing is admitted any more.
+    pub(crate) superseded: bool,
+    pub(crate) ended: bool,
+    pub(crate) releasing: Option<Releasing>,
+    pub(crate) proposals: Proposals,
+
+    /// Segments to look at in `conclude`.
+    pub(crate) dirty: BTreeSet<SegmentIndex>,
+    /// Something that membership depends on has changed.
+    pub(crate) members_dirty: bool,
+    /// Copies are missing or too many.
+    pub(crate) degraded: bool,
+    pub(crate) serving_segments: usize,
+    pub(crate) announced: bool,
+    pub(crate) began: Instant,
+    pub(crate) fence_until: Option<Instant>,
+    pub(crate) tails_running: u32,
+    pub(crate) tails_waiting: BTreeSet<SegmentIndex>,
+    pub(crate) starts: BTreeSet<SegmentIndex>,
+    pub(crate) settled_blocks: u64,
+    pub(crate) lost_blocks: u64,
+
+    pub(crate) joiners: BTreeSet<(SegmentIndex, DiskId)>,
+    pub(crate) fills: BTreeMap<(SegmentIndex, DiskId), Fill>,
+    pub(crate) fills_given: u64,
+    pub(crate) fills_dirty: bool,
+    pub(crate) fill_bytes: u64,
+
+    tells: BTreeSet<(Instant, SegmentIndex)>,
+    looked: Instant,
+    look_at: Option<Instant>,
+    pub(crate) lost: BTreeSet<(SegmentIndex, BlockIndex)>,
+    pub(crate) counts: VolumeStats,
+}
+
+impl Volume {
+    /// Takes the volume over: the view says that `config.me` owns it.
+    pub fn new(config: VolumeConfig, view: VolumeView, now: Instant) -> Self {
+        let mut disks = Disks::default();
+        disks.learn(&view.homes);
+        let mut links = Links::default();
+        config.down.iter().filter(|node| **node != config.me).for_each(|node| {
+            links.note_down(*node);
+        });
+        let mut settings = config.settings;
+        if config.cluster_start {
+            settings.fence_wait = settings.fence_wait.saturating_mul(CLUSTER_START_FACTOR);
+        }
+        let mut volume = Self {
+            me: config.me,
+            limits: config.limits,
+            settings,
+            prng: Prng::new(config.seed),
+            view,
+            segments: Vec::new(),
+            disks,
+            links,
+            asks: Asks::default(),
+            effects: VecDeque::new(),
+            ops: BTreeMap::new(),
+            ops_given: 0,
+            begun: 0,
+            requests: BTreeMap::new(),
+            arrivals: 0,
+            flushes: Vec::new(),
+            crowded: BTreeSet::new(),
+            lease_until: Instant::ZERO,
+            superseded: false,
+            ended: false,
+            releasing: None,
+            proposals: Proposals::default(),
+            dirty: BTreeSet::new(),
+            members_dirty: true,
+            degraded: false,
+            serving_segments: 0,
+            announced: false,
+            began: now,
+            fence_until: None,
+            tails_running: 0,
+            tails_waiting: BTreeSet::new(),
+            starts: BTreeSet::new(),
+            settled_blocks: 0,
+            lost_blocks: 0,
+            joiners: BTreeSet::new(),
+            fills: BTreeMap::new(),
+            fills_given: 0,
+            fills_dirty: false,
+            fill_bytes: 0,
+            tells: BTreeSet::new(),
+            looked: now,
+            look_at: None,
+            lost: BTreeSet::new(),
+            counts: VolumeStats::default(),
+        };
+        volume.take_new_segments(now);
+        volume.settings.fence_wait = config.settings.fence_wait;
+        volume.conclude(now);
+        volume
+    }
+
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.ended {
+            return;
+        }
+        match input {
+            Input::Guest { ticket, op } => self.handle_guest(now, ticket, op),
+            Input::View { view, owned } => self.handle_view(now, view, owned),
+            Input::Proposed { number, outcome } => self.handle_proposed(now, number, outcome),
+            Input::Answer { request, answer } => self.handle_answer(now, request, answer),
+            Input::LinkLost { node, class } => self.handle_link_lost(now, node, class),
+            Input::LinkUp { node } => self.handle_link_up(now, node),
+            Input::NodeDown { node } => self.handle_node_down(now, node),
+            Input::Lease { until } => self.handle_lease(now, until),
+            Input::Settings(settings) => {
+                self.settings = settings;
+                self.fills_dirty = true;
+            }
+            Input::Release => self.handle_release(now),
+            Input::Tick => {}
+        }
+        self.conclude(now);
+    }
+
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.ended {
+            return None;
+        }
+        let tell = self.tells.first().map(|(at, _)| *at);
+        [tell, self.look_at, self.fence_until].into_iter().flatten().min()
+    }
+
+    /// `Serving` was said, and ownership has not ended.
+    pub fn is_serving(&self) -> bool {
+        self.announced && !self.ended
+    }
+
+    /// Guests' requests that are not answered.
+    pub fn in_flight(&self) -> usize {
+        self.requests.len() + self.flushes.len()
+    }
+
+    /// The epoch at which this owner took over.
+    pub fn owner_epoch(&self) -> gabion_types::Epoch {
+        self.view.owner_epoch
+    }
+
+    pub fn stats(&self) -> VolumeStats {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let waiting = self.segments.iter().map(|segment| segment.waiting.len()).sum();
+        VolumeStats {
+            serving: self.is_serving(),
+            held_requests: count(waiting),
+            in_flight: count(self.in_flight()),
+            fills: self.joiners.iter().map(|key| self.fill_stats(*key)).collect(),
+            held_segments: self
+                .segments
+                .iter()
+                .filter(|segment| segment.held)
+                .map(|segment| segment.index.get())
+                .collect(),
+            lost: self.lost_runs(),
+            ..self.counts.clone()
+        }
+    }
+
+    fn fill_stats(&self, (segment, disk): (SegmentIndex, DiskId)) -> FillStats {
+        let fill = self.fills.get(&(segment, disk));
+        FillStats {
+            segment: segment.get(),
+            disk,
+            copied_bytes: fill.map_or(0, |fill| u64::from(fill.position().get()) * BLOCK_BYTES),
+            total_bytes: self.limits.segment.bytes(),
+            waiting: fill.is_none(),
+        }
+    }
+
+    /// Runs of lost blocks: segment, first block, count.
+    fn lost_runs(&self) -> Vec<(u32, u32, u32)> {
+        let mut runs: Vec<(u32, u32, u32)> = Vec::new();
+        for (segment, block) in &self.lost {
+            match runs.last_mut() {
+                Some((last, first, count))
+                    if *last == segment.get() && *first + *count == block.get() =>
+                {
+                    *count += 1;
+                }
+                Some(_) | None => runs.push((segment.get(), block.get(), 1)),
+            }
+        }
+        runs
+    }
+
+    pub(crate) fn note_lost(&mut self, segment: SegmentIndex, block: BlockIndex) {
+        if self.lost.len() < LOST_LISTED_MAX {
+            self.lost.insert((segment, block));
+        }
+    }
+
+    pub(crate) fn segment(&self, index: SegmentIndex) -> &Segment {
+        &self.segments[index.get() as usize]
+    }
+
+    pub(crate) fn segment_mut(&mut self, index: SegmentIndex) -> &mut Segment {
+        &mut self.segments[index.get() as usize]
+    }
+
+    pub(crate) fn members(&self, index: SegmentIndex) -> &SegmentMembers {
+        &self.view.segments[index.get() as usize]
+    }
+
+    pub(crate) fn event(&mut self, event: VolumeEvent) {
+        self.effects.push_back(Effect::Event(event));
+    }
+
+    /// The lease holds, and no newer owner is known.
+    // promise: one-owner
+    pub(crate) fn may_serve(&self, now: Instant) -> bool {
+        now < self.lease_until && !self.superseded && !self.ended
+    }
+
+    fn handle_lease(&mut self, now: Instant, until: Instant) {
+        let had = self.may_serve(now);
+        self.lease_until = until;
+        if !had && self.may_serve(now) {
+            self.wake_all();
+        }
+    }
+
+    /// Every segment with requests is looked at.
+    pub(crate) fn wake_all(&mut self) {
+        let busy = self.segments.iter().filter(|segment| !segment.order.is_empty());
+        let busy: Vec<SegmentIndex> = busy.map(|segment| segment.index).collect();
+        self.dirty.extend(busy);
+    }
+
+    pub(crate) fn fail_disk(&mut self, now: Instant, disk: DiskId, why: MemberFailure) {
+        let state = self.disks.get_mut(disk);
+        if state.failed.is_none() {
+            state.failed = Some((why, now));
+        }
+        self.members_dirty = true;
+    }
+
+    /// The one place where conclusions are drawn from what is known.
+    fn conclude(&mut self, now: Instant) {
+        self.look_after(now);
+        self.tell_settled(now);
+        while !self.ended {
+            while let Some(index) = self.dirty.pop_first() {
+                self.progress(now, index);
+            }
+            self.start_epochs(now);
+            if std::mem::take(&mut self.members_dirty) {
+                self.look_at_members();
+                self.propose(now);
+            }
+            if std::mem::take(&mut self.fills_dirty) {
+                self.pump_fills(now);
+            }
+            if self.dirty.is_empty() && !self.members_dirty && !self.fills_dirty {
+                break;
+            }
+        }
+        self.finish_flushes(now);
+        self.conclude_release(now);
+        self.announce(now);
+        self.arm(now);
+    }
+
+    /// Takes one segment as far as it goes now.
+    fn progress(&mut self, now: Instant, index: SegmentIndex) {
+        if !self.segment(index).is_serving() {
+            self.progress_takeover(now, index);
+        }
+        if self.segment(index).is_serving() && self.may_serve(now) {
+            self.acknowledge(now, index);
+            self.begin_waiting(now, index);
+        }
+    }
+
+    /// What has no input of its own: time.
+    fn look_after(&mut self, now: Instant) {
+        if self.fence_until.is_some_and(|until| until <= now) {
+            self.stop_waiting_for_fences(now);
+        }
+        if now.since(self.looked) < LOOK_BUSY {
+            return;
+        }
+        self.looked = now;
+        self.ask_again(now);
+        self.look_for_slow(now);
+        self.answer_held_too_long(now);
+        self.wake_stalled();
+        self.members_dirty |= self.disks.forgive_old(now) || self.degraded;
+        self.fills_dirty |= !self.joiners.is_empty();
+    }
+
+    fn arm(&mut self, now: Instant) {
+        let busy = self.asks.len() > 0
+            || !self.requests.is_empty()
+            || !self.flushes.is_empty()
+            || self.releasing.is_some()
+            || self.proposals.wait_for(now);
+        let every = if busy {
+            Some(LOOK_BUSY)
+        } else if self.degraded || !self.joiners.is_empty() {
+            Some(LOOK_DEGRADED)
+        } else {
+            None
+        };
+        self.look_at = every.map(|every| (self.looked + every).max(now + Duration::from_millis(1)));
+    }
+
+    pub(crate) fn tell_later(&mut self, now: Instant, index: SegmentIndex) {
+        let segment = self.segment_mut(index);
+        if segment.seqs.tell_at.is_none() && !segment.seqs.is_told() {
+            let at = now + TELL_AFTER;
+            segment.seqs.tell_at = Some(at);
+            self.tells.insert((at, index));
+        }
+    }
+
+    fn tell_settled(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        while let Some((at, index)) = self.tells.first().copied().filter(|(at, _)| *at <= now) {
+            self.tells.remove(&(at, index));
+            self.segment_mut(index).seqs.tell_at = None;
+            due.push(index);
+        }
+        self.tell_settled_of(&due);
+    }
+
+    /// Tells in-sync members how far these segments are settled. One that left never hears of it,
+    /// and a joiner keeps its own.
+    // rule: volume/settled-goes-to-in-sync-only
+    pub(crate) fn tell_settled_of(&mut self, segments: &[SegmentIndex]) {
+        let mut told: BTreeMap<DiskId, Vec<_>> = BTreeMap::new();
+        for index in segments {
+            let segment = self.segment_mut(*index);
+            if !segment.is_serving() || segment.seqs.is_told() {
+                continue;
+            }
+            let settled = segment.seqs.tell();
+            for disk in &self.members(*index).in_sync {
+                told.entry(*disk).or_default().push((*index, settled));
+            }
+        }
+        for (disk, settled) in told {
+            for chunk in settled.chunks(SEGMENTS_PER_MESSAGE) {
+                self.tell(disk, LinkClass::Data, ReplicaOp::Advance { settled: chunk.to_vec() });
+            }
+        }
+    }
+
+    /// Says once that it serves: every segment serves or is held, and one serves.
+    fn announce(&mut self, now: Instant) {
+        let held = |volume: &Self| {
+            let held = volume.segments.iter();
+            held.filter(|segment| segment.held && !segment.is_serving()).count()
+        };
+        if self.announced || self.ended || self.serving_segments == 0 {
+            return;
+        }
+        // The count of held ones walks all segments: only once the rest could be enough.
+        let undecided = self.segments.len() - self.serving_segments;
+        if undecided > 0 && undecided != held(self) {
+            return;
+        }
+        self.announced = true;
+        self.effects.push_back(Effect::Serving);
+        let segments = u32::try_from(self.segments.len()).unwrap_or(u32::MAX);
+        self.event(VolumeEvent::TookOver {
+            segments,
+            settled_blocks: self.settled_blocks,
+            lost_blocks: self.lost_blocks,
+            took: now.since(self.began),
+        });
+    }
+
+    /// Nothing is owned any more. What guests wait for stays with the node.
+    // promise: one-owner
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
+        self.requests.clear();
+        self.flushes.clear();
+        self.ops.clear();
+        self.effects.push_back(Effect::Ended);
+    }
+
+    /// Segments of the view that are not known yet: each is taken over.
+    pub(crate) fn take_new_segments(&mut self, now: Instant) {
+        let known = self.segments.len();
+        let until = now + self.settings.fence_wait;
+        for index in known..self.view.segments.len() {
+            let index = SegmentIndex::new(u32::try_from(index).expect("segments count in 32 bits"));
+            self.segments.push(Segment::new(index, Takeover::new(until)));
+            self.dirty.insert(index);
+        }
+        if self.segments.len() > known {
+            self.fence_until = Some(self.fence_until.map_or(until, |earlier| earlier.min(until)));
+            let new: Vec<SegmentIndex> =
+                self.segments[known..].iter().map(|segment| segment.index).collect();
+            new.iter().for_each(|index| self.learn_joiners(now, *index));
+            self.fence(now, &new);
+        }
+    }
+}

@@ -32,9 +32,10 @@ pub const DISKS_MAX: usize = 4096;
 pub const VOLUMES_MAX: usize = 16_384;
 /// Segments of one volume: 16 TiB at 256 MiB.
 pub const SEGMENTS_MAX: u32 = 65_536;
-/// In-sync, joining and stale replicas of one segment. Full: no joiner is added, and the stale
-/// replica that left first is dropped.
-pub const REPLICAS_MAX: usize = 8;
+/// In-sync and joining replicas of one segment. Full: no joiner is added.
+pub const WRITE_SET_MAX: usize = 6;
+/// Stale replicas of one segment. Full: the one that left first is dropped.
+pub const STALE_MAX: usize = 4;
 /// Earlier incarnations of a node that are remembered, so that none of them registers again.
 pub const PAST_MAX: usize = 64;
 /// Bytes of a name, an address or a path. Longer ones are refused.
@@ -191,3 +192,6 @@ impl Map {
         self.events.push_back(MapEvent { index: self.applied, what });
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

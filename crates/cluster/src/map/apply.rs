@@ -180,7 +180,7 @@ impl Map {
         self.note(Fact::DiskFailed { disk: id });
         self.forget_stale_on(id);
         self.give_up_unmade_on(&[id]);
-        self.finish_deleted(drops.into_keys().map(|(volume, _)| volume).collect());
+        self.finish_deleted(drops.into_keys().collect());
         Ok(())
     }
 
@@ -257,10 +257,6 @@ impl DiskEntry {
     fn new(uuid: [u8; 16], node: NodeId, capacity_bytes: u64, path: String) -> Self {
         let state = DiskState::InService;
         Self { uuid, node, capacity_bytes, path, state, to_drop: BTreeMap::new() }
-    }
-
-    pub fn is_in_service(&self) -> bool {
-        self.state == DiskState::InService
     }
 }
 

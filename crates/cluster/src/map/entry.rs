@@ -39,7 +39,7 @@ pub struct DiskEntry {
     pub state: DiskState,
     /// Replicas that this disk is to drop, each until `Dropped` says that it has. None of them is a
     /// member or stale in the map.
-    pub(crate) to_drop: BTreeMap<(VolumeId, SegmentIndex), DropMark>,
+    pub(crate) to_drop: BTreeMap<VolumeId, BTreeMap<SegmentIndex, DropMark>>,
 }
 
 /// Which replica is dropped: its creation epoch, and the volume's epoch when it was ordered.
@@ -95,11 +95,31 @@ pub struct Growth {
     pub waiting: BTreeSet<DiskId>,
 }
 
+impl DiskEntry {
+    pub fn is_in_service(&self) -> bool {
+        self.state == DiskState::InService
+    }
+
+    /// It has a replica of that segment that it is still to drop.
+    pub fn is_to_drop(&self, volume: VolumeId, segment: SegmentIndex) -> bool {
+        self.to_drop.get(&volume).is_some_and(|segments| segments.contains_key(&segment))
+    }
+
+    pub(crate) fn dropped(&mut self, (volume, segment): (VolumeId, SegmentIndex)) {
+        let Some(segments) = self.to_drop.get_mut(&volume) else { return };
+        segments.remove(&segment);
+        if segments.is_empty() {
+            self.to_drop.remove(&volume);
+        }
+    }
+}
+
 impl VolumeEntry {
     /// On every change of owner or of members.
     pub(crate) fn raise_epoch(&mut self) -> Epoch {
         self.epoch = self.epoch.next();
-        self.clean = false;
+        // Nobody has written yet to one that is in the making.
+        self.clean = matches!(self.state, VolumeState::Creating { .. });
         self.epoch
     }
 

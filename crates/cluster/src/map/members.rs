@@ -5,7 +5,7 @@ use crate::event::Fact;
 use crate::map::entry::DropMark;
 use crate::map::orders::segment_at;
 use crate::map::room::{Avoid, Room};
-use crate::map::{Map, NodeState, REPLICAS_MAX};
+use crate::map::{Map, NodeState, STALE_MAX, WRITE_SET_MAX};
 use gabion_types::{
     DiskId, Epoch, Joining, NodeId, OwnerChange, Promotion, RefusedChange, Removal, SegmentIndex,
     SegmentMembers, Stale, VolumeId,
@@ -68,7 +68,7 @@ impl Map {
                 *segment = members;
             }
         }
-        for (disk, segment, creation) in done.drops {
+        for ((segment, disk), creation) in done.drops {
             self.order_drop(disk, id, segment, DropMark { creation, epoch });
         }
         for ((kind, disk), segments) in done.tally {
@@ -127,7 +127,8 @@ struct Draft<'a> {
 #[derive(Default)]
 struct Done {
     touched: BTreeMap<usize, SegmentMembers>,
-    drops: Vec<(DiskId, SegmentIndex, Epoch)>,
+    /// With the segment's creation epoch.
+    drops: BTreeMap<(SegmentIndex, DiskId), Epoch>,
     tally: BTreeMap<(Kind, DiskId), u32>,
 }
 
@@ -196,15 +197,15 @@ impl<'a> Draft<'a> {
         let members = self.segment(index)?;
         let creation = members.creation;
         if leaver.was_joining && members.in_sync.len() >= rf {
-            self.done.drops.push((disk, index, creation));
+            self.done.drops.insert((index, disk), creation);
             return Ok(());
         }
         members.stale.push(leaver.stale);
-        if replicas(members) > REPLICAS_MAX {
+        if members.stale.len() > STALE_MAX {
             let oldest = members.stale.iter().enumerate().min_by_key(|(_, stale)| stale.left);
             if let Some(place) = oldest.map(|(place, _)| place) {
                 let stale = members.stale.remove(place);
-                self.done.drops.push((stale.disk, index, creation));
+                self.done.drops.insert((index, stale.disk), creation);
                 self.count(Kind::Forgotten, stale.disk);
             }
         }
@@ -249,18 +250,19 @@ impl<'a> Draft<'a> {
     fn add_named(&mut self, index: SegmentIndex, disk: DiskId) -> Result<bool, RefusedChange> {
         let entry = self.map.disk(disk).filter(|entry| entry.is_in_service());
         let Some(entry) = entry else { return Ok(false) };
-        let fresh = !entry.to_drop.contains_key(&(self.volume, index))
+        let fresh = !entry.is_to_drop(self.volume, index)
             && self.room().has(disk)
             && !self.homes(index).contains(&entry.node);
         let joined = self.epoch;
         let members = self.segment(index)?;
-        if members.write_set().any(|member| member == disk) {
+        let full = members.write_set().count() >= WRITE_SET_MAX;
+        if full || members.write_set().any(|member| member == disk) {
             return Ok(false);
         }
         let stale = members.stale.iter().position(|stale| stale.disk == disk);
         let joining = match stale {
             Some(place) => back(members.stale.remove(place), joined),
-            None if fresh && replicas(members) < REPLICAS_MAX => new_joiner(disk, joined, false),
+            None if fresh => new_joiner(disk, joined, false),
             None => return Ok(false),
         };
         members.joining.push(joining);
@@ -278,7 +280,7 @@ impl<'a> Draft<'a> {
         let Ok(members) = self.segment(index) else {
             return false;
         };
-        if members.write_set().count() >= rf || replicas(members) >= REPLICAS_MAX {
+        if members.write_set().count() >= rf {
             return false;
         }
         let stale: Vec<_> = members.stale.iter().map(|stale| stale.disk).collect();
@@ -287,8 +289,10 @@ impl<'a> Draft<'a> {
         avoid.rather_not.extend(stale.iter().filter_map(|disk| self.home(*disk)));
         avoid.disks.extend(stale);
         let pending = self.map.disks.iter();
-        let pending = pending.filter(|(_, disk)| disk.to_drop.contains_key(&(volume, index)));
+        let pending = pending.filter(|(_, disk)| disk.is_to_drop(volume, index));
         avoid.disks.extend(pending.map(|(disk, _)| *disk));
+        let of_it = (index, DiskId::new(0))..=(index, DiskId::new(u32::MAX));
+        avoid.disks.extend(self.done.drops.range(of_it).map(|((_, disk), _)| *disk));
         let Some(disk) = self.room().pick(&avoid) else {
             return false;
         };
@@ -326,7 +330,7 @@ impl<'a> Draft<'a> {
             let place = members.stale.iter().position(|stale| stale.disk == *disk);
             members.stale.remove(place.ok_or(RefusedChange::NotFound)?);
             let creation = members.creation;
-            self.done.drops.push((*disk, *index, creation));
+            self.done.drops.insert((*index, *disk), creation);
             self.count(Kind::Forgotten, *disk);
         }
         Ok(())
@@ -389,10 +393,6 @@ fn back(stale: Stale, joined: Epoch) -> Joining {
 
 fn new_joiner(disk: DiskId, joined: Epoch, fill_waits: bool) -> Joining {
     Joining { disk, joined, left: None, compare_all: true, fill_waits }
-}
-
-fn replicas(members: &SegmentMembers) -> usize {
-    members.write_set().count() + members.stale.len()
 }
 
 fn epoch_of(change: &OwnerChange) -> Epoch {

@@ -86,20 +86,20 @@ impl Map {
     /// Replicas that disks of this node have to drop. Gone, or not there at all: `Dropped`.
     pub fn drops_for(&self, node: NodeId) -> Vec<DropOrder> {
         let disks = self.disks.iter().filter(|(_, disk)| disk.node == node);
-        disks
-            .flat_map(|(disk, entry)| {
-                entry.to_drop.iter().map(|((volume, segment), mark)| DropOrder {
+        let mut orders = Vec::new();
+        for (disk, entry) in disks {
+            for (volume, segments) in &entry.to_drop {
+                let epoch = self.volumes.get(volume).map_or(Epoch::ZERO, |volume| volume.epoch);
+                orders.extend(segments.iter().map(|(segment, mark)| DropOrder {
                     volume: *volume,
                     segment: *segment,
                     disk: *disk,
                     creation: mark.creation,
-                    epoch: self
-                        .volumes
-                        .get(volume)
-                        .map_or(mark.epoch, |volume| volume.epoch.max(mark.epoch)),
-                })
-            })
-            .collect()
+                    epoch: epoch.max(mark.epoch),
+                }));
+            }
+        }
+        orders
     }
 
     /// The map names this replica: in-sync, joining, stale or in the making.

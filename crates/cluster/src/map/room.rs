@@ -94,7 +94,8 @@ impl Room {
             let sum = self.by_node.values().map(|free| u128::from((*free).min(segments)));
             sum.sum::<u128>() >= u128::from(segments) * u128::from(rf)
         };
-        let (mut low, mut high) = (0, self.by_node.values().copied().max().unwrap_or(0));
+        let total = self.by_node.values().fold(0_u64, |sum, free| sum.saturating_add(*free));
+        let (mut low, mut high) = (0, total / u64::from(rf.max(1)));
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if fits(middle) { low = middle } else { high = middle - 1 }
@@ -115,7 +116,8 @@ pub(crate) fn promised(map: &Map) -> BTreeMap<DiskId, u64> {
         }
     }
     for (disk, entry) in &map.disks {
-        let drops = u64::try_from(entry.to_drop.len()).unwrap_or(u64::MAX);
+        let drops = entry.to_drop.values().map(BTreeMap::len).sum::<usize>();
+        let drops = u64::try_from(drops).unwrap_or(u64::MAX);
         *promised.entry(*disk).or_insert(0) += drops;
     }
     promised

@@ -234,7 +234,7 @@ impl Map {
         mark: DropMark,
     ) {
         if let Some(disk) = self.disks.get_mut(&disk).filter(|disk| disk.is_in_service()) {
-            disk.to_drop.insert((volume, segment), mark);
+            disk.to_drop.entry(volume).or_default().insert(segment, mark);
         }
     }
 
@@ -249,7 +249,7 @@ impl Map {
             return Err(RefusedChange::Invalid);
         }
         for replica in replicas {
-            disk.to_drop.remove(replica);
+            disk.dropped(*replica);
         }
         self.finish_deleted(replicas.iter().map(|(volume, _)| *volume).collect());
         Ok(())
@@ -260,9 +260,7 @@ impl Map {
         for id in volumes {
             let deleting =
                 self.volumes.get(&id).is_some_and(|entry| entry.state == VolumeState::Deleting);
-            let of_it = (id, SegmentIndex::new(0))..=(id, SegmentIndex::new(u32::MAX));
-            let left =
-                self.disks.values().any(|disk| disk.to_drop.range(of_it.clone()).next().is_some());
+            let left = self.disks.values().any(|disk| disk.to_drop.contains_key(&id));
             if deleting && !left {
                 self.volumes.remove(&id);
             }

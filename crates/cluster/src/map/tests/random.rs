@@ -1,0 +1,398 @@
+//! Whatever the log holds: the map never panics and keeps its invariants.
+
+use super::{GIB, MIB, Small};
+use crate::command::{Change, Command, Proposer};
+use crate::event::EVENTS_MAX;
+use crate::map::{DiskState, Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
+use crate::placement::place;
+use gabion_types::{
+    ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, NodeId, Outcome, OwnerChange,
+    Promotion, Removal, SegmentIndex, SegmentMembers, VolumeId,
+};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// What holds after every entry.
+pub(crate) fn check(map: &Map) {
+    assert!(map.events.len() <= EVENTS_MAX);
+    let mut names = BTreeSet::new();
+    for volume in map.volumes.values() {
+        check_volume(map, volume);
+        if volume.state != VolumeState::Deleting {
+            assert!(names.insert(volume.spec.name.clone()), "two of one name");
+        }
+    }
+    for (id, disk) in &map.disks {
+        assert!(disk.state == DiskState::InService || disk.to_drop.is_empty());
+        for (volume, segments) in &disk.to_drop {
+            assert!(map.volumes.contains_key(volume), "an order without a volume");
+            assert!(!segments.is_empty());
+            for segment in segments.keys() {
+                let members = map.members(*volume, *segment);
+                let named = members.is_some_and(|members| holders(members).contains(id));
+                assert!(!named, "{id} is to drop what it is a member of");
+            }
+        }
+    }
+}
+
+fn check_volume(map: &Map, volume: &VolumeEntry) {
+    let growth = volume.growth.iter().flat_map(|growth| &growth.segments);
+    for members in volume.segments.iter().chain(growth) {
+        assert!(!members.in_sync.is_empty());
+        let all = holders(members);
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "a disk twice");
+        assert!(all.iter().all(|disk| map.disks.contains_key(disk)));
+        assert!(members.write_set().count() <= WRITE_SET_MAX);
+        assert!(members.stale.len() <= STALE_MAX);
+        assert!(members.creation <= volume.epoch);
+        assert!(members.joining.iter().all(|joining| joining.joined <= volume.epoch));
+        assert!(members.stale.iter().all(|stale| stale.left <= volume.epoch));
+    }
+    assert!(volume.owner_epoch <= volume.epoch);
+    if let Some((node, incarnation)) = volume.owner {
+        let node = &map.nodes[&node];
+        assert_eq!((node.incarnation, node.state), (incarnation, NodeState::Alive));
+        assert_eq!(volume.state, VolumeState::Ready);
+    }
+    match &volume.state {
+        VolumeState::Creating { waiting } => assert!(!waiting.is_empty() && volume.clean),
+        VolumeState::Ready => {
+            let growth = volume.growth.as_ref();
+            assert!(growth.is_none_or(|growth| !growth.waiting.is_empty()));
+        }
+        VolumeState::Deleting => {
+            assert!(volume.segments.is_empty() && volume.growth.is_none());
+            let left = map.disks.values().any(|disk| disk.to_drop.contains_key(&volume.id));
+            assert!(left, "nothing left to drop");
+        }
+    }
+}
+
+fn holders(members: &SegmentMembers) -> Vec<DiskId> {
+    crate::map::room::holders(members).collect()
+}
+
+/// Members or the owner changed: then so did the epoch. It never falls.
+fn check_epochs(before: &Map, after: &Map) {
+    for (id, old) in &before.volumes {
+        let Some(new) = after.volumes.get(id) else { continue };
+        assert!(new.epoch >= old.epoch);
+        let changed = old.owner != new.owner
+            || old.segments != new.segments
+            || old.spec != new.spec
+            || old.owner_epoch != new.owner_epoch;
+        assert!(!changed || new.epoch > old.epoch, "{old:?} -> {new:?}");
+    }
+}
+
+/// Numbers that become a command which often makes sense in the map as it is.
+#[derive(Clone, Copy, Debug)]
+struct Dice([u32; 5]);
+
+impl Dice {
+    fn pick<T: Copy>(self, place: usize, items: impl Iterator<Item = T>) -> Option<T> {
+        let items: Vec<_> = items.collect();
+        let index = self.0[place] as usize;
+        items.get(index % items.len().max(1)).copied()
+    }
+
+    fn volume(self, map: &Map) -> Option<VolumeId> {
+        self.pick(1, map.volumes.keys().copied())
+    }
+
+    fn disk(self, map: &Map) -> DiskId {
+        self.pick(3, map.disks.keys().copied()).unwrap_or(DiskId::new(1))
+    }
+
+    /// Nearly always the present one.
+    fn epoch(self, present: Epoch) -> Epoch {
+        if self.0[4].is_multiple_of(17) { present.next() } else { present }
+    }
+
+    fn change(self, map: &Map, node: NodeId, incarnation: Incarnation) -> Option<Change> {
+        let disk = self.disk(map);
+        Some(match self.0[0] % 24 {
+            0 => Change::DiskFailed { disk },
+            1 => {
+                let mut uuid = [9; 16];
+                uuid[0] = u8::try_from(self.0[1] % 200).unwrap();
+                let path = String::new();
+                Change::AddDisk { node, uuid, capacity_bytes: GIB, path }
+            }
+            2 => {
+                let segments = 1 + self.0[1] % 4;
+                let rf = u8::try_from(1 + self.0[2] % 3).unwrap();
+                let placement = place(map, segments, rf).ok()?;
+                let name = format!("v{}", self.0[3] % 8);
+                let spec = Small::spec(&name, u64::from(segments) * MIB, rf);
+                Change::CreateVolume { spec, placement }
+            }
+            3..=6 => {
+                let order = self.pick(1, map.creates_for(node).into_iter())?;
+                let (volume, disk, creation) = (order.volume, order.disk, order.creation);
+                Change::Created { volume, disk, creation }
+            }
+            7 => {
+                let volume = self.volume(map)?;
+                let entry = &map.volumes[&volume];
+                let more = self.0[2] % 3;
+                let placement = place(map, more, entry.spec.rf).ok()?;
+                let segments = u64::try_from(entry.segments.len()).unwrap() + u64::from(more);
+                Change::ResizeVolume { volume, size_bytes: segments * MIB, placement }
+            }
+            8 => {
+                let volume = self.volume(map)?;
+                Change::DeleteVolume { volume, force: self.0[2].is_multiple_of(3) }
+            }
+            9 | 10 => {
+                let order = self.pick(1, map.drops_for(node).into_iter())?;
+                let replicas = vec![(order.volume, order.segment)];
+                Change::Dropped { disk: order.disk, replicas }
+            }
+            11..=13 => {
+                let volume = self.volume(map)?;
+                let epoch = self.epoch(map.volumes[&volume].epoch);
+                Change::TakeOver { volume, epoch, node, incarnation }
+            }
+            14 => Change::Lead { term: map.term + u64::from(self.0[1] % 2) },
+            15 => {
+                let node = self.pick(2, map.nodes.keys().copied())?;
+                let incarnation = map.nodes[&node].incarnation;
+                Change::Expire { node, incarnation, term: map.term }
+            }
+            16 | 17 => Change::Revive { node, incarnation },
+            _ => {
+                let volume = self.volume(map)?;
+                let change = self.owner_change(&map.volumes[&volume]);
+                Change::Owner { volume, change }
+            }
+        })
+    }
+
+    fn owner_change(self, volume: &VolumeEntry) -> OwnerChange {
+        let epoch = self.epoch(volume.epoch);
+        let place = self.0[2] as usize % volume.segments.len().max(1);
+        let segment = SegmentIndex::new(u32::try_from(place).unwrap());
+        let members = volume.segments.get(place);
+        let named = members.map(holders).unwrap_or_default();
+        let disk = self.pick(3, named.into_iter()).unwrap_or(DiskId::new(self.0[3] % 9));
+        let flag = |bit: u32| self.0[4] >> bit & 1 == 1;
+        match self.0[0] / 24 % 8 {
+            0..=2 => {
+                let removal = Removal { segment, disk, compare_all: flag(5), may_return: flag(6) };
+                OwnerChange::RemoveMembers { epoch, removals: vec![removal], add_joiner: flag(7) }
+            }
+            3 => OwnerChange::AddJoining { epoch, joins: vec![(segment, Some(disk))] },
+            4 => OwnerChange::AddJoining { epoch, joins: vec![(segment, None)] },
+            5 => {
+                let joining = members.and_then(|members| members.joining.first());
+                let promotes = joining.map(|joining| Promotion {
+                    segment,
+                    disk: joining.disk,
+                    joined: joining.joined,
+                });
+                OwnerChange::Promote { epoch, promotes: promotes.into_iter().collect() }
+            }
+            6 => OwnerChange::Forget { epoch, stale: vec![(segment, disk)] },
+            _ => OwnerChange::Release { epoch, clean: flag(5) },
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    // rule: cluster/each-proposal-once
+    // rule: cluster/in-sync-never-empty
+    #[test]
+    fn every_log_keeps_the_invariants(
+        nodes in 1_u32..6,
+        dice in proptest::collection::vec(any::<[u32; 5]>(), 1..160),
+    ) {
+        let mut small = Small::new(nodes, 2);
+        for dice in dice.into_iter().map(Dice) {
+            let before = small.map.clone();
+            let node = 1 + dice.0[4] / 256 % nodes;
+            if dice.0[4].is_multiple_of(61) {
+                small.register(node);
+                check(&small.map);
+                check_epochs(&before, &small.map);
+                continue;
+            }
+            let incarnation = small.incarnation(node);
+            let change = dice.change(&small.map, NodeId::new(node), incarnation);
+            let Some(change) = change else { continue };
+            let outcome = small.by(node, change);
+            check_epochs(&before, &small.map);
+            if outcome != Outcome::Done {
+                prop_assert_eq!(&before.volumes, &small.map.volumes);
+                prop_assert_eq!(&before.disks, &small.map.disks);
+            }
+            let again = dice.0[1] as usize % small.log.len();
+            let old = small.log[again].clone();
+            let before = small.map.clone();
+            small.apply(old.from, old.change);
+            let applied = small.map.applied;
+            prop_assert_eq!(Map { applied, ..before }, small.map.clone());
+        }
+        let mut again = Map::default();
+        for (index, command) in small.log.iter().enumerate() {
+            let index = u64::try_from(index).unwrap() + 1;
+            again.apply(MapIndex::new(index), command);
+        }
+        prop_assert_eq!(&again, &small.map);
+        let text = serde_json::to_string(&small.map).unwrap();
+        prop_assert_eq!(&serde_json::from_str::<Map>(&text).unwrap(), &small.map);
+    }
+
+    #[test]
+    fn no_command_panics(commands in proptest::collection::vec(command(), 1..40)) {
+        let mut small = Small::with_volume(3, 2, 3);
+        small.take_over(1);
+        for mut command in commands {
+            if let Some(node) = small.map.node(command.from.node) {
+                command.from.incarnation = node.incarnation;
+            }
+            let before = small.map.clone();
+            small.apply(command.from, command.change);
+            check(&small.map);
+            check_epochs(&before, &small.map);
+        }
+    }
+}
+
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![6 => 0_u32..6, 1 => any::<u32>()]
+}
+
+fn wide() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => 0_u64..6, 1 => any::<u64>(), 1 => Just(u64::MAX), 2 => (0_u64..9).prop_map(|n| n * MIB)]
+}
+
+/// Also above what `Epoch::new` allows: it comes from the log, not from its constructor.
+fn epoch() -> impl Strategy<Value = Epoch> {
+    wide().prop_map(|value| serde_json::from_str(&value.to_string()).unwrap())
+}
+
+fn volume() -> impl Strategy<Value = VolumeId> {
+    number().prop_map(VolumeId::new)
+}
+
+fn disk() -> impl Strategy<Value = DiskId> {
+    number().prop_map(DiskId::new)
+}
+
+fn node() -> impl Strategy<Value = NodeId> {
+    number().prop_map(NodeId::new)
+}
+
+fn segment() -> impl Strategy<Value = SegmentIndex> {
+    number().prop_map(SegmentIndex::new)
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("vm".to_string()),
+        Just("rebuild.wait".to_string()),
+        Just("9s".to_string()),
+        ".{0,8}",
+        "a{5000}"
+    ]
+}
+
+fn placement() -> impl Strategy<Value = Vec<Vec<DiskId>>> {
+    proptest::collection::vec(proptest::collection::vec(disk(), 0..4), 0..5)
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let from = (node(), any::<u64>(), wide()).prop_map(|(node, incarnation, number)| Proposer {
+        node,
+        incarnation: Incarnation::new(incarnation),
+        number,
+    });
+    (from, change()).prop_map(|(from, change)| Command { from, change })
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let life = || any::<u64>().prop_map(Incarnation::new);
+    let spec =
+        || (text(), wide(), any::<u8>()).prop_map(|(name, size, rf)| Small::spec(&name, size, rf));
+    let limits = wide().prop_map(|segment| Limits {
+        segment: serde_json::from_str(&segment.to_string()).unwrap(),
+        ..Limits::DEFAULT
+    });
+    prop_oneof![
+        limits.prop_map(|limits| Change::Init { cluster: ClusterId::new([1; 16]), limits }),
+        (1_u32..6, life()).prop_map(|(node, incarnation)| Change::Register {
+            node: Small::info(node),
+            incarnation
+        }),
+        (node(), any::<u8>(), wide(), text()).prop_map(|(node, uuid, capacity_bytes, path)| {
+            Change::AddDisk { node, uuid: [uuid; 16], capacity_bytes, path }
+        }),
+        disk().prop_map(|disk| Change::DiskFailed { disk }),
+        (spec(), placement())
+            .prop_map(|(spec, placement)| Change::CreateVolume { spec, placement }),
+        (volume(), disk(), epoch()).prop_map(|(volume, disk, creation)| Change::Created {
+            volume,
+            disk,
+            creation
+        }),
+        (volume(), wide(), placement()).prop_map(|(volume, size_bytes, placement)| {
+            Change::ResizeVolume { volume, size_bytes, placement }
+        }),
+        (volume(), any::<bool>())
+            .prop_map(|(volume, force)| Change::DeleteVolume { volume, force }),
+        (disk(), proptest::collection::vec((volume(), segment()), 0..4))
+            .prop_map(|(disk, replicas)| Change::Dropped { disk, replicas }),
+        (volume(), epoch(), node(), life()).prop_map(|(volume, epoch, node, incarnation)| {
+            Change::TakeOver { volume, epoch, node, incarnation }
+        }),
+        (volume(), owner_change()).prop_map(|(volume, change)| Change::Owner { volume, change }),
+        (volume(), epoch(), proptest::collection::vec(node(), 0..4)).prop_map(
+            |(volume, owner_epoch, nodes)| Change::VoidSessions { volume, owner_epoch, nodes }
+        ),
+        wide().prop_map(|term| Change::Lead { term }),
+        (node(), life(), wide()).prop_map(|(node, incarnation, term)| Change::Expire {
+            node,
+            incarnation,
+            term
+        }),
+        (node(), life()).prop_map(|(node, incarnation)| Change::Revive { node, incarnation }),
+        (text(), text()).prop_map(|(name, value)| Change::SetSetting { name, value }),
+    ]
+}
+
+fn owner_change() -> impl Strategy<Value = OwnerChange> {
+    let removal = (segment(), disk(), any::<bool>(), any::<bool>()).prop_map(
+        |(segment, disk, compare_all, may_return)| Removal {
+            segment,
+            disk,
+            compare_all,
+            may_return,
+        },
+    );
+    let promotion = (segment(), disk(), epoch()).prop_map(|(segment, disk, joined)| Promotion {
+        segment,
+        disk,
+        joined,
+    });
+    let join = (segment(), proptest::option::of(disk()));
+    prop_oneof![
+        (epoch(), proptest::collection::vec(removal, 0..5), any::<bool>()).prop_map(
+            |(epoch, removals, add_joiner)| OwnerChange::RemoveMembers {
+                epoch,
+                removals,
+                add_joiner
+            }
+        ),
+        (epoch(), proptest::collection::vec(join, 0..4))
+            .prop_map(|(epoch, joins)| OwnerChange::AddJoining { epoch, joins }),
+        (epoch(), proptest::collection::vec(promotion, 0..4))
+            .prop_map(|(epoch, promotes)| OwnerChange::Promote { epoch, promotes }),
+        (epoch(), proptest::collection::vec((segment(), disk()), 0..4))
+            .prop_map(|(epoch, stale)| OwnerChange::Forget { epoch, stale }),
+        (epoch(), any::<bool>()).prop_map(|(epoch, clean)| OwnerChange::Release { epoch, clean }),
+    ]
+}

@@ -10,10 +10,16 @@ pub struct Origin(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     Disk(DiskDone),
-    Request { from: Origin, request: RequestId, ask: ReplicaRequest },
+    Request {
+        from: Origin,
+        request: RequestId,
+        ask: ReplicaRequest,
+    },
     /// A new link of that peer came up, or it is gone: what it asked and what has not reached a
     /// frame is dropped, and nothing of it is answered.
-    OriginGone { origin: Origin },
+    OriginGone {
+        origin: Origin,
+    },
     /// The highest map index that this node applied; kept on the disk, lazily.
     SawMap(MapIndex),
     /// Checkpoint, then `Stopped`. Further requests are refused.
@@ -25,7 +31,11 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     Disk(DiskOp),
-    Answer { to: Origin, request: RequestId, answer: ReplicaAnswer },
+    Answer {
+        to: Origin,
+        request: RequestId,
+        answer: ReplicaAnswer,
+    },
     /// Recovery is over (once): requests are taken from now on.
     Opened(Opened),
     /// The disk is not ours to use, or gives errors: out of service for good (once).
@@ -84,10 +94,19 @@ impl std::fmt::Display for During {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
     /// Frames replayed, entries dropped as a torn tail.
-    Recovered { frames: u64, entries_dropped: u64 },
+    Recovered {
+        frames: u64,
+        entries_dropped: u64,
+    },
     /// A block's data failed its checksum.
-    Corrupt { volume: u32, segment: u32, block: u32 },
-    Checkpointed { pages: u64 },
+    Corrupt {
+        volume: u32,
+        segment: u32,
+        block: u32,
+    },
+    Checkpointed {
+        pages: u64,
+    },
 }
 
 /// Space and traffic of one disk. Units: bytes, counts since open.

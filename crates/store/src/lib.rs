@@ -1,1 +1,26 @@
 #![doc = include_str!("../README.md")]
+
+mod apply;
+mod checkpoint;
+mod commit;
+pub mod config;
+mod decide;
+mod disk;
+mod driver;
+mod fence;
+mod fresh;
+pub mod io;
+mod op;
+mod opening;
+mod pages;
+mod read;
+mod replay;
+mod request;
+mod ring;
+mod slots;
+mod store;
+
+pub use config::{Settings, StoreConfig};
+pub use fresh::{NewDisk, format_disk};
+pub use io::{During, Effect, Input, Opened, Origin, OutOfService, StoreEvent, StoreStats};
+pub use store::{BlockPlace, HeldSegment, HeldVolume, Store};

@@ -1,0 +1,56 @@
+//! What a store is told when it is made, and its bounds.
+
+use gabion_types::{ClusterId, Duration};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The cluster that the disk must belong to; `None` takes any.
+    pub cluster: Option<ClusterId>,
+    /// What the driver found. Units: bytes.
+    pub capacity_bytes: u64,
+    /// Spreads the segments over the disk.
+    pub seed: u64,
+    pub settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Settled seqs and the highest map index ride with the next frame; where none comes, they get
+    /// one of their own after so long.
+    pub lazy_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { lazy_after: Duration::from_secs(1) }
+    }
+}
+
+/// Requests taken and not yet answered. Full: refused as `Busy`.
+pub const REQUESTS_MAX: usize = 16_384;
+/// Blocks of one read or write. More: refused as `Invalid`. Units: blocks.
+pub const REQUEST_BLOCKS_MAX: u32 = 1024;
+/// Segments that one `EpochStart` names. More: refused as `Invalid`.
+pub const STARTS_MAX: usize = 8192;
+/// Entries of one `Scan` answer, whatever was asked for.
+pub const SCAN_ENTRIES_MAX: usize = 8192;
+/// Map pages that one `Scan` looks at; its answer says where to go on.
+pub const SCAN_PAGES_MAX: usize = 1024;
+/// Entries of one group commit, beyond its first request. Units: bytes.
+pub(crate) const BATCH_BYTES_MAX: usize = 512 << 10;
+/// Settled seqs that ride with one group commit; the rest waits for the next.
+pub(crate) const LAZY_ENTRIES_MAX: usize = 256;
+/// Page writes of a checkpoint in flight: guests' writes go on beside them.
+pub(crate) const CHECKPOINT_WRITES_MAX: u32 = 32;
+/// Reads of a recovery in flight.
+pub(crate) const RECOVERY_READS_MAX: usize = 64;
+/// A block that changes under its read is read again so often; then it counts as bad.
+pub(crate) const READ_TRIES_MAX: u32 = 8;
+/// Slots remembered as unreadable. More are not remembered: their repair waits for another read.
+pub(crate) const BAD_SLOTS_MAX: usize = 65_536;
+/// A run of so many blocks gets consecutive slots where there are any. Units: blocks.
+pub(crate) const STREAM_BLOCKS: u32 = 16;
+/// Kept for repair. Units: bytes.
+pub(crate) const REPAIR_RESERVE_BYTES: u64 = 64 << 20;
+/// The reserve is at most this part of the pool.
+pub(crate) const RESERVE_PART: u64 = 8;

@@ -1,0 +1,252 @@
+//! An opened disk: its map, its free slots, its journal, and what is under way.
+
+use crate::checkpoint::Checkpoint;
+use crate::commit::{Batch, Journal};
+use crate::config::{REPAIR_RESERVE_BYTES, RESERVE_PART, StoreConfig};
+use crate::driver::Driver;
+use crate::io::{During, Effect, Origin, OutOfService, StoreStats};
+use crate::op::{Op, Waiting};
+use crate::pages::Table;
+use crate::read::Read;
+use crate::slots::{Limbo, Slots};
+use gabion_format::{Layout, SegmentKey, Slot, Superblock};
+use gabion_types::{
+    BLOCK_BYTES, DiskDone, DiskError, DiskId, Epoch, Instant, MapIndex, Seq, Slab, VolumeId,
+};
+use gabion_wire::{Refusal, ReplicaAnswer, ReplicaDone, RequestId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What an operation in flight is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Data of a request.
+    Data {
+        op: u64,
+    },
+    Frame,
+    BatchSync,
+    /// Blocks of a read: the how-manieth on, and how many.
+    Read {
+        read: u64,
+        at: u32,
+        count: u32,
+    },
+    CheckpointWrite,
+    CheckpointSync,
+    Superblock,
+    SuperblockSync,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The checkpoint that ends the recovery is under way.
+    Recovering,
+    Serving,
+    Stopping,
+    Stopped,
+    Out,
+}
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) from: Origin,
+    pub(crate) request: RequestId,
+    pub(crate) disk: DiskId,
+    pub(crate) volume: VolumeId,
+    pub(crate) owner_epoch: Epoch,
+    /// Its origin is gone, or nobody waits for an answer.
+    pub(crate) muted: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) config: StoreConfig,
+    pub(crate) driver: Driver<Use>,
+    pub(crate) phase: Phase,
+    pub(crate) layout: Layout,
+    /// As it is durable.
+    pub(crate) superblock: Superblock,
+    /// This life: one above the superblock's at the start.
+    pub(crate) life: u64,
+    pub(crate) damaged: bool,
+    pub(crate) table: Table,
+    pub(crate) slots: Slots,
+    pub(crate) limbo: Limbo,
+    /// Named by frames that may count as not durable; free once a later frame or a checkpoint is.
+    pub(crate) quarantine: Vec<Slot>,
+    /// Places of dropped segments; free once that checkpoint is durable.
+    pub(crate) old_places: VecDeque<(u64, Slot)>,
+    pub(crate) bad: BTreeSet<Slot>,
+    pub(crate) journal: Journal,
+    pub(crate) ops: Slab<Op>,
+    /// In no frame yet; in the order of arrival.
+    pub(crate) queue: VecDeque<u64>,
+    /// Wait for slots.
+    pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) batch: Option<Batch>,
+    pub(crate) reads: Slab<Read>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// Fences asked for, durable or not.
+    pub(crate) fences_asked: BTreeMap<VolumeId, Epoch>,
+    /// Settled seqs that ride with the next frame.
+    pub(crate) settled_asked: BTreeMap<SegmentKey, Seq>,
+    pub(crate) map_asked: MapIndex,
+    /// When something lazy began to wait.
+    pub(crate) lazy_since: Option<Instant>,
+    /// Requests under way that may make segments.
+    pub(crate) makers: u32,
+    /// Map pages that requests under way may make.
+    pub(crate) pages_coming: u64,
+    pub(crate) stats: StoreStats,
+}
+
+impl Disk {
+    pub(crate) fn reserve_slots(&self) -> u64 {
+        let pool = u64::from(self.slots.count());
+        let wanted =
+            (self.superblock.limits.write_bytes_per_disk + REPAIR_RESERVE_BYTES) / BLOCK_BYTES;
+        wanted.min(pool / RESERVE_PART)
+    }
+
+    /// Free slots beyond what pages there are, or are coming, will need.
+    pub(crate) fn slots_usable(&self) -> u64 {
+        let owed = self.table.places_owed() + 2 * self.pages_coming;
+        self.slots.free().saturating_sub(owed)
+    }
+
+    /// What an owner may send that needs new slots: its share of what is free. A block may need two
+    /// more slots, for its map page.
+    fn credit_bytes(&self) -> u64 {
+        let free = self.slots_usable().saturating_sub(self.reserve_slots());
+        let owners = self.table.volumes().len().max(1) as u64;
+        free / 3 / owners * BLOCK_BYTES
+    }
+
+    pub(crate) fn answer(&mut self, to: &Asker, result: Result<ReplicaDone, Refusal>) {
+        if to.muted {
+            return;
+        }
+        let credit_bytes = self.credit_bytes();
+        let answer = ReplicaAnswer { disk: to.disk, volume: to.volume, credit_bytes, result };
+        let (to, request) = (to.from, to.request);
+        self.driver.effects.push_back(Effect::Answer { to, request, answer });
+    }
+
+    pub(crate) fn handle_disk(&mut self, done: DiskDone) {
+        let Some(usage) = self.driver.done(done.token) else { return };
+        if matches!(self.phase, Phase::Out | Phase::Stopped) {
+            return;
+        }
+        match (usage, done.result) {
+            (Use::Read { read, at, count }, result) => self.on_read(read, at, count, result),
+            (
+                Use::Data { .. } | Use::Frame | Use::CheckpointWrite | Use::Superblock,
+                Err(error),
+            ) => {
+                self.fail(During::Write, error);
+            }
+            (Use::BatchSync | Use::CheckpointSync | Use::SuperblockSync, Err(error)) => {
+                self.fail(During::Sync, error);
+            }
+            (Use::Data { op }, Ok(_)) => self.on_data_written(op),
+            (Use::Frame, Ok(_)) => self.on_frame_written(),
+            (Use::BatchSync, Ok(_)) => self.on_batch_durable(),
+            (Use::CheckpointWrite, Ok(_)) => self.on_checkpoint_written(),
+            (Use::CheckpointSync, Ok(_)) => self.on_checkpoint_synced(),
+            (Use::Superblock, Ok(_)) => self.on_superblock_written(),
+            (Use::SuperblockSync, Ok(_)) => self.on_superblock_durable(),
+        }
+    }
+
+    // rule: store/failed-write-ends-service
+    /// A failed write or sync: what the disk's cache holds is unknown, and the next sync would lie.
+    fn fail(&mut self, during: During, error: DiskError) {
+        if self.phase == Phase::Out {
+            return;
+        }
+        self.phase = Phase::Out;
+        self.driver.effects.retain(|effect| !matches!(effect, Effect::Disk(_)));
+        let why = OutOfService::Failed { during, error };
+        self.driver.effects.push_back(Effect::OutOfService(why));
+        let ops = self.ops.iter().map(|(_, op)| op.asker);
+        let reads = self.reads.iter().map(|(_, read)| read.asker);
+        let waiting = self.waiting.iter().map(|waiting| waiting.asker);
+        let askers = ops.chain(reads).chain(waiting).collect::<Vec<_>>();
+        askers.iter().for_each(|asker| self.answer(asker, Err(Refusal::OutOfService)));
+        self.ops = Slab::new(0);
+        self.reads = Slab::new(0);
+        self.waiting.clear();
+        self.queue.clear();
+        self.batch = None;
+        self.checkpoint = None;
+        self.lazy_since = None;
+    }
+
+    /// Draws the conclusions after anything changed.
+    pub(crate) fn conclude(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Out | Phase::Stopped) {
+            return;
+        }
+        while let Some(slot) = self.limbo.pop() {
+            self.slots.release(slot);
+        }
+        self.admit_waiting();
+        self.begin_batch(now);
+        self.go_on_with_checkpoint();
+        if self.checkpoint.is_none() && self.checkpoint_due() {
+            self.begin_checkpoint();
+        }
+        if self.phase == Phase::Stopping && self.is_quiet() && self.is_checkpointed() {
+            self.phase = Phase::Stopped;
+            self.driver.effects.push_back(Effect::Stopped);
+        }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.ops.is_empty()
+            && self.waiting.is_empty()
+            && self.batch.is_none()
+            && self.settled_asked.is_empty()
+    }
+
+    fn is_checkpointed(&self) -> bool {
+        self.checkpoint.is_none()
+            && self.superblock.lsn == self.journal.durable
+            && self.superblock.highest_map == self.map_asked
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        match self.phase {
+            Phase::Serving => self.journal.is_half_full(),
+            Phase::Stopping => {
+                self.journal.is_half_full() || (self.is_quiet() && !self.is_checkpointed())
+            }
+            Phase::Recovering | Phase::Stopped | Phase::Out => false,
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let idle = self.queue.is_empty() && self.batch.is_none();
+        let since = self.lazy_since.filter(|_| idle && self.phase == Phase::Serving)?;
+        Some(since + self.config.settings.lazy_after)
+    }
+
+    /// Of what was named by frames up to `durable`, the slots that lost may be given out again.
+    pub(crate) fn release_quarantine(&mut self) {
+        for slot in std::mem::take(&mut self.quarantine) {
+            self.slots.release(slot);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> StoreStats {
+        let pool = u64::from(self.slots.count());
+        StoreStats {
+            capacity_bytes: self.layout.capacity,
+            used_bytes: (pool - self.slots.free()) * BLOCK_BYTES,
+            reserve_bytes: self.reserve_slots() * BLOCK_BYTES,
+            pending: (self.ops.len() + self.waiting.len() + self.reads.len()) as u64,
+            ..self.stats
+        }
+    }
+}

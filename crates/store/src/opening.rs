@@ -1,0 +1,392 @@
+//! Opening a disk: the superblock, the root, the map, the journal; all by reads.
+
+use crate::config::{RECOVERY_READS_MAX, StoreConfig};
+use crate::decide::{SuperblockSeen, SuperblockVerdict, decide_superblock};
+use crate::disk::Disk;
+use crate::driver::Driver;
+use crate::io::{During, OutOfService};
+use crate::pages::{Geometry, Table};
+use crate::replay::{Recovered, replay};
+use crate::ring::{RING_PART_BYTES, RingScan};
+use bytes::Bytes;
+use gabion_format::codec::crc_field;
+use gabion_format::{
+    ChunkRef, Content, Entry, FormatError, Layout, Lsn, MapPage, PageRef, Root, SegmentKey,
+    SegmentPage, Superblock,
+};
+use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, block_crc};
+use std::collections::{BTreeSet, VecDeque};
+
+/// What a read in flight is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    Superblock {
+        place: usize,
+    },
+    Root,
+    Chunk {
+        key: SegmentKey,
+        at: ChunkRef,
+    },
+    Page {
+        key: SegmentKey,
+        index: usize,
+        at: PageRef,
+    },
+    Ring {
+        at: u64,
+    },
+    /// Data that a frame names which may not have been synced.
+    Data {
+        lsn: Lsn,
+        crcs: Vec<Crc>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Superblocks,
+    Root,
+    Chunks,
+    Pages,
+    Ring,
+    Data,
+}
+
+#[derive(Debug)]
+pub(crate) struct Opening {
+    config: StoreConfig,
+    pub(crate) driver: Driver<Reading>,
+    stage: Stage,
+    todo: VecDeque<(Reading, u64, u64)>,
+    outstanding: usize,
+    superblocks: [Option<Result<Superblock, Unreadable>>; 2],
+    found: Option<Found>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unreadable {
+    Format(FormatError),
+    Disk(DiskError),
+}
+
+/// From the superblock on.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) superblock: Superblock,
+    pub(crate) layout: Layout,
+    /// The other superblock is not readable.
+    pub(crate) alone: bool,
+    pub(crate) table: Table,
+    pub(crate) ring: RingScan,
+    /// Frames whose data is not what they say.
+    pub(crate) differing: BTreeSet<Lsn>,
+    /// Some map page or segment page was lost.
+    pub(crate) pages_lost: bool,
+}
+
+/// What opening leads to.
+pub(crate) enum Step {
+    GoesOn,
+    Open(Box<Disk>),
+    Failed(OutOfService),
+}
+
+impl Opening {
+    pub(crate) fn new(config: StoreConfig) -> Self {
+        let mut opening = Self {
+            config,
+            driver: Driver::new(0),
+            stage: Stage::Superblocks,
+            todo: VecDeque::new(),
+            outstanding: 0,
+            superblocks: [None, None],
+            found: None,
+        };
+        for (place, offset) in [(0, 0), (1, BLOCK_BYTES)] {
+            opening.todo.push_back((Reading::Superblock { place }, offset, BLOCK_BYTES));
+        }
+        opening.submit();
+        opening
+    }
+
+    fn submit(&mut self) {
+        while self.outstanding < RECOVERY_READS_MAX {
+            let Some((reading, offset, length)) = self.todo.pop_front() else { return };
+            self.outstanding += 1;
+            self.driver.read(reading, offset, length);
+        }
+    }
+
+    pub(crate) fn handle_disk(&mut self, done: DiskDone) -> Step {
+        let Some(reading) = self.driver.done(done.token) else { return Step::GoesOn };
+        self.outstanding -= 1;
+        if let Err(why) = self.take(reading, done.result) {
+            return Step::Failed(why);
+        }
+        self.submit();
+        while self.outstanding == 0 {
+            if self.stage == Stage::Data {
+                return self.finish();
+            }
+            if let Err(why) = self.next_stage() {
+                return Step::Failed(why);
+            }
+            self.submit();
+        }
+        Step::GoesOn
+    }
+
+    fn take(
+        &mut self,
+        reading: Reading,
+        result: Result<Bytes, DiskError>,
+    ) -> Result<(), OutOfService> {
+        if let Reading::Superblock { place } = reading {
+            self.superblocks[place] = Some(match result {
+                Ok(bytes) => Superblock::decode(&bytes).map_err(Unreadable::Format),
+                Err(error) => Err(Unreadable::Disk(error)),
+            });
+            return Ok(());
+        }
+        let Some(found) = &mut self.found else { return Ok(()) };
+        match reading {
+            Reading::Superblock { .. } => {}
+            Reading::Root => {
+                let bytes = result.map_err(|_| OutOfService::Damaged)?;
+                self.todo = found.take_root(&bytes).ok_or(OutOfService::Damaged)?;
+            }
+            Reading::Chunk { key, at } => found.take_chunk(key, at, result.ok(), &mut self.todo),
+            Reading::Page { key, index, at } => found.take_page(key, index, at, result.ok()),
+            Reading::Ring { at } => found.ring.put(&found.superblock, at, result.ok()),
+            Reading::Data { lsn, crcs } => {
+                let good = result.is_ok_and(|data| {
+                    data.len() as u64 == crcs.len() as u64 * BLOCK_BYTES
+                        && data.chunks_exact(4096).map(block_crc).eq(crcs)
+                });
+                if !good {
+                    found.differing.insert(lsn);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next_stage(&mut self) -> Result<(), OutOfService> {
+        self.stage = match self.stage {
+            Stage::Superblocks => {
+                let found = self.choose_superblock()?;
+                let root = found.layout.root_place(found.superblock.generation);
+                self.todo.push_back((Reading::Root, root, found.superblock.root_length));
+                self.found = Some(found);
+                Stage::Root
+            }
+            Stage::Root => Stage::Chunks,
+            Stage::Chunks => Stage::Pages,
+            Stage::Pages => {
+                self.todo = self.found.iter().flat_map(Found::ring_reads).collect();
+                Stage::Ring
+            }
+            Stage::Ring => {
+                if let Some(found) = &mut self.found {
+                    found.ring.end(&found.superblock);
+                }
+                self.todo = self.found.iter().flat_map(Found::data_reads).collect();
+                Stage::Data
+            }
+            Stage::Data => Stage::Data,
+        };
+        Ok(())
+    }
+
+    fn choose_superblock(&self) -> Result<Found, OutOfService> {
+        let seen = |place: usize| match &self.superblocks[place] {
+            Some(Ok(superblock)) => SuperblockSeen::Good { generation: superblock.generation },
+            Some(Err(Unreadable::Format(FormatError::Version { found }))) => {
+                SuperblockSeen::TooNew { version: *found }
+            }
+            Some(Err(_)) | None => SuperblockSeen::Unreadable,
+        };
+        let (place, alone) = match decide_superblock([seen(0), seen(1)]) {
+            SuperblockVerdict::Use { place, alone } => (place, alone),
+            SuperblockVerdict::TooNew { version } => return Err(OutOfService::TooNew { version }),
+            SuperblockVerdict::NotFormatted => return Err(self.why_unreadable()),
+        };
+        let Some(Ok(superblock)) = self.superblocks[place] else {
+            return Err(OutOfService::NotFormatted);
+        };
+        if self.config.cluster.is_some_and(|cluster| cluster != superblock.cluster) {
+            return Err(OutOfService::OtherCluster { found: superblock.cluster });
+        }
+        if self.config.capacity_bytes < superblock.capacity {
+            let (found, expected) = (self.config.capacity_bytes, superblock.capacity);
+            return Err(OutOfService::Truncated { found, expected });
+        }
+        let layout = Layout::new(superblock.capacity, superblock.limits.segment)
+            .map_err(|_| OutOfService::Damaged)?;
+        let root_fits = (1..=layout.root_bytes).contains(&superblock.root_length)
+            && superblock.root_length.is_multiple_of(BLOCK_BYTES)
+            && superblock.journal_next < layout.journal_bytes;
+        if !root_fits {
+            return Err(OutOfService::Damaged);
+        }
+        Ok(Found::new(superblock, layout, alone, self.config.seed))
+    }
+
+    fn why_unreadable(&self) -> OutOfService {
+        let errors = self.superblocks.iter().flatten().filter_map(|result| result.err());
+        for error in errors {
+            match error {
+                Unreadable::Disk(error) => {
+                    return OutOfService::Failed { during: During::Open, error };
+                }
+                Unreadable::Format(FormatError::Magic) => {}
+                Unreadable::Format(_) => return OutOfService::Damaged,
+            }
+        }
+        OutOfService::NotFormatted
+    }
+
+    fn finish(&mut self) -> Step {
+        let Some(found) = self.found.take() else { return Step::GoesOn };
+        let recovered: Recovered = replay(found);
+        let effects = std::mem::take(&mut self.driver.effects);
+        let next_token = self.driver.next_token();
+        let mut disk = recovered.into_disk(self.config.clone(), next_token);
+        for effect in effects.into_iter().rev() {
+            disk.driver.effects.push_front(effect);
+        }
+        disk.begin_checkpoint();
+        Step::Open(Box::new(disk))
+    }
+}
+
+impl Found {
+    fn new(superblock: Superblock, layout: Layout, alone: bool, seed: u64) -> Self {
+        let geometry = Geometry {
+            segments_max: layout.segments_max(),
+            segment_blocks: layout.segment.blocks(),
+            pages_per_segment: layout.pages_per_segment(),
+            chunks_per_segment: layout.chunks_per_segment(),
+            slots: layout.slots,
+        };
+        Self {
+            superblock,
+            layout,
+            alone,
+            table: Table::new(geometry, seed),
+            ring: RingScan::default(),
+            differing: BTreeSet::new(),
+            pages_lost: false,
+        }
+    }
+
+    /// The segments and fences; and what is to be read next. `None`: not the root that the superblock
+    /// names.
+    fn take_root(&mut self, bytes: &[u8]) -> Option<VecDeque<(Reading, u64, u64)>> {
+        let root = Root::decode(bytes).ok()?;
+        let named = crc_field(bytes) == Some(self.superblock.root_crc)
+            && root.uuid == self.superblock.uuid
+            && root.generation == self.superblock.generation
+            && root.lsn == self.superblock.lsn
+            && root.segments.len() <= self.table.geometry.segments_max;
+        if !named {
+            return None;
+        }
+        self.table.fences.extend(root.fences);
+        self.table.highest_map = self.superblock.highest_map;
+        let mut todo = VecDeque::new();
+        for record in root.segments {
+            self.table.add_segment(record.key, record.meta);
+            for at in record.chunks {
+                if at.chunk as usize >= self.table.geometry.chunks_per_segment {
+                    return None;
+                }
+                if at.slot.get() >= self.layout.slots {
+                    self.table.lose_chunk(record.key, at);
+                    self.pages_lost = true;
+                    continue;
+                }
+                let reading = Reading::Chunk { key: record.key, at };
+                todo.push_back((reading, self.layout.slot_offset(at.slot), BLOCK_BYTES));
+            }
+        }
+        Some(todo)
+    }
+
+    fn take_chunk(
+        &mut self,
+        key: SegmentKey,
+        at: ChunkRef,
+        bytes: Option<Bytes>,
+        todo: &mut VecDeque<(Reading, u64, u64)>,
+    ) {
+        let page = bytes.filter(|bytes| crc_field(bytes) == Some(at.crc));
+        let page = page.and_then(|bytes| SegmentPage::decode(&bytes).ok()).filter(|page| {
+            page.uuid == self.superblock.uuid && page.key == key && page.chunk == at.chunk
+        });
+        let Some(page) = page else {
+            self.table.lose_chunk(key, at);
+            self.pages_lost = true;
+            return;
+        };
+        self.table.load_chunk(key, at);
+        let first = at.chunk as usize * gabion_format::CHUNK_PAGES;
+        for (index, at) in (first..).zip(page.pages) {
+            let Some(at) = at else { continue };
+            if at.slot.get() >= self.layout.slots {
+                self.table.lose_page(key, index, None, at.lsn);
+                self.pages_lost = true;
+                continue;
+            }
+            let reading = Reading::Page { key, index, at };
+            todo.push_back((reading, self.layout.slot_offset(at.slot), BLOCK_BYTES));
+        }
+    }
+
+    // rule: store/lost-map-write-noticed
+    fn take_page(&mut self, key: SegmentKey, index: usize, at: PageRef, bytes: Option<Bytes>) {
+        let page = bytes.and_then(|bytes| MapPage::decode(&bytes).ok()).filter(|page| {
+            page.uuid == self.superblock.uuid
+                && page.key == key
+                && page.index as usize == index
+                && page.lsn == at.lsn
+        });
+        match page {
+            Some(page) => self.table.load_page(key, index, at, &page),
+            None => {
+                self.table.lose_page(key, index, Some(at.slot), self.superblock.lsn);
+                self.pages_lost = true;
+            }
+        }
+    }
+
+    fn ring_reads(&self) -> impl Iterator<Item = (Reading, u64, u64)> {
+        let ring = self.layout.journal_bytes;
+        let parts = (0..ring).step_by(usize::try_from(RING_PART_BYTES).unwrap_or(usize::MAX));
+        parts.map(move |at| {
+            (Reading::Ring { at }, self.layout.journal_at + at, RING_PART_BYTES.min(ring - at))
+        })
+    }
+
+    /// The data of the frames that no later frame proves durable.
+    fn data_reads(&self) -> Vec<(Reading, u64, u64)> {
+        let durable = self.ring.durable(&self.superblock);
+        let mut reads = Vec::new();
+        for (lsn, frame) in self.ring.frames.range(durable.next()..) {
+            for entry in &frame.entries {
+                let Entry::Blocks { content: Content::Data { slot, crcs }, .. } = entry else {
+                    continue;
+                };
+                let reading = Reading::Data { lsn: *lsn, crcs: crcs.clone() };
+                let length = crcs.len() as u64 * BLOCK_BYTES;
+                let offset = self.layout.slot_offset(*slot);
+                if offset + length > self.layout.capacity {
+                    continue;
+                }
+                reads.push((reading, offset, length));
+            }
+        }
+        reads
+    }
+}

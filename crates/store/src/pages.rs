@@ -1,0 +1,392 @@
+//! The map of a disk: all segments and all their map pages, resident in memory.
+//!
+//! Only this module knows that they are resident; a cache can take its place.
+
+use gabion_format::{
+    BlockEntry, BlockState, CHUNK_PAGES, ChunkRef, Lsn, MapPage, PAGE_BLOCKS, PageRef, SegmentKey,
+    SegmentMeta, Slot,
+};
+use gabion_types::{BlockIndex, Epoch, MapIndex, Prng, Seq, VolumeId};
+use std::collections::BTreeMap;
+
+/// 128 blocks.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) entries: [BlockEntry; PAGE_BLOCKS as usize],
+    /// The last group commit that changed it.
+    pub(crate) lsn: Lsn,
+    pub(crate) highest: Seq,
+    pub(crate) highest_epoch: Epoch,
+    /// As the durable checkpoint names it.
+    pub(crate) live: Option<PageRef>,
+    /// Where the next checkpoint writes it.
+    pub(crate) spare: Option<Slot>,
+    /// Where the checkpoint under way has written it.
+    pub(crate) pending: Option<PageRef>,
+    pub(crate) dirty: bool,
+    /// It may have unknown blocks.
+    pub(crate) unknown: bool,
+}
+
+impl Page {
+    pub(crate) fn new() -> Self {
+        Self {
+            entries: [BlockEntry::ABSENT; PAGE_BLOCKS as usize],
+            lsn: Lsn::ZERO,
+            highest: Seq::ZERO,
+            highest_epoch: Epoch::ZERO,
+            live: None,
+            spare: None,
+            pending: None,
+            dirty: false,
+            unknown: false,
+        }
+    }
+
+    pub(crate) fn has_unknown(&self) -> bool {
+        self.unknown
+    }
+
+    pub(crate) fn set(&mut self, at: usize, entry: BlockEntry) {
+        self.entries[at] = entry;
+        self.note(entry);
+    }
+
+    fn note(&mut self, entry: BlockEntry) {
+        let version = entry.version();
+        self.highest = self.highest.max(version.seq);
+        self.highest_epoch = self.highest_epoch.max(version.epoch);
+    }
+
+    /// Draws what is known beyond the entries from them.
+    fn recount(&mut self) {
+        for at in 0..self.entries.len() {
+            self.note(self.entries[at]);
+        }
+        self.unknown = self.entries.iter().any(|entry| entry.state() == BlockState::Unknown);
+    }
+
+    fn places(&self) -> impl Iterator<Item = Slot> {
+        let refs = [self.live, self.pending].into_iter().flatten().map(|at| at.slot);
+        refs.chain(self.spare)
+    }
+}
+
+/// A segment page.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Chunk {
+    /// It has map pages.
+    pub(crate) used: bool,
+    pub(crate) live: Option<ChunkRef>,
+    pub(crate) spare: Option<Slot>,
+    pub(crate) pending: Option<ChunkRef>,
+}
+
+impl Chunk {
+    fn places(&self) -> impl Iterator<Item = Slot> {
+        let refs = [self.live, self.pending].into_iter().flatten().map(|at| at.slot);
+        refs.chain(self.spare)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) meta: SegmentMeta,
+    /// Never the same for two segments of this life, also not for one that was dropped and came back.
+    pub(crate) instance: u64,
+    /// Its zone: where its next slots are looked for.
+    pub(crate) cursor: Slot,
+    /// Empty until the first block is written.
+    pages: Vec<Option<Box<Page>>>,
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+/// A map page of one life of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PageKey {
+    pub(crate) key: SegmentKey,
+    pub(crate) instance: u64,
+    pub(crate) index: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) segments_max: usize,
+    pub(crate) segment_blocks: u32,
+    pub(crate) pages_per_segment: usize,
+    pub(crate) chunks_per_segment: usize,
+    pub(crate) slots: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) geometry: Geometry,
+    segments: BTreeMap<SegmentKey, Segment>,
+    /// How many segments of each volume.
+    volumes: BTreeMap<VolumeId, u32>,
+    pub(crate) fences: BTreeMap<VolumeId, Epoch>,
+    pub(crate) highest_map: MapIndex,
+    dirty: Vec<PageKey>,
+    /// Two for each map page and segment page there is.
+    places_needed: u64,
+    places_held: u64,
+    next_instance: u64,
+    prng: Prng,
+}
+
+impl Table {
+    pub(crate) fn new(geometry: Geometry, seed: u64) -> Self {
+        Self {
+            geometry,
+            segments: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            highest_map: MapIndex::default(),
+            dirty: Vec::new(),
+            places_needed: 0,
+            places_held: 0,
+            next_instance: 0,
+            prng: Prng::new(seed),
+        }
+    }
+
+    pub(crate) fn fence(&self, volume: VolumeId) -> Epoch {
+        self.fences.get(&volume).copied().unwrap_or(Epoch::ZERO)
+    }
+
+    pub(crate) fn segment(&self, key: SegmentKey) -> Option<&Segment> {
+        self.segments.get(&key)
+    }
+
+    pub(crate) fn segment_mut(&mut self, key: SegmentKey) -> Option<&mut Segment> {
+        self.segments.get_mut(&key)
+    }
+
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (SegmentKey, &Segment)> {
+        self.segments.iter().map(|(key, segment)| (*key, segment))
+    }
+
+    pub(crate) fn segments_mut(&mut self) -> impl Iterator<Item = (SegmentKey, &mut Segment)> {
+        self.segments.iter_mut().map(|(key, segment)| (*key, segment))
+    }
+
+    pub(crate) fn segments_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub(crate) fn volumes(&self) -> &BTreeMap<VolumeId, u32> {
+        &self.volumes
+    }
+
+    /// Slots that map pages and segment pages will still need.
+    pub(crate) fn places_owed(&self) -> u64 {
+        self.places_needed.saturating_sub(self.places_held)
+    }
+
+    pub(crate) fn add_held(&mut self, places: u64) {
+        self.places_held += places;
+    }
+
+    pub(crate) fn add_segment(&mut self, key: SegmentKey, meta: SegmentMeta) {
+        let instance = self.next_instance;
+        self.next_instance += 1;
+        let cursor = Slot::new(
+            u32::try_from(self.prng.below(u64::from(self.geometry.slots.max(1))))
+                .expect("below a u32"),
+        );
+        let segment = Segment { meta, instance, cursor, pages: Vec::new(), chunks: Vec::new() };
+        if self.segments.insert(key, segment).is_none() {
+            *self.volumes.entry(key.volume).or_insert(0) += 1;
+        }
+    }
+
+    /// Takes a segment away; what its blocks and its pages held is free.
+    pub(crate) fn remove_segment(
+        &mut self,
+        key: SegmentKey,
+        freed: &mut Vec<Slot>,
+        places: &mut Vec<Slot>,
+    ) {
+        let Some(segment) = self.segments.remove(&key) else { return };
+        if let Some(count) = self.volumes.get_mut(&key.volume) {
+            *count -= 1;
+            if *count == 0 {
+                self.volumes.remove(&key.volume);
+            }
+        }
+        let before = places.len();
+        for page in segment.pages.iter().flatten() {
+            freed.extend(page.entries.iter().filter_map(BlockEntry::slot));
+            places.extend(page.places());
+            self.places_needed -= 2;
+        }
+        for chunk in segment.chunks.iter().filter(|chunk| chunk.used) {
+            places.extend(chunk.places());
+            self.places_needed -= 2;
+        }
+        self.places_held -= (places.len() - before) as u64;
+    }
+
+    pub(crate) fn block(&self, key: SegmentKey, block: BlockIndex) -> Option<BlockEntry> {
+        Some(self.segments.get(&key)?.block(block))
+    }
+
+    /// The page of a segment that is there; made when it isn't. It counts as changed.
+    pub(crate) fn page_to_change(&mut self, key: SegmentKey, index: usize) -> Option<&mut Page> {
+        self.page_slots(key)?;
+        let segment = self.segments.get_mut(&key)?;
+        let chunk = segment.chunks.get_mut(index / CHUNK_PAGES)?;
+        if !chunk.used {
+            chunk.used = true;
+            self.places_needed += 2;
+        }
+        let place = segment.pages.get_mut(index)?;
+        if place.is_none() {
+            self.places_needed += 2;
+        }
+        let page = place.get_or_insert_with(|| Box::new(Page::new()));
+        if !page.dirty {
+            page.dirty = true;
+            self.dirty.push(PageKey { key, instance: segment.instance, index });
+        }
+        Some(page)
+    }
+
+    /// A page as a checkpoint has it.
+    pub(crate) fn load_page(
+        &mut self,
+        key: SegmentKey,
+        index: usize,
+        at: PageRef,
+        stored: &MapPage,
+    ) {
+        let Some(page) = self.page_to_change(key, index) else { return };
+        page.entries = stored.entries;
+        page.lsn = stored.lsn;
+        page.highest = stored.highest;
+        page.live = Some(at);
+        page.recount();
+        page.dirty = false;
+        self.dirty.pop();
+        self.places_held += 1;
+    }
+
+    // rule: store/lost-page-is-bad-not-empty
+    /// A page that cannot be read: what stood in its blocks is unknown.
+    pub(crate) fn lose_page(
+        &mut self,
+        key: SegmentKey,
+        index: usize,
+        place: Option<Slot>,
+        lsn: Lsn,
+    ) {
+        let Some(page) = self.page_to_change(key, index) else { return };
+        page.entries = [BlockEntry::UNKNOWN; PAGE_BLOCKS as usize];
+        page.unknown = true;
+        page.lsn = lsn;
+        page.spare = place;
+        self.places_held += u64::from(place.is_some());
+        if let Some(segment) = self.segments.get_mut(&key) {
+            segment.meta.damaged = true;
+        }
+    }
+
+    pub(crate) fn load_chunk(&mut self, key: SegmentKey, at: ChunkRef) {
+        let Some(chunk) = self.chunk_to_load(key, at.chunk as usize) else { return };
+        chunk.live = Some(at);
+        self.places_held += 1;
+    }
+
+    /// A segment page that cannot be read: all that it told of is unknown.
+    pub(crate) fn lose_chunk(&mut self, key: SegmentKey, at: ChunkRef) {
+        let in_pool = at.slot.get() < self.geometry.slots;
+        let Some(chunk) = self.chunk_to_load(key, at.chunk as usize) else { return };
+        chunk.spare = in_pool.then_some(at.slot);
+        self.places_held += u64::from(in_pool);
+        let first = at.chunk as usize * CHUNK_PAGES;
+        let end = (first + CHUNK_PAGES).min(self.geometry.pages_per_segment);
+        (first..end).for_each(|index| self.lose_page(key, index, None, Lsn::ZERO));
+    }
+
+    fn chunk_to_load(&mut self, key: SegmentKey, chunk: usize) -> Option<&mut Chunk> {
+        self.page_slots(key)?;
+        let chunk = self.segments.get_mut(&key)?.chunks.get_mut(chunk)?;
+        if !chunk.used {
+            chunk.used = true;
+            self.places_needed += 2;
+        }
+        Some(chunk)
+    }
+
+    /// Makes room for the pages of a segment that had none.
+    fn page_slots(&mut self, key: SegmentKey) -> Option<()> {
+        let segment = self.segments.get_mut(&key)?;
+        if segment.pages.is_empty() {
+            segment.pages.resize_with(self.geometry.pages_per_segment, || None);
+            segment.chunks.resize(self.geometry.chunks_per_segment, Chunk::default());
+        }
+        Some(())
+    }
+
+    /// Of the very segment that the key was made for.
+    pub(crate) fn page_mut(&mut self, at: PageKey) -> Option<&mut Page> {
+        let segment = self.segments.get_mut(&at.key).filter(|is| is.instance == at.instance)?;
+        segment.pages.get_mut(at.index)?.as_deref_mut()
+    }
+
+    pub(crate) fn chunk_mut(
+        &mut self,
+        key: SegmentKey,
+        instance: u64,
+        chunk: usize,
+    ) -> Option<&mut Chunk> {
+        let segment = self.segments.get_mut(&key).filter(|is| is.instance == instance)?;
+        segment.chunks.get_mut(chunk)
+    }
+
+    /// The pages changed since this was last asked.
+    pub(crate) fn take_dirty(&mut self) -> Vec<PageKey> {
+        let mut taken = std::mem::take(&mut self.dirty);
+        taken.retain(|at| match self.page_mut(*at) {
+            Some(page) => {
+                page.dirty = false;
+                true
+            }
+            None => false,
+        });
+        taken.sort_unstable();
+        taken
+    }
+
+    /// Pages of a range that would have to be made.
+    pub(crate) fn pages_missing(&self, key: SegmentKey, first: BlockIndex, count: u32) -> u32 {
+        let (from, to) = (page_of(first), page_of(first.plus(count - 1)));
+        let segment = self.segments.get(&key);
+        let missing =
+            (from..=to).filter(|index| segment.is_none_or(|is| is.page(*index).is_none()));
+        u32::try_from(missing.count()).expect("a segment has fewer pages than blocks")
+    }
+}
+
+impl Segment {
+    pub(crate) fn block(&self, block: BlockIndex) -> BlockEntry {
+        self.page(page_of(block)).map_or(BlockEntry::ABSENT, |page| page.entries[within(block)])
+    }
+
+    pub(crate) fn page(&self, index: usize) -> Option<&Page> {
+        self.pages.get(index)?.as_deref()
+    }
+
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, &Page)> {
+        let pages = self.pages.iter().enumerate();
+        pages.filter_map(|(index, page)| Some((index, page.as_deref()?)))
+    }
+}
+
+pub(crate) fn page_of(block: BlockIndex) -> usize {
+    block.index() / PAGE_BLOCKS as usize
+}
+
+pub(crate) fn within(block: BlockIndex) -> usize {
+    block.index() % PAGE_BLOCKS as usize
+}

@@ -1,0 +1,267 @@
+//! From what was read to an opened disk: the journal is replayed, the free slots are counted.
+
+use crate::apply::Freed;
+use crate::commit::Journal;
+use crate::config::{REQUESTS_MAX, StoreConfig};
+use crate::decide::{Beyond, Data, Next, Verdict, decide_frame};
+use crate::disk::{Disk, Phase};
+use crate::driver::Driver;
+use crate::io::{Effect, StoreEvent, StoreStats};
+use crate::opening::Found;
+use crate::pages::Table;
+use crate::slots::{Limbo, Slots};
+use gabion_format::{BlockEntry, Entry, Frame, Layout, Lsn, Rule, SegmentKey, Slot, Superblock};
+use gabion_types::{BLOCK_BYTES, Slab};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What the disk holds.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    superblock: Superblock,
+    layout: Layout,
+    table: Table,
+    slots: Slots,
+    quarantine: Vec<Slot>,
+    old_places: Vec<Slot>,
+    journal: Journal,
+    damaged: bool,
+    frames: u64,
+    entries_dropped: u64,
+}
+
+/// The walk along the journal.
+struct Walk {
+    table: Table,
+    freed: Freed,
+    /// Named by frames that nothing proves durable.
+    named: Vec<(Slot, u32)>,
+    last: Lsn,
+    chain: u32,
+    damaged: bool,
+    frames: u64,
+    entries_dropped: u64,
+}
+
+pub(crate) fn replay(found: Found) -> Recovered {
+    let Found { superblock, layout, alone, table, ring, differing, pages_lost } = found;
+    let durable = ring.durable(&superblock);
+    let lsn_seen = ring.frames.last_key_value().map_or(superblock.lsn, |(lsn, _)| *lsn);
+    let mut walk = Walk {
+        table,
+        freed: Freed::default(),
+        named: Vec::new(),
+        last: superblock.lsn,
+        chain: superblock.chain,
+        // A newer superblock is gone, and with it a checkpoint.
+        damaged: ring.unreadable || (alone && ring.newer),
+        frames: 0,
+        entries_dropped: 0,
+    };
+    walk.run(ring.frames, durable, &differing, layout.slots);
+    let page_lsn = walk.table.highest_page_lsn();
+    // A page that knows of frames that the journal does not have.
+    walk.damaged |= page_lsn > walk.last;
+    if walk.damaged {
+        walk.table.segments_mut().for_each(|(_, segment)| segment.meta.damaged = true);
+    }
+    let mut slots = Slots::new(layout.slots);
+    let doubled = walk.table.take_slots(&mut slots);
+    let take = |slots: &mut Slots, list: Vec<Slot>| {
+        list.into_iter().filter(|slot| slots.take(*slot)).collect::<Vec<_>>()
+    };
+    let named = walk.named.iter().flat_map(|(slot, count)| (0..*count).map(|nth| slot.plus(nth)));
+    let quarantine = take(&mut slots, named.collect());
+    let old_places = take(&mut slots, walk.freed.places);
+    let journal = Journal {
+        ring_at: layout.journal_at,
+        ring_bytes: layout.journal_bytes,
+        head: superblock.journal_next,
+        tail: superblock.journal_next,
+        // Above whatever was seen: no frame of this life may look older than a page.
+        durable: walk.last.max(lsn_seen).max(page_lsn),
+        chain: walk.chain,
+    };
+    Recovered {
+        superblock,
+        layout,
+        table: walk.table,
+        slots,
+        quarantine,
+        old_places,
+        journal,
+        damaged: walk.damaged || pages_lost || doubled,
+        frames: walk.frames,
+        entries_dropped: walk.entries_dropped,
+    }
+}
+
+impl Walk {
+    fn run(
+        &mut self,
+        mut frames: BTreeMap<Lsn, Frame>,
+        durable: Lsn,
+        differing: &BTreeSet<Lsn>,
+        slots: u32,
+    ) {
+        let mut at = self.last.next();
+        loop {
+            let frame = frames.remove(&at);
+            let frame =
+                frame.filter(|frame| frame.head.chain == self.chain && in_pool(frame, slots));
+            let next = if frame.is_some() { Next::Chained } else { Next::Missing };
+            let beyond = if durable >= at {
+                Beyond::ProvesDurable
+            } else if frames.is_empty() {
+                Beyond::Nothing
+            } else {
+                Beyond::Unsynced
+            };
+            let data = if differing.contains(&at) { Data::Differs } else { Data::Matches };
+            match (decide_frame(next, beyond, data), frame) {
+                (Verdict::Replay, Some(frame)) => self.replay_frame(&frame, at > durable),
+                (Verdict::Replay | Verdict::End, _) => return,
+                (Verdict::Cut, frame) => {
+                    frame.iter().chain(frames.values()).for_each(|frame| self.drop_frame(frame));
+                    return;
+                }
+                (Verdict::Hole, _) => {
+                    self.damaged = true;
+                    let Some((behind, frame)) = frames.first_key_value() else { return };
+                    // What lies behind starts the chain anew.
+                    (at, self.chain) = (*behind, frame.head.chain);
+                    continue;
+                }
+            }
+            at = at.next();
+        }
+    }
+
+    fn replay_frame(&mut self, frame: &Frame, unproven: bool) {
+        for entry in &frame.entries {
+            // The settled seqs stay those before the damage.
+            if self.damaged && matches!(entry, Entry::Settled { .. }) {
+                continue;
+            }
+            if unproven {
+                self.named.extend(entry.extent());
+            }
+            // What was refused then is refused now.
+            let _ = self.table.apply(frame.head.lsn, entry, &mut self.freed);
+        }
+        self.frames += 1;
+        self.last = frame.head.lsn;
+        self.chain = frame.crc;
+    }
+
+    /// A torn tail: it is told at the next fence, in case the disk had said that it was durable.
+    fn drop_frame(&mut self, frame: &Frame) {
+        self.entries_dropped += frame.entries.len() as u64;
+        for entry in &frame.entries {
+            let Entry::Blocks { key, rule: Rule::Write | Rule::Settle, version, .. } = entry else {
+                continue;
+            };
+            if let Some(segment) = self.table.segment_mut(*key) {
+                let dropped = segment.meta.dropped_from.unwrap_or(version.seq);
+                segment.meta.dropped_from = Some(dropped.min(version.seq));
+            }
+        }
+    }
+}
+
+fn in_pool(frame: &Frame, slots: u32) -> bool {
+    let mut extents = frame.entries.iter().filter_map(Entry::extent);
+    extents.all(|(slot, count)| slot.get().checked_add(count).is_some_and(|end| end <= slots))
+}
+
+impl Table {
+    fn highest_page_lsn(&self) -> Lsn {
+        let pages = self.segments().flat_map(|(_, segment)| segment.pages());
+        pages.map(|(_, page)| page.lsn).max().unwrap_or_default()
+    }
+
+    /// Marks everything that the map names as taken. A slot that is named twice, or that is none,
+    /// makes what names it unknown. True: there was such a slot.
+    fn take_slots(&mut self, slots: &mut Slots) -> bool {
+        let mut doubled = Vec::new();
+        for (_, segment) in self.segments() {
+            let chunks = segment
+                .chunks
+                .iter()
+                .flat_map(|chunk| chunk.live.map(|at| at.slot).into_iter().chain(chunk.spare));
+            let pages = segment
+                .pages()
+                .flat_map(|(_, page)| page.live.map(|at| at.slot).into_iter().chain(page.spare));
+            // Two pages in one place: one of them would not have been read as itself.
+            chunks.chain(pages).for_each(|slot| {
+                slots.take(slot);
+            });
+        }
+        for (key, segment) in self.segments() {
+            for (index, page) in segment.pages() {
+                for (at, entry) in page.entries.iter().enumerate() {
+                    if entry.slot().is_some_and(|slot| !slots.take(slot)) {
+                        doubled.push((key, index, at));
+                    }
+                }
+            }
+        }
+        for (key, index, at) in &doubled {
+            self.make_unknown(*key, *index, *at);
+        }
+        !doubled.is_empty()
+    }
+
+    fn make_unknown(&mut self, key: SegmentKey, index: usize, at: usize) {
+        if let Some(page) = self.page_to_change(key, index) {
+            page.entries[at] = BlockEntry::UNKNOWN;
+            page.unknown = true;
+        }
+        if let Some(segment) = self.segment_mut(key) {
+            segment.meta.damaged = true;
+        }
+    }
+}
+
+impl Recovered {
+    /// In its last step: a checkpoint, under a new life.
+    pub(crate) fn into_disk(self, config: StoreConfig, next_token: u64) -> Disk {
+        let mut driver = Driver::new(next_token);
+        driver.effects.push_back(Effect::Event(StoreEvent::Recovered {
+            frames: self.frames,
+            entries_dropped: self.entries_dropped,
+        }));
+        let generation = self.superblock.generation + 1;
+        let old_places = self.old_places.into_iter().map(|slot| (generation, slot));
+        Disk {
+            config,
+            driver,
+            phase: Phase::Recovering,
+            layout: self.layout,
+            superblock: self.superblock,
+            life: self.superblock.life + 1,
+            damaged: self.damaged,
+            map_asked: self.table.highest_map,
+            table: self.table,
+            slots: self.slots,
+            limbo: Limbo::default(),
+            quarantine: self.quarantine,
+            old_places: old_places.collect(),
+            bad: BTreeSet::new(),
+            journal: self.journal,
+            ops: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
+            queue: VecDeque::new(),
+            waiting: VecDeque::new(),
+            batch: None,
+            reads: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
+            checkpoint: None,
+            fences_asked: BTreeMap::new(),
+            settled_asked: BTreeMap::new(),
+            lazy_since: None,
+            makers: 0,
+            pages_coming: 0,
+            stats: StoreStats::default(),
+        }
+    }
+}
+
+const _: () = assert!(BLOCK_BYTES == 4096, "slots are blocks");

@@ -1,0 +1,494 @@
+//! Requests of owners: what is refused at once, and what goes into the queue.
+
+use crate::apply::applies;
+use crate::config::{REQUEST_BLOCKS_MAX, REQUESTS_MAX, STARTS_MAX};
+use crate::disk::{Asker, Disk, Phase};
+use crate::io::Origin;
+use crate::op::{After, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
+use crate::op::{is_fenced, listed_pieces, write_pieces};
+use gabion_format::{BlockState, Entry, Rule, SegmentKey};
+use gabion_types::{BlockIndex, BlockRange, Epoch, Instant, SegmentIndex, Seq, VolumeId};
+use gabion_wire::{
+    EpochStart, FencedSegment, Refusal, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId,
+};
+use std::collections::VecDeque;
+
+/// What becomes of a request at once.
+enum Taken {
+    /// It is queued, waits, or is answered already.
+    UnderWay,
+    Answered(ReplicaDone),
+    /// Nobody waits for an answer.
+    Silent,
+}
+
+/// Whether there is room for a plan.
+enum Room {
+    Now,
+    Later,
+    Never,
+}
+
+impl Disk {
+    pub(crate) fn handle_request(
+        &mut self,
+        now: Instant,
+        from: Origin,
+        request: RequestId,
+        ask: ReplicaRequest,
+    ) {
+        let asker = Asker {
+            from,
+            request,
+            disk: ask.disk,
+            volume: ask.volume,
+            owner_epoch: ask.owner_epoch,
+            muted: false,
+        };
+        let silent = matches!(ask.op, ReplicaOp::Advance { .. });
+        match self.take(now, asker, ask.op) {
+            Ok(Taken::UnderWay | Taken::Silent) => {}
+            Ok(Taken::Answered(done)) => self.answer(&asker, Ok(done)),
+            Err(_) if silent => {}
+            Err(refusal) => self.answer(&asker, Err(refusal)),
+        }
+    }
+
+    fn take(&mut self, now: Instant, asker: Asker, op: ReplicaOp) -> Result<Taken, Refusal> {
+        match self.phase {
+            Phase::Serving => {}
+            Phase::Recovering | Phase::Stopping | Phase::Stopped => return Err(Refusal::NotReady),
+            Phase::Out => return Err(Refusal::OutOfService),
+        }
+        let of_owner = !matches!(op, ReplicaOp::Create { .. } | ReplicaOp::Drop { .. });
+        if let Some(refusal) =
+            is_fenced(self.fence_asked(asker.volume), asker.owner_epoch).filter(|_| of_owner)
+        {
+            return Err(refusal);
+        }
+        if self.ops.len() + self.waiting.len() + self.reads.len() >= REQUESTS_MAX {
+            return Err(Refusal::Busy);
+        }
+        let key = |segment| SegmentKey::new(asker.volume, segment);
+        match op {
+            ReplicaOp::Create { creation, first, count } => {
+                self.take_create(asker, key(first), creation, count)
+            }
+            ReplicaOp::Fence { segments } => self.take_fence(asker, segments),
+            ReplicaOp::Write { segment, version, range, crcs, data, settled } => {
+                self.check_range(range, REQUEST_BLOCKS_MAX)?;
+                let pieces = write_pieces(range, version, crcs, data)?;
+                let (rule, settled) = (Rule::Write, Some(settled));
+                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
+            }
+            ReplicaOp::Zero { segment, version, range, settled } => {
+                self.check_range(range, u32::MAX)?;
+                let pieces = vec![Piece { range, version, body: PieceBody::Zero }];
+                let (rule, settled) = (Rule::Write, Some(settled));
+                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
+            }
+            ReplicaOp::Read { segment, range } => {
+                self.check_range(range, REQUEST_BLOCKS_MAX)?;
+                self.begin_read(asker, key(segment), range)?;
+                Ok(Taken::UnderWay)
+            }
+            ReplicaOp::Scan { segment, from, seq_above, epoch_from, entries_max } => self
+                .scan(key(segment), from, seq_above, epoch_from, entries_max)
+                .map(Taken::Answered),
+            ReplicaOp::Settle { segment, blocks, data } => {
+                let pieces = listed_pieces(&blocks, &data, false)?;
+                let (rule, settled) = (Rule::Settle, None);
+                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
+            }
+            ReplicaOp::Repair { segment, blocks, data } => {
+                let pieces = listed_pieces(&blocks, &data, false)?;
+                self.take_repair(asker, key(segment), pieces)
+            }
+            ReplicaOp::Install { segment, joined, blocks, data } => {
+                let pieces = listed_pieces(&blocks, &data, true)?;
+                self.check_joined(key(segment), joined)?;
+                let (rule, settled) = (Rule::Install { joined }, None);
+                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
+            }
+            ReplicaOp::EpochStart { starts } => self.take_epoch_start(asker, &starts),
+            ReplicaOp::Advance { settled } => Ok(self.take_advance(now, asker.volume, &settled)),
+            ReplicaOp::JoinStart { segment, joined, creation } => {
+                let key = key(segment);
+                let entry = Entry::Join { key, joined, creation };
+                Ok(self.enqueue(asker, vec![entry], After::JoinStarted { key }, true))
+            }
+            ReplicaOp::Promoted { segment, joined, settled } => {
+                let key = key(segment);
+                self.check_there(key)?;
+                let entry = Entry::Promoted { key, joined, settled };
+                Ok(self.enqueue(asker, vec![entry], After::Done, false))
+            }
+            ReplicaOp::Drop { segment, creation, epoch } => {
+                let key = key(segment);
+                if self.makers == 0 && self.table.segment(key).is_none() {
+                    return Ok(Taken::Answered(ReplicaDone::Done));
+                }
+                let entry = Entry::Gone { key, creation, epoch };
+                Ok(self.enqueue(asker, vec![entry], After::Done, false))
+            }
+        }
+    }
+
+    fn fence_asked(&self, volume: VolumeId) -> Epoch {
+        let asked = self.fences_asked.get(&volume).copied().unwrap_or(Epoch::ZERO);
+        asked.max(self.table.fence(volume))
+    }
+
+    fn check_range(&self, range: BlockRange, blocks_max: u32) -> Result<(), Refusal> {
+        let fits = range.end().get() <= self.table.geometry.segment_blocks;
+        if fits && range.count() <= blocks_max { Ok(()) } else { Err(Refusal::Invalid) }
+    }
+
+    // rule: store/writes-make-no-segment
+    /// A segment that a request under way may still make is judged when that one is durable.
+    fn check_there(&self, key: SegmentKey) -> Result<(), Refusal> {
+        if self.makers > 0 || self.table.segment(key).is_some() {
+            Ok(())
+        } else {
+            Err(Refusal::NoSegment)
+        }
+    }
+
+    fn check_joined(&self, key: SegmentKey, joined: Epoch) -> Result<(), Refusal> {
+        self.check_there(key)?;
+        let other = |meta: &gabion_format::SegmentMeta| !meta.joining || meta.joined != joined;
+        match self.table.segment(key) {
+            Some(segment) if self.makers == 0 && other(&segment.meta) => Err(Refusal::WrongEpoch),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn take_create(
+        &mut self,
+        asker: Asker,
+        first: SegmentKey,
+        creation: Epoch,
+        count: u32,
+    ) -> Result<Taken, Refusal> {
+        if count == 0 || first.segment.get().checked_add(count).is_none() {
+            return Err(Refusal::Invalid);
+        }
+        if count as usize > self.table.geometry.segments_max {
+            return Err(Refusal::NoSpace);
+        }
+        let entry = Entry::New { first, count, creation };
+        Ok(self.enqueue(asker, vec![entry], After::Done, true))
+    }
+
+    // promise: one-owner
+    // rule: store/fence-waits-for-frames
+    /// What older owners asked and is in no frame yet is refused; what is in a frame is durable
+    /// before the fence's own frame is, and so before its answer.
+    fn take_fence(&mut self, asker: Asker, segments: Vec<FencedSegment>) -> Result<Taken, Refusal> {
+        let (volume, epoch) = (asker.volume, asker.owner_epoch);
+        let known = self.table.fences.contains_key(&volume);
+        let fences = self.table.fences.len() + self.fences_asked.len();
+        if !known && fences >= self.table.geometry.segments_max {
+            return Err(Refusal::NoSpace);
+        }
+        self.fences_asked.insert(volume, epoch);
+        let older = |other: &Asker| other.volume == volume && other.owner_epoch < epoch;
+        let refusal = Err(Refusal::Fenced { by: epoch });
+        self.cancel_where(|op| older(&op.asker) && op.is_of_owner(), Some(refusal.clone()));
+        let waiting = std::mem::take(&mut self.waiting);
+        let (gone, kept): (VecDeque<Waiting>, _) =
+            waiting.into_iter().partition(|waiting| older(&waiting.asker));
+        self.waiting = kept;
+        gone.iter().for_each(|waiting| self.answer(&waiting.asker, refusal.clone()));
+        let entry = Entry::Fence { volume, epoch };
+        Ok(self.enqueue(asker, vec![entry], After::Fenced { segments }, false))
+    }
+
+    fn take_epoch_start(&mut self, asker: Asker, starts: &[EpochStart]) -> Result<Taken, Refusal> {
+        if starts.len() > STARTS_MAX {
+            return Err(Refusal::Invalid);
+        }
+        let mut entries = Vec::with_capacity(starts.len());
+        for start in starts {
+            let key = SegmentKey::new(asker.volume, start.segment);
+            self.check_there(key)?;
+            entries.push(Entry::EpochStart { key, epoch: start.epoch, next: start.next });
+        }
+        if entries.is_empty() {
+            return Ok(Taken::Answered(ReplicaDone::Done));
+        }
+        Ok(self.enqueue(asker, entries, After::Done, false))
+    }
+
+    fn take_advance(
+        &mut self,
+        now: Instant,
+        volume: VolumeId,
+        settled: &[(SegmentIndex, Seq)],
+    ) -> Taken {
+        for (segment, seq) in settled {
+            self.ask_settled(SegmentKey::new(volume, *segment), *seq);
+        }
+        if !self.settled_asked.is_empty() {
+            self.lazy_since.get_or_insert(now);
+        }
+        Taken::Silent
+    }
+
+    /// It becomes the segment's settled seq with the next frame.
+    pub(crate) fn ask_settled(&mut self, key: SegmentKey, seq: Seq) {
+        let Some(segment) = self.table.segment(key) else { return };
+        let asked = self.settled_asked.get(&key).copied().unwrap_or(Seq::ZERO);
+        if !segment.meta.joining && seq > segment.meta.settled.max(asked) {
+            self.settled_asked.insert(key, seq);
+        }
+    }
+
+    /// Keeps of a repair what is bad here; the rest is as it should be.
+    fn take_repair(
+        &mut self,
+        asker: Asker,
+        key: SegmentKey,
+        pieces: Vec<Piece>,
+    ) -> Result<Taken, Refusal> {
+        let Some(segment) = self.table.segment(key) else { return Err(Refusal::NoSegment) };
+        let is_bad = |block: BlockIndex| {
+            let entry = segment.block(block);
+            let bad = entry.slot().is_some_and(|slot| self.bad.contains(&slot));
+            bad || entry.state() == BlockState::Unknown
+        };
+        let pieces = pieces.into_iter().flat_map(Piece::into_blocks);
+        let pieces: Vec<_> = pieces.filter(|piece| is_bad(piece.range.first())).collect();
+        self.take_plan(asker, Plan { key, rule: Rule::Repair, settled: None, pieces })
+    }
+
+    // rule: store/known-version-is-done
+    fn take_plan(&mut self, asker: Asker, plan: Plan) -> Result<Taken, Refusal> {
+        self.check_there(plan.key)?;
+        for piece in &plan.pieces {
+            self.check_range(piece.range, u32::MAX)?;
+        }
+        if plan.data_blocks() > REQUEST_BLOCKS_MAX {
+            return Err(Refusal::Invalid);
+        }
+        if self.has_all_of(&plan) {
+            if let Some(seq) = plan.settled {
+                self.ask_settled(plan.key, seq);
+            }
+            return Ok(Taken::Answered(ReplicaDone::Done));
+        }
+        if !self.waiting.is_empty() && plan.data_blocks() > 0 {
+            self.waiting.push_back(Waiting { asker, plan });
+            return Ok(Taken::UnderWay);
+        }
+        match self.room_for(&plan) {
+            Room::Now => self.start(asker, plan),
+            Room::Later => self.waiting.push_back(Waiting { asker, plan }),
+            Room::Never => return Err(Refusal::NoSpace),
+        }
+        Ok(Taken::UnderWay)
+    }
+
+    /// Durably so: what is in the map is synced.
+    fn has_all_of(&self, plan: &Plan) -> bool {
+        let Some(segment) = self.table.segment(plan.key) else { return false };
+        if self.makers > 0 {
+            return false;
+        }
+        plan.pieces.iter().all(|piece| {
+            let state = piece.body.state();
+            piece
+                .range
+                .iter()
+                .all(|block| !applies(plan.rule, segment.block(block), piece.version, state))
+        })
+    }
+
+    // promise: bounded
+    // rule: store/full-disk-serves-overwrites
+    /// New data leaves the reserve alone; what replaces, empties or mends may use it.
+    fn room_for(&self, plan: &Plan) -> Room {
+        let mut fresh: u32 = 0;
+        let mut pages: u32 = 0;
+        for piece in &plan.pieces {
+            let range = piece.range;
+            pages += self.table.pages_missing(plan.key, range.first(), range.count());
+            if let PieceBody::Data { .. } = piece.body {
+                let is_fresh = |block: &BlockIndex| {
+                    self.table.block(plan.key, *block).is_none_or(|entry| entry.slot().is_none())
+                };
+                let count = range.iter().filter(is_fresh).count();
+                fresh += u32::try_from(count).expect("a part of a range");
+            }
+        }
+        let need = u64::from(plan.data_blocks()) + 2 * u64::from(pages);
+        let usable = self.slots_usable();
+        if fresh > 0 && plan.rule != Rule::Repair {
+            let room = need + self.reserve_slots() <= usable;
+            return if room { Room::Now } else { Room::Never };
+        }
+        if need <= usable {
+            return Room::Now;
+        }
+        let coming = !self.ops.is_empty() || !self.limbo.is_empty() || !self.quarantine.is_empty();
+        if coming || self.checkpoint.is_some() { Room::Later } else { Room::Never }
+    }
+
+    pub(crate) fn admit_waiting(&mut self) {
+        while let Some(waiting) = self.waiting.front() {
+            match self.room_for(&waiting.plan) {
+                Room::Later => return,
+                Room::Now => {
+                    let Some(waiting) = self.waiting.pop_front() else { return };
+                    self.start(waiting.asker, waiting.plan);
+                }
+                Room::Never => {
+                    let Some(waiting) = self.waiting.pop_front() else { return };
+                    self.answer(&waiting.asker, Err(Refusal::NoSpace));
+                }
+            }
+        }
+    }
+
+    /// Gives the plan its slots, sends its data to the disk and queues it for the next frame.
+    fn start(&mut self, asker: Asker, plan: Plan) {
+        let blocks = plan.data_blocks();
+        let hint = self.table.segment(plan.key).map(|segment| segment.cursor);
+        let extents = self.slots.allocate(hint.unwrap_or_default(), blocks);
+        let extents = extents.expect("`room_for` said that there is room");
+        let end = extents.last().map(|(slot, count)| slot.plus(*count));
+        if let (Some(end), Some(segment)) = (end, self.table.segment_mut(plan.key)) {
+            segment.cursor = end;
+        }
+        let pages = plan.pieces.iter().map(|piece| {
+            self.table.pages_missing(plan.key, piece.range.first(), piece.range.count())
+        });
+        let pages_coming = pages.sum();
+        let settled = plan.settled.map(|seq| (plan.key, seq));
+        let (entries, writes) = plan.lay(&extents);
+        self.pages_coming += u64::from(pages_coming);
+        self.stats.writes += 1;
+        self.stats.write_bytes += u64::from(blocks) * gabion_types::BLOCK_BYTES;
+        let op = Op {
+            asker,
+            entries,
+            after: After::Done,
+            place: OpPlace::Queued,
+            writes_out: u32::try_from(writes.len()).expect("at most one a block"),
+            settled,
+            pages_coming,
+            makes: false,
+        };
+        let key = self.ops.insert(op).expect("counted against REQUESTS_MAX before");
+        self.queue.push_back(key);
+        for (slot, pieces) in writes {
+            let offset = self.layout.slot_offset(slot);
+            self.driver.write(crate::disk::Use::Data { op: key }, offset, pieces);
+        }
+    }
+
+    fn enqueue(&mut self, asker: Asker, entries: Vec<Entry>, after: After, makes: bool) -> Taken {
+        let op = Op {
+            asker,
+            entries,
+            after,
+            place: OpPlace::Queued,
+            writes_out: 0,
+            settled: None,
+            pages_coming: 0,
+            makes,
+        };
+        self.makers += u32::from(makes);
+        let key = self.ops.insert(op).expect("counted against REQUESTS_MAX before");
+        self.queue.push_back(key);
+        Taken::UnderWay
+    }
+
+    /// Takes queued requests back; those in a frame go on.
+    pub(crate) fn cancel_where(
+        &mut self,
+        mut gone: impl FnMut(&Op) -> bool,
+        answer: Option<Result<ReplicaDone, Refusal>>,
+    ) {
+        let queue = std::mem::take(&mut self.queue);
+        for key in queue {
+            let Some(op) = self.ops.get_mut(key) else { continue };
+            if !gone(op) {
+                self.queue.push_back(key);
+                continue;
+            }
+            op.place = OpPlace::Cancelled;
+            let asker = op.asker;
+            self.pages_coming -= u64::from(op.pages_coming);
+            self.makers -= u32::from(op.makes);
+            if op.writes_out == 0 {
+                self.forget_cancelled(key);
+            }
+            if let Some(answer) = answer.clone() {
+                self.answer(&asker, answer);
+            }
+        }
+    }
+
+    /// Its slots were never named by a frame, and nothing is in flight to them any more.
+    pub(crate) fn forget_cancelled(&mut self, key: u64) {
+        let Some(op) = self.ops.remove(key) else { return };
+        for (first, count) in op.extents() {
+            (0..count).for_each(|index| self.slots.release(first.plus(index)));
+        }
+    }
+
+    // rule: store/origin-gone
+    pub(crate) fn handle_origin_gone(&mut self, origin: Origin) {
+        self.cancel_where(|op| op.asker.from == origin, None);
+        self.waiting.retain(|waiting| waiting.asker.from != origin);
+        let ops = self.ops.iter_mut().map(|(_, op)| &mut op.asker);
+        let reads = self.reads.iter_mut().map(|(_, read)| &mut read.asker);
+        ops.chain(reads).filter(|asker| asker.from == origin).for_each(|asker| asker.muted = true);
+    }
+}
+
+impl Op {
+    /// Not by the map's order: `Create` and `Drop` do not look at the fence.
+    fn is_of_owner(&self) -> bool {
+        !self.entries.iter().any(|entry| matches!(entry, Entry::New { .. } | Entry::Gone { .. }))
+    }
+}
+
+impl PieceBody {
+    fn state(&self) -> BlockState {
+        match self {
+            // Which slot does not matter for what applies.
+            Self::Data { .. } => BlockState::Data {
+                slot: gabion_format::Slot::default(),
+                crc: gabion_types::Crc::default(),
+            },
+            Self::Zero => BlockState::Zero,
+            Self::Lost => BlockState::Lost,
+            Self::Absent => BlockState::Absent,
+        }
+    }
+}
+
+impl Piece {
+    /// One piece a block.
+    fn into_blocks(self) -> Vec<Self> {
+        let Self { range, version, body } = self;
+        let one = |block| BlockRange::new(block, 1).expect("one block of a range");
+        let blocks = range.iter().enumerate();
+        blocks
+            .map(|(nth, block)| {
+                let body = match &body {
+                    PieceBody::Data { crcs, data } => PieceBody::Data {
+                        crcs: vec![crcs[nth]],
+                        data: data.slice(nth * 4096..(nth + 1) * 4096),
+                    },
+                    PieceBody::Zero => PieceBody::Zero,
+                    PieceBody::Lost => PieceBody::Lost,
+                    PieceBody::Absent => PieceBody::Absent,
+                };
+                Self { range: one(block), version, body }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,259 @@
+//! Which slots of the pool are free, and when a freed one may be given out again.
+
+use crate::config::STREAM_BLOCKS;
+use gabion_format::Slot;
+use std::collections::{BTreeSet, VecDeque};
+
+const WORD_SLOTS: u32 = 64;
+const GROUP_WORDS: usize = 64;
+/// A run of free slots is looked for in so many words (1 GiB of disk); then pieces are taken.
+const RUN_WORDS_MAX: usize = 4096;
+
+/// Consecutive slots.
+pub(crate) type Extent = (Slot, u32);
+
+/// A bit a slot, set where it is taken, with a count of the free ones for each 64 words.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    words: Vec<u64>,
+    group_free: Vec<u32>,
+    free: u64,
+    count: u32,
+}
+
+impl Slots {
+    pub(crate) fn new(count: u32) -> Self {
+        let words_count = count.div_ceil(WORD_SLOTS) as usize;
+        let mut words = vec![0; words_count];
+        let rest = count % WORD_SLOTS;
+        if let Some(last) = words.last_mut().filter(|_| rest > 0) {
+            *last = u64::MAX << rest;
+        }
+        let group_free = words
+            .chunks(GROUP_WORDS)
+            .map(|group| group.iter().map(|word| word.count_zeros()).sum())
+            .collect();
+        Self { words, group_free, free: u64::from(count), count }
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        self.free
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub(crate) fn is_taken(&self, slot: Slot) -> bool {
+        let (word, bit) = place(slot);
+        self.words.get(word).is_none_or(|word| word & bit != 0)
+    }
+
+    /// False: it was taken already, or there is no such slot.
+    pub(crate) fn take(&mut self, slot: Slot) -> bool {
+        if self.is_taken(slot) {
+            return false;
+        }
+        let (word, bit) = place(slot);
+        self.words[word] |= bit;
+        self.group_free[word / GROUP_WORDS] -= 1;
+        self.free -= 1;
+        true
+    }
+
+    pub(crate) fn release(&mut self, slot: Slot) {
+        assert!(slot.get() < self.count && self.is_taken(slot), "{slot:?} was freed twice");
+        let (word, bit) = place(slot);
+        self.words[word] &= !bit;
+        self.group_free[word / GROUP_WORDS] += 1;
+        self.free += 1;
+    }
+
+    /// Takes `want` slots, from `hint` on where possible; consecutive ones for a stream.
+    /// Errors: `None` when fewer are free.
+    pub(crate) fn allocate(&mut self, hint: Slot, want: u32) -> Option<Vec<Extent>> {
+        if self.free < u64::from(want) {
+            return None;
+        }
+        let whole = if want >= STREAM_BLOCKS { self.find_run(hint, want) } else { None };
+        if let Some(first) = whole {
+            (0..want).for_each(|index| assert!(self.take(first.plus(index)), "the run was free"));
+            return Some(vec![(first, want)]);
+        }
+        Some(self.allocate_pieces(hint, want))
+    }
+
+    fn find_run(&self, hint: Slot, want: u32) -> Option<Slot> {
+        let start = self.start_word(hint);
+        let mut looked = 0;
+        let mut index = start;
+        let mut run: u32 = 0;
+        while looked < RUN_WORDS_MAX.min(self.words.len()) {
+            let word = self.words[index];
+            for bit in 0..WORD_SLOTS {
+                run = if word >> bit & 1 == 0 { run + 1 } else { 0 };
+                if run == want {
+                    return Some(Slot::new(first_slot(index) + bit + 1 - want));
+                }
+                if word == 0 && run + WORD_SLOTS <= want && bit == 0 {
+                    // A wholly free word that cannot finish the run.
+                    run += WORD_SLOTS - 1;
+                    break;
+                }
+                if word == u64::MAX {
+                    break;
+                }
+            }
+            looked += 1;
+            index += 1;
+            if index == self.words.len() {
+                (index, run) = (0, 0);
+            }
+        }
+        None
+    }
+
+    fn allocate_pieces(&mut self, hint: Slot, want: u32) -> Vec<Extent> {
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut left = want;
+        let mut index = self.start_word(hint);
+        while left > 0 {
+            if self.group_free[index / GROUP_WORDS] == 0 {
+                index = (index / GROUP_WORDS + 1) * GROUP_WORDS;
+            } else {
+                left -= self.take_from_word(index, left, &mut extents);
+                index += 1;
+            }
+            if index >= self.words.len() {
+                index = 0;
+            }
+        }
+        extents
+    }
+
+    fn take_from_word(&mut self, index: usize, left: u32, extents: &mut Vec<Extent>) -> u32 {
+        let mut taken = 0;
+        while taken < left && self.words[index] != u64::MAX {
+            let slot = Slot::new(first_slot(index) + self.words[index].trailing_ones());
+            assert!(self.take(slot), "the bit was clear");
+            taken += 1;
+            match extents.last_mut() {
+                Some((first, count)) if first.get() + *count == slot.get() => *count += 1,
+                Some(_) | None => extents.push((slot, 1)),
+            }
+        }
+        taken
+    }
+
+    fn start_word(&self, hint: Slot) -> usize {
+        let word = (hint.get() / WORD_SLOTS) as usize;
+        if word < self.words.len() { word } else { 0 }
+    }
+}
+
+fn place(slot: Slot) -> (usize, u64) {
+    ((slot.get() / WORD_SLOTS) as usize, 1 << (slot.get() % WORD_SLOTS))
+}
+
+fn first_slot(word: usize) -> u32 {
+    u32::try_from(word).expect("words of 2^32 slots fit") * WORD_SLOTS
+}
+
+/// Slots that were replaced while reads of them may be under way.
+#[derive(Debug, Default)]
+pub(crate) struct Limbo {
+    next_read: u64,
+    reads: BTreeSet<u64>,
+    /// Each with the first read that was submitted after it was freed.
+    waiting: VecDeque<(u64, Slot)>,
+}
+
+impl Limbo {
+    pub(crate) fn begin_read(&mut self) -> u64 {
+        let read = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(read);
+        read
+    }
+
+    pub(crate) fn end_read(&mut self, read: u64) {
+        self.reads.remove(&read);
+    }
+
+    pub(crate) fn push(&mut self, slot: Slot) {
+        self.waiting.push_back((self.next_read, slot));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    // rule: store/slot-freed-after-reads
+    /// The next one that no read submitted before can still be under way to.
+    pub(crate) fn pop(&mut self) -> Option<Slot> {
+        let (after, slot) = self.waiting.front().copied()?;
+        if self.reads.first().is_some_and(|read| *read < after) {
+            return None;
+        }
+        self.waiting.pop_front();
+        Some(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn total(extents: &[Extent]) -> u32 {
+        extents.iter().map(|(_, count)| count).sum()
+    }
+
+    #[test]
+    fn a_stream_gets_consecutive_slots_and_falls_back_to_pieces() {
+        let mut slots = Slots::new(1000);
+        assert!(slots.take(Slot::new(70)));
+        let run = slots.allocate(Slot::new(64), 200).unwrap();
+        assert_eq!(run, vec![(Slot::new(71), 200)]);
+        (0..1000).for_each(|slot| {
+            slots.take(Slot::new(slot));
+        });
+        (0..1000).step_by(2).for_each(|slot| slots.release(Slot::new(slot)));
+        let pieces = slots.allocate(Slot::new(999), 100).unwrap();
+        assert_eq!((pieces.len(), total(&pieces)), (100, 100));
+        assert_eq!(slots.free(), 400);
+        assert_eq!(slots.allocate(Slot::new(0), 401), None);
+    }
+
+    #[test]
+    fn every_slot_is_given_out_once() {
+        for count in [1, 63, 64, 65, 4096, 10_000] {
+            let mut slots = Slots::new(count);
+            let mut seen = BTreeSet::new();
+            let mut want = 1;
+            while let Some(extents) = slots.allocate(Slot::new(want * 37), want) {
+                for (first, run) in extents {
+                    (0..run).for_each(|index| assert!(seen.insert(first.plus(index))));
+                }
+                want = (want % 40 + 1).min(u32::try_from(slots.free()).unwrap()).max(1);
+            }
+            assert_eq!((slots.free(), seen.len()), (0, count as usize));
+        }
+    }
+
+    // rule: store/slot-freed-after-reads
+    #[test]
+    fn a_freed_slot_waits_for_the_reads_before_it() {
+        let mut limbo = Limbo::default();
+        let before = limbo.begin_read();
+        limbo.push(Slot::new(1));
+        let after = limbo.begin_read();
+        assert_eq!(limbo.pop(), None);
+        limbo.end_read(before);
+        assert_eq!(limbo.pop(), Some(Slot::new(1)));
+        limbo.push(Slot::new(2));
+        assert_eq!(limbo.pop(), None);
+        limbo.end_read(after);
+        assert_eq!(limbo.pop(), Some(Slot::new(2)));
+        assert!(limbo.is_empty());
+    }
+}

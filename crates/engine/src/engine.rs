@@ -175,9 +175,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Nothing that had happened by the last turn waits to be handed out: silence may be judged.
+    /// Nothing that has happened by now waits to be handed out: silence may be judged. Looks into the
+    /// kernel once more, without a wait; what it finds comes with the next turn.
     pub fn is_drained(&mut self) -> bool {
-        self.ready.is_empty() && self.ring.is_drained()
+        self.ready.is_empty()
+            && self.ring.wait(Some(Duration::ZERO)).is_ok()
+            && self.ring.is_drained()
     }
 
     fn timeout(&self, deadline: Option<Instant>) -> Option<Duration> {

@@ -32,9 +32,10 @@ impl Waker {
         }
     }
 
-    /// Before `Event::Woken` is handed out: a wake after this makes another event.
+    /// Before `Event::Woken` is handed out: a wake after this makes another event, and what was done
+    /// before one that came earlier is visible after it (so a swap, and not a store).
     pub(crate) fn seen(&self) {
-        self.shared.pending.store(false, Ordering::Release);
+        self.shared.pending.swap(false, Ordering::AcqRel);
     }
 
     pub(crate) fn eventfd(&self) -> &OwnedFd {

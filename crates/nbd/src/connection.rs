@@ -6,12 +6,12 @@ use crate::limits::NbdLimits;
 use crate::serving::Serving;
 use std::collections::VecDeque;
 
-/// Shape: a driver feeds one input, drains all effects, and reads as `want` says. It keeps a bound on
-/// what it has not sent yet, and stops reading above it: a client that does not read its answers is
-/// held back by that alone.
+/// Shape: a driver feeds one input, drains all effects, and reads as `want` says. It keeps a bound
+/// on what it has not sent yet, and stops reading above it: a client that does not read its answers
+/// is held back by that alone.
 ///
-/// Order: `want` stays `Exactly` the same number until those bytes are delivered; only `Shutdown` may
-/// end it before. Parts of a write are handed on in the order of the stream.
+/// Order: `want` stays `Exactly` the same number until those bytes are delivered; only `Shutdown`
+/// may end it before. Parts of a write are handed on in the order of the stream.
 #[derive(Clone, Debug)]
 pub struct Connection {
     limits: NbdLimits,

@@ -17,7 +17,8 @@ pub enum Input {
     Export(Option<Export>),
     /// Answers `Effect::Request`.
     Done { tag: Tag, result: GuestResult },
-    /// The volume was deleted, the client evicted or the node stops: answer what is open, then close.
+    /// The volume was deleted, the client evicted or the node stops: answer what is open, then
+    /// close.
     Shutdown,
 }
 

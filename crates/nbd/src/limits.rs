@@ -28,9 +28,9 @@ pub struct NbdLimits {
     pub part_bytes: u32,
     /// Requests taken and not yet answered. Full: nothing is read.
     pub in_flight_max: u32,
-    /// Payload of requests taken and not yet answered. A request that does not fit waits, and nothing
-    /// is read meanwhile; one that is larger by itself is taken when it is alone, so that what is held
-    /// is at most the larger of this and `PAYLOAD_BYTES_MAX`.
+    /// Payload of requests taken and not yet answered. A request that does not fit waits, and
+    /// nothing is read meanwhile; one that is larger by itself is taken when it is alone, so that
+    /// what is held is at most the larger of this and `PAYLOAD_BYTES_MAX`.
     pub bytes_in_flight_max: u64,
 }
 

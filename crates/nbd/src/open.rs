@@ -167,8 +167,8 @@ fn read_data(data: GuestData, part: ByteRange) -> Result<Bytes, Refused> {
     }
 }
 
-/// (length, flags) from the start of the range on, no further than its end; neighbours that are alike
-/// are one.
+/// (length, flags) from the start of the range on, no further than its end; neighbours that are
+/// alike are one.
 fn descriptors(extents: &[MappedExtent], range: ByteRange, one: bool) -> Vec<(u32, u32)> {
     let mut left = u32::try_from(range.length()).expect("a request's length has 32 bits");
     let mut found: Vec<(u32, u32)> = Vec::new();

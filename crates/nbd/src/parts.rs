@@ -2,8 +2,10 @@
 
 use gabion_types::{BLOCK_BYTES, ByteRange};
 
-/// The first part of what is left of a range: at most `part_bytes`, and it ends at a border of blocks
-/// or of the range, so that no two parts share a block.
+/// The first part of what is left of a range: at most `part_bytes`.
+///
+/// rule: nbd/parts-share-no-block. It ends at a border of blocks or of the range: else two parts of
+/// one write would wait for each other at its owner, and each would cost a read.
 pub(crate) fn first_part(range: ByteRange, part_bytes: u32) -> ByteRange {
     let length = range.length().min(u64::from(part_bytes) - range.offset() % BLOCK_BYTES);
     ByteRange::new(range.offset(), length).expect("a part ends where its range does, or before")
@@ -31,6 +33,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    // rule: nbd/parts-share-no-block
     #[test]
     fn parts_meet_at_borders_of_blocks() {
         let range = ByteRange::new(512, 20_480).unwrap();

@@ -71,7 +71,7 @@ impl Serving {
         self.open.len()
     }
 
-    /// promise: bounded
+    /// promise: bounded. Nothing is read that there is no room for.
     pub fn want(&self) -> Want {
         match &self.reading {
             Reading::Header if self.open.is_full() => Want::Paused,
@@ -115,7 +115,7 @@ impl Serving {
         self.conclude(effects)
     }
 
-    /// The payload of a refused write comes all the same. rule: nbd/refused-payload-is-dropped
+    /// rule: nbd/refused-payload-is-dropped. The payload of a refused write comes all the same.
     fn refuse(&mut self, header: RequestHeader, refused: Refused, effects: &mut VecDeque<Effect>) {
         let cookie = header.cookie;
         match header.payload_bytes() {
@@ -124,8 +124,8 @@ impl Serving {
         }
     }
 
-    /// Space is kept for the whole of a request before any of it is handed on: two that are half taken
-    /// never wait for each other. rule: nbd/whole-request-fits
+    /// rule: nbd/whole-request-fits. Room is kept for the whole of a request before any of it is
+    /// handed on: two that are half taken never wait for each other.
     fn admit(&mut self, header: RequestHeader, asked: Command, effects: &mut VecDeque<Effect>) {
         let held = self.held_bytes.saturating_add(asked.held_bytes());
         if self.held_bytes > 0 && held > self.limits.bytes_in_flight_max {
@@ -180,9 +180,10 @@ impl Serving {
 
     /// One part, as the volume takes it: no payload, whatever its length.
     ///
-    /// promise: flush-means-flush. A flush is handed on when it is read, behind all writes that were
-    /// answered before, on any connection; the volume's owner is the barrier.
-    /// rule: nbd/flush-covers-completed
+    /// promise: flush-means-flush
+    ///
+    /// rule: nbd/flush-covers-completed. A flush is handed on when it is read, behind all writes
+    /// that were answered before, on any connection; the volume's owner is the barrier.
     fn ask_plain(
         &mut self,
         cookie: u64,
@@ -281,7 +282,7 @@ impl Serving {
         if leaves && self.open.is_empty() { Next::Close } else { Next::Stay }
     }
 
-    /// Whatever is not done is answered with ESHUTDOWN. rule: nbd/shutdown-answers-everything
+    /// rule: nbd/shutdown-answers-everything. What is not done is answered with ESHUTDOWN.
     pub fn shutdown(&mut self, effects: &mut VecDeque<Effect>) {
         let cookies = self.open.iter().map(|(_, open)| open.cookie);
         let unread = match self.reading {

@@ -7,7 +7,8 @@ use crate::message::Message;
 use bytes::Bytes;
 
 /// Payloads of so many bytes and more are asked for by themselves, so that the driver can receive
-/// them straight into an aligned buffer; smaller ones come in one piece with the fields before them.
+/// them straight into an aligned buffer; smaller ones come in one piece with the fields before
+/// them.
 pub const LARGE_PAYLOAD_BYTES: u32 = 64 << 10;
 
 /// Says how many bytes it needs next and takes exactly those.
@@ -66,20 +67,12 @@ impl Assembler {
         let wanted = self.want();
         match std::mem::take(&mut self.state) {
             State::Broken(error) => Err(error),
-            _ if bytes.len() != wanted => Err(WireError::Chunk {
-                found: bytes.len(),
-                wanted,
-            }),
+            _ if bytes.len() != wanted => Err(WireError::Chunk { found: bytes.len(), wanted }),
             State::Header => {
-                let head = bytes
-                    .first_chunk()
-                    .expect("as many bytes as wanted are there");
+                let head = bytes.first_chunk().expect("as many bytes as wanted are there");
                 let header = Header::decode(head)?;
                 if header.aux_len == 0 && has_large_payload(&header) {
-                    self.state = State::Payload {
-                        header,
-                        aux: Bytes::new(),
-                    };
+                    self.state = State::Payload { header, aux: Bytes::new() };
                 } else if header.aux_len == 0 && header.payload_len == 0 {
                     return decode(&header, &[], Bytes::new()).map(Some);
                 } else {

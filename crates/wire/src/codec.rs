@@ -1,7 +1,8 @@
 //! Messages to bytes and back.
 //!
-//! Order: what is encoded here and decoded there is the same message; what decodes encodes to the same
-//! bytes again, for fields that are not used are zero and there is one way to write each value.
+//! Order: what is encoded here and decoded there is the same message; what decodes encodes to the
+//! same bytes again, for fields that are not used are zero and there is one way to write each
+//! value.
 
 mod answer;
 mod link;
@@ -20,7 +21,8 @@ use gabion_types::{
     VolumeId,
 };
 
-/// A message as it goes to the socket: `head`, then `payload`, which is the message's own, not copied.
+/// A message as it goes to the socket: `head`, then `payload`, which is the message's own, not
+/// copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     pub head: Bytes,
@@ -54,11 +56,7 @@ pub fn decode(header: &Header, aux: &[u8], payload: Bytes) -> Result<Message, Wi
         return Err(WireError::Chunk { found, wanted });
     }
     let reader = Reader::new(header.kind, aux)?;
-    let incoming = Incoming {
-        header: *header,
-        aux: reader,
-        payload,
-    };
+    let incoming = Incoming { header: *header, aux: reader, payload };
     let body = match header.kind {
         Kind::Hello
         | Kind::Proof
@@ -100,10 +98,7 @@ pub fn decode(header: &Header, aux: &[u8], payload: Bytes) -> Result<Message, Wi
         | Kind::SessionFlushed
         | Kind::SessionClosed => Body::Session(session::decode(incoming)?),
     };
-    Ok(Message {
-        request: RequestId(header.request),
-        body,
-    })
+    Ok(Message { request: RequestId(header.request), body })
 }
 
 /// A message on its way out.
@@ -115,28 +110,54 @@ struct Outgoing {
 
 impl Outgoing {
     fn new(kind: Kind, request: RequestId) -> Self {
-        Self {
-            header: Header::new(kind, request.0),
-            aux: Writer::default(),
-            payload: None,
-        }
+        let header = Header::new(kind, request.0);
+        Self { header, aux: Writer::default(), payload: None }
+    }
+
+    fn u8(mut self, value: u8) -> Self {
+        self.aux.u8(value);
+        self
+    }
+
+    fn u32(mut self, value: u32) -> Self {
+        self.aux.u32(value);
+        self
+    }
+
+    fn u64(mut self, value: u64) -> Self {
+        self.aux.u64(value);
+        self
+    }
+
+    fn epoch(self, epoch: Epoch) -> Self {
+        self.u64(epoch.get())
+    }
+
+    fn seq(self, seq: Seq) -> Self {
+        self.u64(seq.get())
+    }
+
+    fn option(mut self, value: Option<u64>) -> Self {
+        self.aux.option(value);
+        self
+    }
+
+    fn list<T>(mut self, entries: &[T], put: impl Fn(&mut Writer, &T)) -> Self {
+        self.aux.count(entries.len());
+        entries.iter().for_each(|entry| put(&mut self.aux, entry));
+        self
+    }
+
+    fn version(mut self, version: Version) -> Self {
+        self.header.version_epoch = version.epoch.get();
+        self.header.version_seq = version.seq.get();
+        self
     }
 
     /// An empty payload is none.
-    fn payload(&mut self, payload: &Bytes) {
+    fn payload(mut self, payload: &Bytes) -> Self {
         self.payload = Some(payload.clone()).filter(|payload| !payload.is_empty());
-    }
-
-    fn version(&mut self, version: Version) {
-        self.header.version_epoch = version.epoch.get();
-        self.header.version_seq = version.seq.get();
-    }
-
-    fn blocks(&mut self, blocks: &[BlockInfo]) {
-        self.aux.count(blocks.len());
-        for info in blocks {
-            put_block(&mut self.aux, info);
-        }
+        self
     }
 
     fn finish(mut self) -> Result<Encoded, WireError> {
@@ -148,10 +169,7 @@ impl Outgoing {
         let mut head = Vec::with_capacity(HEADER_BYTES + aux.len());
         head.extend_from_slice(&self.header.encode());
         head.extend_from_slice(&aux);
-        Ok(Encoded {
-            head: Bytes::from(head),
-            payload: self.payload,
-        })
+        Ok(Encoded { head: Bytes::from(head), payload: self.payload })
     }
 }
 
@@ -168,11 +186,7 @@ impl Incoming<'_> {
     }
 
     fn value(&self, field: &'static str, value: u64) -> WireError {
-        WireError::Value {
-            kind: self.kind(),
-            field,
-            value,
-        }
+        WireError::Value { kind: self.kind(), field, value }
     }
 
     fn volume(&mut self) -> VolumeId {
@@ -199,10 +213,7 @@ impl Incoming<'_> {
     fn version(&mut self) -> Result<Version, WireError> {
         let value = std::mem::take(&mut self.header.version_epoch);
         let epoch = epoch(self.kind(), "a version epoch", value)?;
-        Ok(Version::new(
-            epoch,
-            Seq::new(std::mem::take(&mut self.header.version_seq)),
-        ))
+        Ok(Version::new(epoch, Seq::new(std::mem::take(&mut self.header.version_seq))))
     }
 
     fn epoch(&mut self) -> Result<Epoch, WireError> {
@@ -215,17 +226,15 @@ impl Incoming<'_> {
 
     fn blocks(&mut self) -> Result<Vec<BlockInfo>, WireError> {
         let kind = self.kind();
-        self.aux
-            .entries(BLOCK_INFO_BYTES, |aux| read_block(kind, aux))
+        self.aux.entries(BLOCK_INFO_BYTES, |aux| read_block(kind, aux))
     }
 
-    /// The payload of the `Data` blocks among these.
-    fn blocks_payload(&mut self, blocks: &[BlockInfo]) -> Result<Bytes, WireError> {
-        let data = blocks
-            .iter()
-            .filter(|info| info.kind == BlockKind::Data)
-            .count();
-        self.payload((data as u64).saturating_mul(BLOCK_BYTES))
+    /// Blocks, and the payload of those among them that have data.
+    fn blocks_with_data(&mut self) -> Result<(Vec<BlockInfo>, Bytes), WireError> {
+        let blocks = self.blocks()?;
+        let count = blocks.iter().filter(|info| info.kind == BlockKind::Data).count();
+        let data = self.payload((count as u64).saturating_mul(BLOCK_BYTES))?;
+        Ok((blocks, data))
     }
 
     fn payload(&mut self, expected: u64) -> Result<Bytes, WireError> {
@@ -233,11 +242,7 @@ impl Incoming<'_> {
         if found == expected {
             Ok(std::mem::take(&mut self.payload))
         } else {
-            Err(WireError::PayloadLength {
-                kind: self.kind(),
-                found,
-                expected,
-            })
+            Err(WireError::PayloadLength { kind: self.kind(), found, expected })
         }
     }
 
@@ -245,17 +250,9 @@ impl Incoming<'_> {
         let kind = self.kind();
         if !self.payload.is_empty() {
             let found = self.payload.len() as u64;
-            return Err(WireError::PayloadLength {
-                kind,
-                found,
-                expected: 0,
-            });
+            return Err(WireError::PayloadLength { kind, found, expected: 0 });
         }
-        let rest = Header {
-            aux_len: 0,
-            payload_len: 0,
-            ..self.header
-        };
+        let rest = Header { aux_len: 0, payload_len: 0, ..self.header };
         if rest != Header::new(kind, rest.request) {
             return Err(WireError::UnusedField { kind });
         }
@@ -292,21 +289,12 @@ fn read_block(kind: Kind, aux: &mut Reader<'_>) -> Result<BlockInfo, WireError> 
         3 => BlockKind::Lost,
         4 => BlockKind::Bad,
         value => {
-            return Err(WireError::Value {
-                kind,
-                field: "a block's kind",
-                value,
-            });
+            return Err(WireError::Value { kind, field: "a block's kind", value });
         }
     };
     let epoch = epoch(kind, "a block's epoch", word & Epoch::MAX.get())?;
     let version = Version::new(epoch, Seq::new(aux.u64()?));
-    Ok(BlockInfo {
-        block,
-        kind: block_kind,
-        version,
-        crc,
-    })
+    Ok(BlockInfo { block, kind: block_kind, version, crc })
 }
 
 fn read_epoch(kind: Kind, aux: &mut Reader<'_>) -> Result<Epoch, WireError> {

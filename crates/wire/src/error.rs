@@ -28,17 +28,9 @@ pub enum WireError {
     #[error("{kind:?} sets a header field that it has no use for")]
     UnusedField { kind: Kind },
     #[error("{kind:?} has {field} {value}, which cannot be")]
-    Value {
-        kind: Kind,
-        field: &'static str,
-        value: u64,
-    },
+    Value { kind: Kind, field: &'static str, value: u64 },
     #[error("{kind:?} carries {found} bytes of payload where its fields tell of {expected}")]
-    PayloadLength {
-        kind: Kind,
-        found: u64,
-        expected: u64,
-    },
+    PayloadLength { kind: Kind, found: u64, expected: u64 },
     #[error("the driver delivered {found} bytes where {wanted} were wanted")]
     Chunk { found: usize, wanted: usize },
 }

@@ -69,9 +69,8 @@ impl<'a> Reader<'a> {
             return Ok(Self { kind, rest: aux });
         }
         // A checksum over nothing is never written.
-        let Some((fields, crc)) = aux
-            .split_last_chunk::<CRC_BYTES>()
-            .filter(|(f, _)| !f.is_empty())
+        let Some((fields, crc)) =
+            aux.split_last_chunk::<CRC_BYTES>().filter(|(f, _)| !f.is_empty())
         else {
             return Err(WireError::Short { kind });
         };
@@ -109,20 +108,12 @@ impl<'a> Reader<'a> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(WireError::Value {
-                kind: self.kind,
-                field,
-                value: u64::from(other),
-            }),
+            other => Err(WireError::Value { kind: self.kind, field, value: u64::from(other) }),
         }
     }
 
     pub fn option(&mut self, field: &'static str) -> Result<Option<u64>, WireError> {
-        if self.bool(field)? {
-            self.u64().map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.bool(field)? { self.u64().map(Some) } else { Ok(None) }
     }
 
     /// As many entries as were announced. The announced number is compared with the bytes that are
@@ -146,10 +137,7 @@ impl<'a> Reader<'a> {
     pub fn finish(self) -> Result<(), WireError> {
         match self.rest.len() {
             0 => Ok(()),
-            bytes => Err(WireError::Trailing {
-                kind: self.kind,
-                bytes,
-            }),
+            bytes => Err(WireError::Trailing { kind: self.kind, bytes }),
         }
     }
 }

@@ -95,8 +95,8 @@ kinds! {
     SessionClosed = 0x6a false,
 }
 
-/// A header whose checksum, version, kind and lengths were found right. A field that the kind has no
-/// use for is zero.
+/// A header whose checksum, version, kind and lengths were found right. A field that the kind has
+/// no use for is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     pub kind: Kind,
@@ -191,11 +191,7 @@ impl Header {
             let (bytes, max) = (u64::from(self.aux_len), u64::from(AUX_BYTES_MAX));
             return Err(WireError::AuxTooLarge { kind, bytes, max });
         }
-        let max = if kind.carries_payload() {
-            PAYLOAD_BYTES_MAX
-        } else {
-            0
-        };
+        let max = if kind.carries_payload() { PAYLOAD_BYTES_MAX } else { 0 };
         if self.payload_len > max {
             let (bytes, max) = (u64::from(self.payload_len), u64::from(max));
             return Err(WireError::PayloadTooLarge { kind, bytes, max });
@@ -205,17 +201,9 @@ impl Header {
 }
 
 fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    u32::from_le_bytes(
-        bytes[at..at + 4]
-            .try_into()
-            .expect("four bytes were sliced"),
-    )
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes were sliced"))
 }
 
 fn u64_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u64 {
-    u64::from_le_bytes(
-        bytes[at..at + 8]
-            .try_into()
-            .expect("eight bytes were sliced"),
-    )
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were sliced"))
 }

@@ -22,11 +22,7 @@ pub struct ReplicaRequest {
 pub enum ReplicaOp {
     /// Rule 0. Makes the segments, empty; those that are there with this creation epoch are left.
     /// Local only: each node does it for its own disks when the map says so.
-    Create {
-        creation: Epoch,
-        first: SegmentIndex,
-        count: u32,
-    },
+    Create { creation: Epoch, first: SegmentIndex, count: u32 },
     /// Rule 6. Refuses older owners durably, for the whole volume on this disk, also where the
     /// disk holds nothing of it; answered after what had reached a frame is durable.
     Fence { segments: Vec<FencedSegment> },
@@ -40,19 +36,11 @@ pub enum ReplicaOp {
         settled: Seq,
     },
     /// A hole with a version, over the whole range.
-    Zero {
-        segment: SegmentIndex,
-        version: Version,
-        range: BlockRange,
-        settled: Seq,
-    },
+    Zero { segment: SegmentIndex, version: Version, range: BlockRange, settled: Seq },
     /// Each block verified; those that fail come back as `Bad` without data.
-    Read {
-        segment: SegmentIndex,
-        range: BlockRange,
-    },
-    /// A page of the table: blocks from `from` on that were ever written and either have a seq above
-    /// `seq_above` or an epoch at or above `epoch_from`; at most `entries_max`.
+    Read { segment: SegmentIndex, range: BlockRange },
+    /// A page of the table: blocks from `from` on that were ever written and either have a seq
+    /// above `seq_above` or an epoch at or above `epoch_from`; at most `entries_max`.
     Scan {
         segment: SegmentIndex,
         from: BlockIndex,
@@ -62,50 +50,26 @@ pub enum ReplicaOp {
     },
     /// Takeover: blocks with their own versions, each applied iff above the block's. A `Lost` block
     /// is lost from then on. `data` holds the `Data` blocks in order.
-    Settle {
-        segment: SegmentIndex,
-        blocks: Vec<BlockInfo>,
-        data: Bytes,
-    },
+    Settle { segment: SegmentIndex, blocks: Vec<BlockInfo>, data: Bytes },
     /// Read repair: the same version again, applied iff the block has still that version and its
     /// copy is bad (or the map page that told of it is lost).
-    Repair {
-        segment: SegmentIndex,
-        blocks: Vec<BlockInfo>,
-        data: Bytes,
-    },
+    Repair { segment: SegmentIndex, blocks: Vec<BlockInfo>, data: Bytes },
     /// The next seq of each segment, durable before the settled seq moves past the gap.
     EpochStart { starts: Vec<EpochStart> },
-    /// Up to this seq of each segment every write is on every in-sync replica, or void. Not answered.
+    /// Up to this seq of each segment every write is on every in-sync replica, or void. Not
+    /// answered.
     Advance { settled: Vec<(SegmentIndex, Seq)> },
     /// Rule 7. Becomes a joiner from J on; makes the segment if it isn't there with this creation
     /// epoch; freezes its settled seq.
-    JoinStart {
-        segment: SegmentIndex,
-        joined: Epoch,
-        creation: Epoch,
-    },
+    JoinStart { segment: SegmentIndex, joined: Epoch, creation: Epoch },
     /// Filling: each block applied iff the joiner's own has an epoch below J, even over a higher
     /// version; `Absent` takes the block away.
-    Install {
-        segment: SegmentIndex,
-        joined: Epoch,
-        blocks: Vec<BlockInfo>,
-        data: Bytes,
-    },
+    Install { segment: SegmentIndex, joined: Epoch, blocks: Vec<BlockInfo>, data: Bytes },
     /// The joiner is in-sync now; its settled seq thaws and becomes `settled`.
-    Promoted {
-        segment: SegmentIndex,
-        joined: Epoch,
-        settled: Seq,
-    },
+    Promoted { segment: SegmentIndex, joined: Epoch, settled: Seq },
     /// Rule 10. Local only, from the committed map. Refused when the volume's fence on this disk or
     /// the segment's J is higher than `epoch`, or the creation epoch is another.
-    Drop {
-        segment: SegmentIndex,
-        creation: Epoch,
-        epoch: Epoch,
-    },
+    Drop { segment: SegmentIndex, creation: Epoch, epoch: Epoch },
 }
 
 /// A segment as the map knows it, for a fence.

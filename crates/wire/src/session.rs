@@ -11,16 +11,16 @@ pub struct SessionNumber(pub u64);
 /// epoch. All go over the front's or the owner's `Data` link, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionMessage {
-    /// Owner to each live node before it serves: a nudge, over the owner's own link. Front to owner,
-    /// over the front's link, which carries the session from then on both ways: (re)start it.
-    /// `applied`: the sender's map index; a front whose session was voided must have seen that.
+    /// Owner to each live node before it serves: a nudge, over the owner's own link. Front to
+    /// owner, over the front's link, which carries the session from then on both ways: (re)start
+    /// it. `applied`: the sender's map index; a front whose session was voided must have seen that.
     Open {
         volume: VolumeId,
         owner_epoch: Epoch,
         applied: MapIndex,
     },
-    /// Owner to front: what it has of this session's numbers after it threw away the old link's rest:
-    /// all below `next` that aren't in `missing`.
+    /// Owner to front: what it has of this session's numbers after it threw away the old link's
+    /// rest: all below `next` that aren't in `missing`.
     Have {
         volume: VolumeId,
         owner_epoch: Epoch,
@@ -103,14 +103,8 @@ impl SessionMessage {
     /// The payload that rides behind, if any.
     pub fn payload(&self) -> Option<&Bytes> {
         match self {
-            Self::Request {
-                op: GuestOp::Write { data, .. },
-                ..
-            } => Some(data),
-            Self::Response {
-                result: Ok(gabion_types::GuestData::Read(data)),
-                ..
-            } => Some(data),
+            Self::Request { op: GuestOp::Write { data, .. }, .. } => Some(data),
+            Self::Response { result: Ok(gabion_types::GuestData::Read(data)), .. } => Some(data),
             Self::Request { .. }
             | Self::Response { .. }
             | Self::Open { .. }

@@ -155,7 +155,9 @@ fn zeros_without_a_hole_are_written() {
     assert_eq!(client.one_error(), ENOSPC);
 }
 
-/// promise: flush-means-flush. rule: nbd/flush-covers-completed
+/// promise: flush-means-flush
+///
+/// rule: nbd/flush-covers-completed
 #[test]
 fn a_flush_is_handed_on_behind_what_was_answered() {
     let mut client = Client::serving(true);
@@ -202,7 +204,9 @@ fn nothing_is_read_while_all_places_are_taken() {
     assert_eq!(client.replies().len(), 6);
 }
 
-/// promise: bounded. rule: nbd/whole-request-fits
+/// promise: bounded
+///
+/// rule: nbd/whole-request-fits
 #[test]
 fn a_request_waits_until_all_of_it_fits() {
     for structured in [false, true] {

@@ -1,4 +1,5 @@
-//! The connection from outside: scripts of bytes as clients send them, each command, arbitrary bytes.
+//! The connection from outside: scripts of bytes as clients send them, each command, arbitrary
+//! bytes.
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 

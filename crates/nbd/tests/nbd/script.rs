@@ -1,8 +1,9 @@
-//! Scripts in `golden/*.txt`: what a client sends and the node answers, and below each line what comes
-//! out. `UPDATE_GOLDEN=1` writes what comes out anew.
+//! Scripts in `golden/*.txt`: what a client sends and the node answers, and below each line what
+//! comes out. `UPDATE_GOLDEN=1` writes what comes out anew.
 //!
 //! Lines: `client <hex>` or `client <count> x <hex>`, `listed <name>…`, `export <name> <bytes>`,
-//! `no-export`, `done <tag> [<error>|read <hex byte> <count>|status <bytes>:data|hole…]`, `shutdown`.
+//! `no-export`, `done <tag> [<error>|read <hex byte> <count>|status <bytes>:data|hole…]`,
+//! `shutdown`.
 
 use bytes::Bytes;
 use gabion_nbd::{Connection, Effect, Export, Input, NbdLimits, Tag, Want};

@@ -1,6 +1,6 @@
 //! `ReplicaAnswer` to bytes and back.
 
-use super::{Incoming, Outgoing, epoch};
+use super::{Incoming, Outgoing, epoch, put_block};
 use crate::error::WireError;
 use crate::fields::Writer;
 use crate::header::Kind;
@@ -25,30 +25,22 @@ pub(super) fn encode(request: RequestId, answer: &ReplicaAnswer) -> Outgoing {
         Ok(ReplicaDone::JoinStarted { .. }) => Kind::JoinStarted,
         Err(_) => Kind::Refused,
     };
-    let mut out = Outgoing::new(kind, request);
+    let mut out = Outgoing::new(kind, request).u64(answer.credit_bytes);
     out.header.disk = answer.disk.get();
     out.header.volume = answer.volume.get();
-    out.aux.u64(answer.credit_bytes);
     match &answer.result {
-        Ok(ReplicaDone::Done) => {}
-        Ok(ReplicaDone::Fenced { reports }) => {
-            out.aux.count(reports.len());
-            for report in reports {
-                put_report(&mut out.aux, report);
-            }
-        }
-        Ok(ReplicaDone::Blocks { blocks, data }) => {
-            out.blocks(blocks);
-            out.payload(data);
-        }
+        Ok(ReplicaDone::Done) => out,
+        Ok(ReplicaDone::Fenced { reports }) => out.list(reports, put_report),
+        Ok(ReplicaDone::Blocks { blocks, data }) => out.list(blocks, put_block).payload(data),
         Ok(ReplicaDone::Table { entries, next }) => {
-            out.blocks(entries);
-            out.aux.option(next.map(|block| u64::from(block.get())));
+            out.list(entries, put_block).option(next.map(|block| u64::from(block.get())))
         }
-        Ok(ReplicaDone::JoinStarted { settled }) => out.aux.u64(settled.get()),
-        Err(refusal) => put_refusal(&mut out.aux, *refusal),
+        Ok(ReplicaDone::JoinStarted { settled }) => out.seq(*settled),
+        Err(refusal) => {
+            put_refusal(&mut out.aux, *refusal);
+            out
+        }
     }
-    out
 }
 
 fn put_report(aux: &mut Writer, report: &FenceReport) {
@@ -87,21 +79,15 @@ fn put_refusal(aux: &mut Writer, refusal: Refusal) {
     }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the other kinds are other modules'"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other kinds are other modules'")]
 pub(super) fn decode(mut from: Incoming<'_>) -> Result<ReplicaAnswer, WireError> {
     let (disk, volume) = (from.disk(), from.volume());
     let credit_bytes = from.aux.u64()?;
     let result = match from.kind() {
         Kind::Done => Ok(ReplicaDone::Done),
-        Kind::Fenced => Ok(ReplicaDone::Fenced {
-            reports: from.reports()?,
-        }),
+        Kind::Fenced => Ok(ReplicaDone::Fenced { reports: from.reports()? }),
         Kind::Blocks => {
-            let blocks = from.blocks()?;
-            let data = from.blocks_payload(&blocks)?;
+            let (blocks, data) = from.blocks_with_data()?;
             Ok(ReplicaDone::Blocks { blocks, data })
         }
         Kind::Table => {
@@ -115,23 +101,14 @@ pub(super) fn decode(mut from: Incoming<'_>) -> Result<ReplicaAnswer, WireError>
             };
             Ok(ReplicaDone::Table { entries, next })
         }
-        Kind::JoinStarted => Ok(ReplicaDone::JoinStarted {
-            settled: from.seq()?,
-        }),
+        Kind::JoinStarted => Ok(ReplicaDone::JoinStarted { settled: from.seq()? }),
         Kind::Refused => Err(from.refusal()?),
         other => {
-            return Err(WireError::UnknownKind {
-                found: other.code(),
-            });
+            return Err(WireError::UnknownKind { found: other.code() });
         }
     };
     from.finish()?;
-    Ok(ReplicaAnswer {
-        disk,
-        volume,
-        credit_bytes,
-        result,
-    })
+    Ok(ReplicaAnswer { disk, volume, credit_bytes, result })
 }
 
 impl Incoming<'_> {

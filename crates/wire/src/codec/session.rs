@@ -1,11 +1,10 @@
 //! `SessionMessage` to bytes and back.
 //!
-//! A guest's data has no block checksums before it reaches the owner of its volume, nor after it left
-//! it: between the front node and the owner one checksum covers the payload.
+//! A guest's data has no block checksums before it reaches the owner of its volume, nor after it
+//! left it: between the front node and the owner one checksum covers the payload.
 
 use super::{Incoming, Outgoing};
 use crate::error::WireError;
-use crate::fields::Writer;
 use crate::header::Kind;
 use crate::message::RequestId;
 use crate::session::{SessionMessage, SessionNumber};
@@ -20,34 +19,22 @@ pub(super) fn encode(request: RequestId, session: &SessionMessage) -> Outgoing {
     out.header.volume = session.volume().get();
     out.header.owner_epoch = owner_epoch_of(session).get();
     match session {
-        SessionMessage::Open { applied, .. } => out.aux.u64(applied.get()),
-        SessionMessage::Opened { .. } | SessionMessage::Closed { .. } => {}
+        SessionMessage::Open { applied, .. } => out.u64(applied.get()),
+        SessionMessage::Opened { .. } | SessionMessage::Closed { .. } => out,
         SessionMessage::Have { next, missing, .. } => {
-            out.aux.u64(next.0);
-            out.aux.count(missing.len());
-            for number in missing {
-                out.aux.u64(number.0);
-            }
+            out.u64(next.0).list(missing, |aux, number| aux.u64(number.0))
         }
-        SessionMessage::Request {
-            number, guest, op, ..
-        } => {
-            out.aux.u64(number.0);
-            out.aux.u64(*guest);
-            put_op(&mut out, op);
+        SessionMessage::Request { number, guest, op, .. } => {
+            put_op(out.u64(number.0).u64(*guest), op)
         }
-        SessionMessage::Response { number, result, .. } => {
-            out.aux.u64(number.0);
-            put_result(&mut out, result);
-        }
+        SessionMessage::Response { number, result, .. } => put_result(out.u64(number.0), result),
         SessionMessage::HungUp { guest, .. }
         | SessionMessage::Attach { guest, .. }
-        | SessionMessage::Attached { guest, .. } => out.aux.u64(*guest),
+        | SessionMessage::Attached { guest, .. } => out.u64(*guest),
         SessionMessage::Flush { number, .. } | SessionMessage::Flushed { number, .. } => {
-            out.aux.u64(*number);
+            out.u64(*number)
         }
     }
-    out
 }
 
 fn kind_of(session: &SessionMessage) -> Kind {
@@ -82,55 +69,38 @@ fn owner_epoch_of(session: &SessionMessage) -> Epoch {
     }
 }
 
-fn put_op(out: &mut Outgoing, op: &GuestOp) {
-    let mut put = |code: u8, range: &ByteRange, fua: bool| {
-        out.aux.u8(code);
-        out.aux.u8(u8::from(fua));
-        out.aux.u64(range.offset());
-        out.aux.u64(range.length());
+fn put_op(out: Outgoing, op: &GuestOp) -> Outgoing {
+    let put = |out: Outgoing, code: u8, range: &ByteRange, fua: bool| {
+        out.u8(code).u8(u8::from(fua)).u64(range.offset()).u64(range.length())
     };
     match op {
-        GuestOp::Read { range } => put(0, range, false),
-        GuestOp::Write { range, data, fua } => {
-            put(1, range, *fua);
-            put_payload(out, data);
-        }
-        GuestOp::Zero { range, fua } => put(2, range, *fua),
-        GuestOp::Trim { range, fua } => put(3, range, *fua),
-        GuestOp::Flush => out.aux.u8(4),
-        GuestOp::Status { range } => put(5, range, false),
+        GuestOp::Read { range } => put(out, 0, range, false),
+        GuestOp::Write { range, data, fua } => put_payload(put(out, 1, range, *fua), data),
+        GuestOp::Zero { range, fua } => put(out, 2, range, *fua),
+        GuestOp::Trim { range, fua } => put(out, 3, range, *fua),
+        GuestOp::Flush => out.u8(4),
+        GuestOp::Status { range } => put(out, 5, range, false),
     }
 }
 
-fn put_result(out: &mut Outgoing, result: &GuestResult) {
+fn put_result(out: Outgoing, result: &GuestResult) -> Outgoing {
     match result {
-        Ok(GuestData::Done) => out.aux.u8(0),
-        Ok(GuestData::Read(data)) => {
-            out.aux.u8(1);
-            put_payload(out, data);
-        }
-        Ok(GuestData::Status(extents)) => {
-            out.aux.u8(2);
-            out.aux.count(extents.len());
-            for extent in extents {
-                out.aux.u64(extent.length);
-                out.aux.u8(u8::from(extent.data));
-            }
-        }
-        Err(error) => {
-            out.aux.u8(3);
-            put_error(&mut out.aux, *error);
-        }
+        Ok(GuestData::Done) => out.u8(0),
+        Ok(GuestData::Read(data)) => put_payload(out.u8(1), data),
+        Ok(GuestData::Status(extents)) => out.u8(2).list(extents, |aux, extent| {
+            aux.u64(extent.length);
+            aux.u8(u8::from(extent.data));
+        }),
+        Err(error) => out.u8(3).u8(error_code(*error)),
     }
 }
 
-fn put_payload(out: &mut Outgoing, data: &Bytes) {
-    out.aux.u32(crc32fast::hash(data));
-    out.payload(data);
+fn put_payload(out: Outgoing, data: &Bytes) -> Outgoing {
+    out.u32(crc32fast::hash(data)).payload(data)
 }
 
-fn put_error(aux: &mut Writer, error: IoError) {
-    aux.u8(match error {
+fn error_code(error: IoError) -> u8 {
+    match error {
         IoError::OutOfRange => 0,
         IoError::Misaligned => 1,
         IoError::TooLarge => 2,
@@ -139,99 +109,68 @@ fn put_error(aux: &mut Writer, error: IoError) {
         IoError::HeldTooLong => 5,
         IoError::Gone => 6,
         IoError::Stopping => 7,
-    });
+    }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the other kinds are other modules'"
-)]
 pub(super) fn decode(mut from: Incoming<'_>) -> Result<SessionMessage, WireError> {
-    let volume: VolumeId = from.volume();
+    let volume = from.volume();
     let owner_epoch = from.owner_epoch()?;
-    let session = match from.kind() {
-        Kind::SessionOpen => {
-            let applied = MapIndex::new(from.aux.u64()?);
-            SessionMessage::Open {
-                volume,
-                owner_epoch,
-                applied,
-            }
-        }
-        Kind::SessionHave => {
-            let next = SessionNumber(from.aux.u64()?);
-            let missing = from.aux.entries(8, |aux| aux.u64().map(SessionNumber))?;
-            SessionMessage::Have {
-                volume,
-                owner_epoch,
-                next,
-                missing,
-            }
-        }
-        Kind::SessionOpened => SessionMessage::Opened {
-            volume,
-            owner_epoch,
-        },
-        Kind::SessionRequest => {
-            let number = SessionNumber(from.aux.u64()?);
-            let guest = from.aux.u64()?;
-            SessionMessage::Request {
-                volume,
-                owner_epoch,
-                number,
-                guest,
-                op: from.op()?,
-            }
-        }
-        Kind::SessionResponse => {
-            let number = SessionNumber(from.aux.u64()?);
-            SessionMessage::Response {
-                volume,
-                owner_epoch,
-                number,
-                result: from.result()?,
-            }
-        }
-        Kind::SessionHungUp => SessionMessage::HungUp {
-            volume,
-            owner_epoch,
-            guest: from.aux.u64()?,
-        },
-        Kind::SessionAttach => SessionMessage::Attach {
-            volume,
-            owner_epoch,
-            guest: from.aux.u64()?,
-        },
-        Kind::SessionAttached => SessionMessage::Attached {
-            volume,
-            owner_epoch,
-            guest: from.aux.u64()?,
-        },
-        Kind::SessionFlush => SessionMessage::Flush {
-            volume,
-            owner_epoch,
-            number: from.aux.u64()?,
-        },
-        Kind::SessionFlushed => SessionMessage::Flushed {
-            volume,
-            owner_epoch,
-            number: from.aux.u64()?,
-        },
-        Kind::SessionClosed => SessionMessage::Closed {
-            volume,
-            owner_epoch,
-        },
-        other => {
-            return Err(WireError::UnknownKind {
-                found: other.code(),
-            });
-        }
-    };
+    let session = from.session(volume, owner_epoch)?;
     from.finish()?;
     Ok(session)
 }
 
 impl Incoming<'_> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other kinds are other modules'")]
+    fn session(
+        &mut self,
+        volume: VolumeId,
+        owner_epoch: Epoch,
+    ) -> Result<SessionMessage, WireError> {
+        use SessionMessage as Is;
+        let (kind, aux) = (self.kind(), &mut self.aux);
+        Ok(match kind {
+            Kind::SessionOpen => {
+                let applied = MapIndex::new(aux.u64()?);
+                Is::Open { volume, owner_epoch, applied }
+            }
+            Kind::SessionHave => {
+                let next = SessionNumber(aux.u64()?);
+                let missing = aux.entries(8, |aux| aux.u64().map(SessionNumber))?;
+                Is::Have { volume, owner_epoch, next, missing }
+            }
+            Kind::SessionOpened => Is::Opened { volume, owner_epoch },
+            Kind::SessionRequest => {
+                let (number, guest) = (SessionNumber(aux.u64()?), aux.u64()?);
+                let op = self.op()?;
+                Is::Request { volume, owner_epoch, number, guest, op }
+            }
+            Kind::SessionResponse => {
+                let number = SessionNumber(aux.u64()?);
+                let result = self.result()?;
+                Is::Response { volume, owner_epoch, number, result }
+            }
+            Kind::SessionHungUp | Kind::SessionAttach | Kind::SessionAttached => {
+                let guest = aux.u64()?;
+                match kind {
+                    Kind::SessionHungUp => Is::HungUp { volume, owner_epoch, guest },
+                    Kind::SessionAttach => Is::Attach { volume, owner_epoch, guest },
+                    _ => Is::Attached { volume, owner_epoch, guest },
+                }
+            }
+            Kind::SessionFlush => {
+                let number = aux.u64()?;
+                Is::Flush { volume, owner_epoch, number }
+            }
+            Kind::SessionFlushed => {
+                let number = aux.u64()?;
+                Is::Flushed { volume, owner_epoch, number }
+            }
+            Kind::SessionClosed => Is::Closed { volume, owner_epoch },
+            other => return Err(WireError::UnknownKind { found: other.code() }),
+        })
+    }
+
     fn op(&mut self) -> Result<GuestOp, WireError> {
         let code = self.aux.u8()?;
         if code == 4 {
@@ -261,10 +200,7 @@ impl Incoming<'_> {
             2 => {
                 let extents = self.aux.entries(9, |aux| {
                     let length = aux.u64()?;
-                    Ok(MappedExtent {
-                        length,
-                        data: aux.bool("a data flag")?,
-                    })
+                    Ok(MappedExtent { length, data: aux.bool("a data flag")? })
                 })?;
                 Ok(Ok(GuestData::Status(extents)))
             }

@@ -27,33 +27,18 @@ fn bytes_range(offset: u64, length: u64) -> ByteRange {
 }
 
 fn data(bytes: usize) -> Bytes {
-    (0..bytes)
-        .map(|at| u8::try_from(at % 251).unwrap())
-        .collect()
+    (0..bytes).map(|at| u8::try_from(at % 251).unwrap()).collect()
 }
 
 fn info(block: u32, kind: BlockKind) -> BlockInfo {
-    let crc = if kind == BlockKind::Data {
-        Crc::new(0xdead_beef)
-    } else {
-        Crc::default()
-    };
-    BlockInfo {
-        block: BlockIndex::new(block),
-        kind,
-        version: version(7, 0x1122),
-        crc,
-    }
+    let crc = if kind == BlockKind::Data { Crc::new(0xdead_beef) } else { Crc::default() };
+    BlockInfo { block: BlockIndex::new(block), kind, version: version(7, 0x1122), crc }
 }
 
 /// One block of each kind; one of them has data.
 fn infos() -> Vec<BlockInfo> {
     use BlockKind::{Absent, Bad, Data, Lost, Zero};
-    [Absent, Zero, Data, Lost, Bad]
-        .into_iter()
-        .zip(20..)
-        .map(|(k, block)| info(block, k))
-        .collect()
+    [Absent, Zero, Data, Lost, Bad].into_iter().zip(20..).map(|(k, block)| info(block, k)).collect()
 }
 
 fn links() -> Vec<LinkMessage> {
@@ -83,35 +68,19 @@ fn links() -> Vec<LinkMessage> {
         refused(LinkRefusal::UnknownNode),
         LinkMessage::Ping { number: 3 },
         LinkMessage::Pong { number: 3 },
-        LinkMessage::Renew {
-            incarnation: Incarnation::new(9),
-            number: 4,
-            term: 5,
-        },
+        LinkMessage::Renew { incarnation: Incarnation::new(9), number: 4, term: 5 },
         LinkMessage::Renewed { number: 4 },
-        LinkMessage::ReleaseVolume {
-            volume: VolumeId::new(11),
-        },
+        LinkMessage::ReleaseVolume { volume: VolumeId::new(11) },
     ]
 }
 
 fn ops() -> Vec<ReplicaOp> {
     let segment = SegmentIndex::new(6);
     let joined = epoch(8);
-    let fenced = |joined| FencedSegment {
-        segment,
-        creation: epoch(2),
-        joined,
-    };
+    let fenced = |joined| FencedSegment { segment, creation: epoch(2), joined };
     vec![
-        ReplicaOp::Create {
-            creation: epoch(1),
-            first: segment,
-            count: 80,
-        },
-        ReplicaOp::Fence {
-            segments: vec![fenced(None), fenced(Some(joined))],
-        },
+        ReplicaOp::Create { creation: epoch(1), first: segment, count: 80 },
+        ReplicaOp::Fence { segments: vec![fenced(None), fenced(Some(joined))] },
         ReplicaOp::Fence { segments: vec![] },
         ReplicaOp::Write {
             segment,
@@ -127,10 +96,7 @@ fn ops() -> Vec<ReplicaOp> {
             range: range(0, 65536),
             settled: Seq::new(991),
         },
-        ReplicaOp::Read {
-            segment,
-            range: range(3, 4),
-        },
+        ReplicaOp::Read { segment, range: range(3, 4) },
         ReplicaOp::Scan {
             segment,
             from: BlockIndex::new(5),
@@ -145,47 +111,16 @@ fn ops() -> Vec<ReplicaOp> {
             epoch_from: None,
             entries_max: 1,
         },
-        ReplicaOp::Settle {
-            segment,
-            blocks: infos(),
-            data: data(4096),
-        },
-        ReplicaOp::Repair {
-            segment,
-            blocks: infos(),
-            data: data(4096),
-        },
+        ReplicaOp::Settle { segment, blocks: infos(), data: data(4096) },
+        ReplicaOp::Repair { segment, blocks: infos(), data: data(4096) },
         ReplicaOp::EpochStart {
-            starts: vec![EpochStart {
-                segment,
-                epoch: epoch(9),
-                next: Seq::new(2000),
-            }],
+            starts: vec![EpochStart { segment, epoch: epoch(9), next: Seq::new(2000) }],
         },
-        ReplicaOp::Advance {
-            settled: vec![(segment, Seq::new(1999))],
-        },
-        ReplicaOp::JoinStart {
-            segment,
-            joined,
-            creation: epoch(2),
-        },
-        ReplicaOp::Install {
-            segment,
-            joined,
-            blocks: infos(),
-            data: data(4096),
-        },
-        ReplicaOp::Promoted {
-            segment,
-            joined,
-            settled: Seq::new(1998),
-        },
-        ReplicaOp::Drop {
-            segment,
-            creation: epoch(2),
-            epoch: epoch(12),
-        },
+        ReplicaOp::Advance { settled: vec![(segment, Seq::new(1999))] },
+        ReplicaOp::JoinStart { segment, joined, creation: epoch(2) },
+        ReplicaOp::Install { segment, joined, blocks: infos(), data: data(4096) },
+        ReplicaOp::Promoted { segment, joined, settled: Seq::new(1998) },
+        ReplicaOp::Drop { segment, creation: epoch(2), epoch: epoch(12) },
     ]
 }
 
@@ -200,28 +135,14 @@ fn results() -> Vec<Result<ReplicaDone, Refusal>> {
         dropped_from,
         damaged: joined.is_some(),
     };
-    let reports = vec![
-        report(None, None),
-        report(Some(epoch(8)), Some(Seq::new(119))),
-    ];
+    let reports = vec![report(None, None), report(Some(epoch(8)), Some(Seq::new(119)))];
     let mut results = vec![
         Ok(ReplicaDone::Done),
         Ok(ReplicaDone::Fenced { reports }),
-        Ok(ReplicaDone::Blocks {
-            blocks: infos(),
-            data: data(4096),
-        }),
-        Ok(ReplicaDone::Table {
-            entries: infos(),
-            next: Some(BlockIndex::new(25)),
-        }),
-        Ok(ReplicaDone::Table {
-            entries: vec![],
-            next: None,
-        }),
-        Ok(ReplicaDone::JoinStarted {
-            settled: Seq::new(42),
-        }),
+        Ok(ReplicaDone::Blocks { blocks: infos(), data: data(4096) }),
+        Ok(ReplicaDone::Table { entries: infos(), next: Some(BlockIndex::new(25)) }),
+        Ok(ReplicaDone::Table { entries: vec![], next: None }),
+        Ok(ReplicaDone::JoinStarted { settled: Seq::new(42) }),
     ];
     results.extend([
         Err(Refusal::Fenced { by: epoch(13) }),
@@ -242,11 +163,7 @@ fn guest_ops() -> Vec<GuestOp> {
     let range = bytes_range(4608, 1024);
     vec![
         GuestOp::Read { range },
-        GuestOp::Write {
-            range,
-            data: data(1024),
-            fua: true,
-        },
+        GuestOp::Write { range, data: data(1024), fua: true },
         GuestOp::Zero { range, fua: false },
         GuestOp::Trim { range, fua: true },
         GuestOp::Flush,
@@ -260,10 +177,7 @@ fn guest_results() -> Vec<GuestResult> {
         Ok(GuestData::Done),
         Ok(GuestData::Read(data(512))),
         Ok(GuestData::Read(Bytes::new())),
-        Ok(GuestData::Status(vec![
-            extent(4096, true),
-            extent(1 << 40, false),
-        ])),
+        Ok(GuestData::Status(vec![extent(4096, true), extent(1 << 40, false)])),
         Err(IoError::OutOfRange),
         Err(IoError::Misaligned),
         Err(IoError::TooLarge),
@@ -279,64 +193,18 @@ fn sessions() -> Vec<SessionMessage> {
     let (volume, owner_epoch) = (VolumeId::new(4), epoch(9));
     let (number, guest) = (SessionNumber(31), 77);
     let mut sessions = vec![
-        SessionMessage::Open {
-            volume,
-            owner_epoch,
-            applied: MapIndex::new(123),
-        },
-        SessionMessage::Have {
-            volume,
-            owner_epoch,
-            next: number,
-            missing: vec![SessionNumber(7)],
-        },
-        SessionMessage::Opened {
-            volume,
-            owner_epoch,
-        },
-        SessionMessage::HungUp {
-            volume,
-            owner_epoch,
-            guest,
-        },
-        SessionMessage::Attach {
-            volume,
-            owner_epoch,
-            guest,
-        },
-        SessionMessage::Attached {
-            volume,
-            owner_epoch,
-            guest,
-        },
-        SessionMessage::Flush {
-            volume,
-            owner_epoch,
-            number: 5,
-        },
-        SessionMessage::Flushed {
-            volume,
-            owner_epoch,
-            number: 5,
-        },
-        SessionMessage::Closed {
-            volume,
-            owner_epoch,
-        },
+        SessionMessage::Open { volume, owner_epoch, applied: MapIndex::new(123) },
+        SessionMessage::Have { volume, owner_epoch, next: number, missing: vec![SessionNumber(7)] },
+        SessionMessage::Opened { volume, owner_epoch },
+        SessionMessage::HungUp { volume, owner_epoch, guest },
+        SessionMessage::Attach { volume, owner_epoch, guest },
+        SessionMessage::Attached { volume, owner_epoch, guest },
+        SessionMessage::Flush { volume, owner_epoch, number: 5 },
+        SessionMessage::Flushed { volume, owner_epoch, number: 5 },
+        SessionMessage::Closed { volume, owner_epoch },
     ];
-    let request = |op| SessionMessage::Request {
-        volume,
-        owner_epoch,
-        number,
-        guest,
-        op,
-    };
-    let response = |result| SessionMessage::Response {
-        volume,
-        owner_epoch,
-        number,
-        result,
-    };
+    let request = |op| SessionMessage::Request { volume, owner_epoch, number, guest, op };
+    let response = |result| SessionMessage::Response { volume, owner_epoch, number, result };
     sessions.extend(guest_ops().into_iter().map(request));
     sessions.extend(guest_results().into_iter().map(response));
     sessions
@@ -346,30 +214,21 @@ fn sessions() -> Vec<SessionMessage> {
 fn samples() -> Vec<Message> {
     let (disk, volume) = (DiskId::new(3), VolumeId::new(4));
     let mut bodies: Vec<Body> = links().into_iter().map(Body::Link).collect();
-    bodies.extend(ops().into_iter().map(|op| {
-        Body::Replica(ReplicaRequest {
-            disk,
-            volume,
-            owner_epoch: epoch(9),
-            op,
-        })
-    }));
-    bodies.extend(results().into_iter().map(|result| {
-        Body::Answer(ReplicaAnswer {
-            disk,
-            volume,
-            credit_bytes: 1 << 26,
-            result,
-        })
-    }));
+    bodies.extend(
+        ops()
+            .into_iter()
+            .map(|op| Body::Replica(ReplicaRequest { disk, volume, owner_epoch: epoch(9), op })),
+    );
+    bodies.extend(
+        results().into_iter().map(|result| {
+            Body::Answer(ReplicaAnswer { disk, volume, credit_bytes: 1 << 26, result })
+        }),
+    );
     bodies.extend(sessions().into_iter().map(Body::Session));
     bodies
         .into_iter()
         .zip(1..)
-        .map(|(body, number)| Message {
-            request: RequestId(number),
-            body,
-        })
+        .map(|(body, number)| Message { request: RequestId(number), body })
         .collect()
 }
 
@@ -379,11 +238,7 @@ fn header_of(encoded: &Encoded) -> Header {
 
 fn decode_whole(encoded: &Encoded) -> Result<Message, WireError> {
     let header = header_of(encoded);
-    decode(
-        &header,
-        &encoded.head[HEADER_BYTES..],
-        encoded.payload.clone().unwrap_or_default(),
-    )
+    decode(&header, &encoded.head[HEADER_BYTES..], encoded.payload.clone().unwrap_or_default())
 }
 
 /// Feeds a link's bytes to an assembler, as a driver does.
@@ -391,10 +246,7 @@ fn assemble(mut bytes: Bytes) -> Result<Vec<Message>, WireError> {
     let mut assembler = Assembler::new();
     let mut messages = Vec::new();
     while assembler.want() <= bytes.len() {
-        assert!(
-            assembler.want() > 0,
-            "an unbroken link always wants something"
-        );
+        assert!(assembler.want() > 0, "an unbroken link always wants something");
         messages.extend(assembler.received(bytes.split_to(assembler.want()))?);
     }
     Ok(messages)
@@ -419,9 +271,7 @@ fn golden_bytes() {
         let hex = |bytes: &[u8]| {
             bytes.chunks(32).fold(String::new(), |mut lines, chunk| {
                 lines.push_str("\n ");
-                chunk
-                    .iter()
-                    .for_each(|byte| write!(lines, " {byte:02x}").unwrap());
+                chunk.iter().for_each(|byte| write!(lines, " {byte:02x}").unwrap());
                 lines
             })
         };
@@ -429,13 +279,7 @@ fn golden_bytes() {
         write!(text, "{kind:?}{}", hex(&encoded.head[..HEADER_BYTES])).unwrap();
         text.push_str(&hex(&encoded.head[HEADER_BYTES..]));
         if let Some(payload) = &encoded.payload {
-            write!(
-                text,
-                "\n  + {} {:08x}",
-                payload.len(),
-                crc32fast::hash(payload)
-            )
-            .unwrap();
+            write!(text, "\n  + {} {:08x}", payload.len(), crc32fast::hash(payload)).unwrap();
         }
         text.push('\n');
     }
@@ -443,27 +287,17 @@ fn golden_bytes() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(path, &text).unwrap();
     }
-    assert_eq!(
-        std::fs::read_to_string(path).unwrap(),
-        text,
-        "UPDATE_GOLDEN=1 writes it anew"
-    );
+    assert_eq!(std::fs::read_to_string(path).unwrap(), text, "UPDATE_GOLDEN=1 writes it anew");
 }
 
 #[test]
 fn every_kind_has_a_sample_and_a_code_of_its_own() {
-    let kinds: Vec<Kind> = samples()
-        .iter()
-        .map(|m| header_of(&encode(m).unwrap()).kind)
-        .collect();
+    let kinds: Vec<Kind> = samples().iter().map(|m| header_of(&encode(m).unwrap()).kind).collect();
     for kind in Kind::ALL {
         assert!(kinds.contains(kind), "{kind:?} has no sample");
         assert_eq!(Kind::from_code(kind.code()), Some(*kind));
     }
-    assert_eq!(
-        (0..=255).filter_map(Kind::from_code).count(),
-        Kind::ALL.len()
-    );
+    assert_eq!((0..=255).filter_map(Kind::from_code).count(), Kind::ALL.len());
     assert_eq!(u16::from(VERSION), PROTOCOL);
 }
 
@@ -488,35 +322,20 @@ fn a_large_payload_is_asked_for_by_itself() {
         settled: Seq::ZERO,
     };
     let (disk, volume) = (DiskId::new(1), VolumeId::new(1));
-    let body = Body::Replica(ReplicaRequest {
-        disk,
-        volume,
-        owner_epoch: epoch(1),
-        op,
-    });
-    let encoded = encode(&Message {
-        request: RequestId(1),
-        body,
-    })
-    .unwrap();
+    let body = Body::Replica(ReplicaRequest { disk, volume, owner_epoch: epoch(1), op });
+    let encoded = encode(&Message { request: RequestId(1), body }).unwrap();
     let mut head = encoded.head.clone();
     let payload = encoded.payload.unwrap();
 
     let mut assembler = Assembler::new();
-    assert_eq!(
-        assembler.received(head.split_to(assembler.want())),
-        Ok(None)
-    );
+    assert_eq!(assembler.received(head.split_to(assembler.want())), Ok(None));
     assert_eq!(assembler.want(), head.len());
     assert!(!assembler.wants_payload());
     assert_eq!(assembler.received(head), Ok(None));
     assert!(assembler.wants_payload());
     assert_eq!(assembler.want(), payload.len());
     let message = assembler.received(payload.clone()).unwrap().unwrap();
-    let Body::Replica(ReplicaRequest {
-        op: ReplicaOp::Write { data, .. },
-        ..
-    }) = message.body
+    let Body::Replica(ReplicaRequest { op: ReplicaOp::Write { data, .. }, .. }) = message.body
     else {
         panic!("a write was sent");
     };
@@ -528,42 +347,18 @@ fn a_large_payload_is_asked_for_by_itself() {
 #[test]
 fn nothing_over_the_bounds_is_sent_or_asked_for() {
     let starts = |count: usize| {
-        let start = EpochStart {
-            segment: SegmentIndex::new(0),
-            epoch: epoch(1),
-            next: Seq::ZERO,
-        };
-        let op = ReplicaOp::EpochStart {
-            starts: vec![start; count],
-        };
+        let start = EpochStart { segment: SegmentIndex::new(0), epoch: epoch(1), next: Seq::ZERO };
+        let op = ReplicaOp::EpochStart { starts: vec![start; count] };
         let (disk, volume) = (DiskId::new(1), VolumeId::new(1));
-        let body = Body::Replica(ReplicaRequest {
-            disk,
-            volume,
-            owner_epoch: epoch(1),
-            op,
-        });
-        Message {
-            request: RequestId(1),
-            body,
-        }
+        let body = Body::Replica(ReplicaRequest { disk, volume, owner_epoch: epoch(1), op });
+        Message { request: RequestId(1), body }
     };
     let fits = (AUX_BYTES_MAX as usize - 8) / 20;
-    assert_eq!(
-        decode_whole(&encode(&starts(fits)).unwrap()),
-        Ok(starts(fits))
-    );
-    assert!(matches!(
-        encode(&starts(fits + 1)),
-        Err(WireError::AuxTooLarge { .. })
-    ));
+    assert_eq!(decode_whole(&encode(&starts(fits)).unwrap()), Ok(starts(fits)));
+    assert!(matches!(encode(&starts(fits + 1)), Err(WireError::AuxTooLarge { .. })));
 
     let announce = |kind, aux_len, payload_len| {
-        let header = Header {
-            aux_len,
-            payload_len,
-            ..Header::new(kind, 1)
-        };
+        let header = Header { aux_len, payload_len, ..Header::new(kind, 1) };
         let mut assembler = Assembler::new();
         let result = assembler.received(Bytes::copy_from_slice(&header.encode()));
         (result, assembler.want())
@@ -574,10 +369,7 @@ fn nothing_over_the_bounds_is_sent_or_asked_for() {
     let (result, _) = announce(Kind::Write, 0, PAYLOAD_BYTES_MAX + 1);
     assert!(matches!(result, Err(WireError::PayloadTooLarge { .. })));
     let (result, _) = announce(Kind::Ping, 0, 1);
-    assert!(matches!(
-        result,
-        Err(WireError::PayloadTooLarge { max: 0, .. })
-    ));
+    assert!(matches!(result, Err(WireError::PayloadTooLarge { max: 0, .. })));
     let (result, want) = announce(Kind::Write, AUX_BYTES_MAX, PAYLOAD_BYTES_MAX);
     assert_eq!((result, want), (Ok(None), AUX_BYTES_MAX as usize));
 }
@@ -586,20 +378,11 @@ fn nothing_over_the_bounds_is_sent_or_asked_for() {
 fn a_broken_link_stays_broken() {
     let mut assembler = Assembler::new();
     let error = WireError::Magic { found: 0 };
-    assert_eq!(
-        assembler.received(Bytes::from_static(&[0; HEADER_BYTES])),
-        Err(error)
-    );
+    assert_eq!(assembler.received(Bytes::from_static(&[0; HEADER_BYTES])), Err(error));
     let good = encode(&samples()[0]).unwrap().head.slice(..HEADER_BYTES);
     assert_eq!(assembler.received(good.clone()), Err(error));
     let short = Assembler::new().received(good.slice(1..));
-    assert_eq!(
-        short,
-        Err(WireError::Chunk {
-            found: 63,
-            wanted: 64
-        })
-    );
+    assert_eq!(short, Err(WireError::Chunk { found: 63, wanted: 64 }));
 }
 
 /// promise: no-silent-corruption. One bit anywhere but in a payload that has block checksums of its
@@ -609,20 +392,13 @@ fn every_flipped_bit_is_noticed() {
     for message in samples() {
         let encoded = encode(&message).unwrap();
         let session = matches!(message.body, Body::Session(_));
-        let checked = if session {
-            encoded.byte_count()
-        } else {
-            encoded.head.len()
-        };
+        let checked = if session { encoded.byte_count() } else { encoded.head.len() };
         for bit in 0..checked * 8 {
             let mut bytes = flat(std::slice::from_ref(&message));
             bytes[bit / 8] ^= 1 << (bit % 8);
             let got = assemble(bytes.into());
             assert!(got != Ok(vec![message.clone()]), "bit {bit} of {message:?}");
-            assert!(
-                got.is_err() || got == Ok(vec![]),
-                "bit {bit} of {message:?}"
-            );
+            assert!(got.is_err() || got == Ok(vec![]), "bit {bit} of {message:?}");
         }
     }
 }
@@ -674,13 +450,8 @@ fn what_cannot_be_is_refused() {
     let longer = forge(&sample(Kind::Write), &|_, aux| aux[0] = 3);
     assert!(matches!(longer, Err(WireError::Value { .. })));
     let many = forge(&sample(Kind::Advance), &|_, aux| aux[..4].fill(0xff));
-    assert!(
-        matches!(many, Err(WireError::Short { .. })),
-        "room is made only for what is there"
-    );
-    let epoch = forge(&sample(Kind::Write), &|header, _| {
-        header.owner_epoch = 1 << 48
-    });
+    assert!(matches!(many, Err(WireError::Short { .. })), "room is made only for what is there");
+    let epoch = forge(&sample(Kind::Write), &|header, _| header.owner_epoch = 1 << 48);
     assert!(matches!(epoch, Err(WireError::Value { .. })));
 }
 
@@ -704,62 +475,33 @@ fn any_info() -> impl Strategy<Value = BlockInfo> {
     use BlockKind::{Absent, Bad, Data, Lost, Zero};
     let kind = prop::sample::select(vec![Absent, Zero, Data, Lost, Bad]);
     (any::<u32>(), kind, any_version(), any::<u32>()).prop_map(|(block, kind, version, crc)| {
-        BlockInfo {
-            block: BlockIndex::new(block),
-            kind,
-            version,
-            crc: Crc::new(crc),
-        }
+        BlockInfo { block: BlockIndex::new(block), kind, version, crc: Crc::new(crc) }
     })
 }
 
 fn any_blocks() -> impl Strategy<Value = (Vec<BlockInfo>, Bytes)> {
     prop::collection::vec(any_info(), 0..24).prop_map(|blocks| {
-        let with_data = blocks
-            .iter()
-            .filter(|info| info.kind == BlockKind::Data)
-            .count();
+        let with_data = blocks.iter().filter(|info| info.kind == BlockKind::Data).count();
         (blocks, data(with_data * 4096))
     })
 }
 
 fn any_write() -> impl Strategy<Value = ReplicaOp> {
     let crcs = prop::collection::vec(any::<u32>().prop_map(Crc::new), 1..40);
-    (
-        any_segment(),
-        any_version(),
-        0..u32::MAX - 64,
-        crcs,
-        any_seq(),
-    )
-        .prop_map(|(segment, version, first, crcs, settled)| {
+    (any_segment(), any_version(), 0..u32::MAX - 64, crcs, any_seq()).prop_map(
+        |(segment, version, first, crcs, settled)| {
             let count = u32::try_from(crcs.len()).unwrap();
             let data = data(crcs.len() * 4096);
-            ReplicaOp::Write {
-                segment,
-                version,
-                range: range(first, count),
-                crcs,
-                data,
-                settled,
-            }
-        })
+            ReplicaOp::Write { segment, version, range: range(first, count), crcs, data, settled }
+        },
+    )
 }
 
 fn any_op() -> impl Strategy<Value = ReplicaOp> {
-    let fenced = (any_segment(), any_epoch(), prop::option::of(any_epoch())).prop_map(
-        |(segment, creation, joined)| FencedSegment {
-            segment,
-            creation,
-            joined,
-        },
-    );
-    let start =
-        (any_segment(), any_epoch(), any_seq()).prop_map(|(segment, epoch, next)| EpochStart {
-            segment,
-            epoch,
-            next,
-        });
+    let fenced = (any_segment(), any_epoch(), prop::option::of(any_epoch()))
+        .prop_map(|(segment, creation, joined)| FencedSegment { segment, creation, joined });
+    let start = (any_segment(), any_epoch(), any_seq())
+        .prop_map(|(segment, epoch, next)| EpochStart { segment, epoch, next });
     prop_oneof![
         any_write(),
         prop::collection::vec(fenced, 0..40).prop_map(|segments| ReplicaOp::Fence { segments }),
@@ -772,29 +514,12 @@ fn any_op() -> impl Strategy<Value = ReplicaOp> {
             data
         }),
         (any_segment(), any_epoch(), any_blocks()).prop_map(|(segment, joined, (blocks, data))| {
-            ReplicaOp::Install {
-                segment,
-                joined,
-                blocks,
-                data,
-            }
+            ReplicaOp::Install { segment, joined, blocks, data }
         }),
-        (
-            any_segment(),
-            any::<u32>(),
-            any_seq(),
-            prop::option::of(any_epoch()),
-            any::<u32>()
-        )
+        (any_segment(), any::<u32>(), any_seq(), prop::option::of(any_epoch()), any::<u32>())
             .prop_map(|(segment, from, seq_above, epoch_from, entries_max)| {
                 let from = BlockIndex::new(from);
-                ReplicaOp::Scan {
-                    segment,
-                    from,
-                    seq_above,
-                    epoch_from,
-                    entries_max,
-                }
+                ReplicaOp::Scan { segment, from, seq_above, epoch_from, entries_max }
             }),
         prop::sample::select(ops()),
     ]
@@ -803,39 +528,20 @@ fn any_op() -> impl Strategy<Value = ReplicaOp> {
 fn any_result() -> impl Strategy<Value = Result<ReplicaDone, Refusal>> {
     let report = (
         (any_segment(), any::<bool>(), any_seq(), any_seq()),
-        (
-            prop::option::of(any_epoch()),
-            any_seq(),
-            prop::option::of(any_seq()),
-            any::<bool>(),
-        ),
+        (prop::option::of(any_epoch()), any_seq(), prop::option::of(any_seq()), any::<bool>()),
     );
     let report = report.prop_map(|((segment, present, settled, highest), rest)| {
         let (joined, next, dropped_from, damaged) = rest;
         let (segment, present, settled) = (segment, present, settled);
-        FenceReport {
-            segment,
-            present,
-            settled,
-            highest,
-            joined,
-            next,
-            dropped_from,
-            damaged,
-        }
+        FenceReport { segment, present, settled, highest, joined, next, dropped_from, damaged }
     });
     prop_oneof![
         prop::collection::vec(report, 0..40)
             .prop_map(|reports| Ok(ReplicaDone::Fenced { reports })),
         any_blocks().prop_map(|(blocks, data)| Ok(ReplicaDone::Blocks { blocks, data })),
-        (
-            prop::collection::vec(any_info(), 0..40),
-            prop::option::of(any::<u32>())
-        )
-            .prop_map(|(entries, next)| Ok(ReplicaDone::Table {
-                entries,
-                next: next.map(BlockIndex::new)
-            })),
+        (prop::collection::vec(any_info(), 0..40), prop::option::of(any::<u32>())).prop_map(
+            |(entries, next)| Ok(ReplicaDone::Table { entries, next: next.map(BlockIndex::new) })
+        ),
         prop::sample::select(results()),
     ]
 }
@@ -848,32 +554,20 @@ fn any_body() -> impl Strategy<Value = Body> {
         prop::sample::select(sessions()).prop_map(Body::Session),
         (disk.clone(), volume.clone(), any_epoch(), any_op()).prop_map(
             |(disk, volume, owner_epoch, op)| {
-                Body::Replica(ReplicaRequest {
-                    disk,
-                    volume,
-                    owner_epoch,
-                    op,
-                })
+                Body::Replica(ReplicaRequest { disk, volume, owner_epoch, op })
             }
         ),
         (disk, volume, any::<u64>(), any_result()).prop_map(
             |(disk, volume, credit_bytes, result)| {
-                Body::Answer(ReplicaAnswer {
-                    disk,
-                    volume,
-                    credit_bytes,
-                    result,
-                })
+                Body::Answer(ReplicaAnswer { disk, volume, credit_bytes, result })
             }
         ),
     ]
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
-    (any::<u64>(), any_body()).prop_map(|(request, body)| Message {
-        request: RequestId(request),
-        body,
-    })
+    (any::<u64>(), any_body())
+        .prop_map(|(request, body)| Message { request: RequestId(request), body })
 }
 
 proptest! {

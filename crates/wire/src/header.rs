@@ -10,6 +10,10 @@ pub const AUX_BYTES_MAX: u32 = 1 << 20;
 /// Bytes of payload of one message. Longer: refused.
 pub const PAYLOAD_BYTES_MAX: u32 = 1 << 20;
 
+/// So many entries of any list (blocks, segments, reports, numbers) surely fit one message. Cores
+/// split what is longer; what is over `AUX_BYTES_MAX` is not sent.
+pub const ENTRIES_MAX: usize = 16 << 10;
+
 /// Where the header's own checksum stands, over all bytes before it.
 const CRC_AT: usize = HEADER_BYTES - 4;
 /// `PROTOCOL` as it stands in the header. A test holds the two together.

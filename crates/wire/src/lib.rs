@@ -14,7 +14,7 @@ pub mod session;
 pub use assembler::{Assembler, LARGE_PAYLOAD_BYTES};
 pub use codec::{Encoded, decode, encode};
 pub use error::WireError;
-pub use header::{AUX_BYTES_MAX, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX};
+pub use header::{AUX_BYTES_MAX, ENTRIES_MAX, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX};
 pub use link::{Hello, LinkClass, LinkMessage, PROTOCOL};
 pub use message::{Body, Message, RequestId};
 pub use replica::{

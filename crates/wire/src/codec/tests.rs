@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::assembler::{Assembler, LARGE_PAYLOAD_BYTES};
-use crate::header::{AUX_BYTES_MAX, PAYLOAD_BYTES_MAX, VERSION};
+use crate::header::{AUX_BYTES_MAX, ENTRIES_MAX, PAYLOAD_BYTES_MAX, VERSION};
 use crate::link::{Hello, LinkClass, LinkMessage, LinkRefusal, PROTOCOL};
 use crate::replica::*;
 use crate::session::{SessionMessage, SessionNumber};
@@ -372,6 +372,26 @@ fn nothing_over_the_bounds_is_sent_or_asked_for() {
     assert!(matches!(result, Err(WireError::PayloadTooLarge { max: 0, .. })));
     let (result, want) = announce(Kind::Write, AUX_BYTES_MAX, PAYLOAD_BYTES_MAX);
     assert_eq!((result, want), (Ok(None), AUX_BYTES_MAX as usize));
+}
+
+/// The longest entry of all is a fence report with all of its optional fields.
+#[test]
+fn a_list_of_the_longest_entries_fits() {
+    let report = FenceReport {
+        segment: SegmentIndex::new(1),
+        present: true,
+        settled: Seq::MAX,
+        highest: Seq::MAX,
+        joined: Some(Epoch::MAX),
+        next: Seq::MAX,
+        dropped_from: Some(Seq::MAX),
+        damaged: true,
+    };
+    let result = Ok(ReplicaDone::Fenced { reports: vec![report; ENTRIES_MAX] });
+    let (disk, volume) = (DiskId::new(1), VolumeId::new(1));
+    let body = Body::Answer(ReplicaAnswer { disk, volume, credit_bytes: 0, result });
+    let message = Message { request: RequestId(1), body };
+    assert_eq!(decode_whole(&encode(&message).unwrap()), Ok(message));
 }
 
 #[test]

@@ -1,1 +1,8 @@
 //! Clusters of real processes for the tests in `tests/`.
+
+pub mod command;
+pub mod fixture;
+pub mod ports;
+
+pub use command::{Ran, needs, rounds, run};
+pub use fixture::{Cluster, Shape};

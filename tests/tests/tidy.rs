@@ -3,6 +3,9 @@
 //! The table of DESIGN ("Shape of the code") stands below as `ARROWS`; a new arrow between crates is
 //! a commit of its own, with its reason.
 
+// A test fails by a panic; helpers of tests do too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gabion-types", &[]),
     ("gabion-wire", &["gabion-types"]),
     ("gabion-format", &["gabion-types"]),
-    (
-        "gabion-store",
-        &["gabion-types", "gabion-wire", "gabion-format"],
-    ),
+    ("gabion-store", &["gabion-types", "gabion-wire", "gabion-format"]),
     ("gabion-volume", &["gabion-types", "gabion-wire"]),
     ("gabion-cluster", &["gabion-types", "gabion-wire"]),
     ("gabion-nbd", &["gabion-types"]),
@@ -58,17 +58,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gabion-api",
         ],
     ),
-    (
-        "gabion",
-        &["gabion-types", "gabion-daemon", "gabion-sim", "gabion-api"],
-    ),
+    ("gabion", &["gabion-types", "gabion-daemon", "gabion-sim", "gabion-api"]),
     ("gabion-tests", &["gabion-types", "gabion", "gabion-api"]),
 ];
 
 /// Crates without a clock, chance, I/O, threads, locks or `async`.
-const PURE: &[&str] = &[
-    "types", "wire", "format", "store", "volume", "cluster", "nbd", "node",
-];
+const PURE: &[&str] = &["types", "wire", "format", "store", "volume", "cluster", "nbd", "node"];
 
 /// What a pure crate may depend on besides our own crates.
 const PURE_DEPENDENCIES: &[&str] = &[
@@ -108,13 +103,7 @@ const IMPURE_WORDS: &[&str] = &[
 ];
 
 /// What the simulator must not reach; it may read the wall clock to keep to a time budget.
-const NOT_IN_SIM: &[&str] = &[
-    "tokio",
-    "io-uring",
-    "gabion-engine",
-    "gabion-api",
-    "gabion-daemon",
-];
+const NOT_IN_SIM: &[&str] = &["tokio", "io-uring", "gabion-engine", "gabion-api", "gabion-daemon"];
 
 /// A file holds one concept; counted without its tests.
 const FILE_LINES_MAX: usize = 800;
@@ -138,10 +127,7 @@ const PROMISES: &[&str] = &[
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the root")
-        .into()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").into()
 }
 
 /// The directories of all members: `crates/*`, `tests`, `benches`.
@@ -158,10 +144,7 @@ fn members() -> Vec<PathBuf> {
 
 fn manifest(member: &Path) -> toml::Table {
     let path = member.join("Cargo.toml");
-    fs::read_to_string(&path)
-        .unwrap()
-        .parse()
-        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    fs::read_to_string(&path).unwrap().parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn package_name(manifest: &toml::Table) -> String {
@@ -215,11 +198,7 @@ impl Source {
         let is_test = inner.ends_with("tests.rs")
             || inner.components().any(|part| part.as_os_str() == "tests");
         if is_test {
-            return Self {
-                path,
-                code: String::new(),
-                tests: text,
-            };
+            return Self { path, code: String::new(), tests: text };
         }
         let lines: Vec<&str> = text.lines().collect();
         let split = lines
@@ -231,19 +210,11 @@ impl Source {
             })
             .unwrap_or(lines.len());
         let (code, tests) = lines.split_at(split);
-        Self {
-            path,
-            code: code.join("\n"),
-            tests: tests.join("\n"),
-        }
+        Self { path, code: code.join("\n"), tests: tests.join("\n") }
     }
 
     fn shown(&self) -> String {
-        self.path
-            .strip_prefix(root())
-            .unwrap()
-            .display()
-            .to_string()
+        self.path.strip_prefix(root()).unwrap().display().to_string()
     }
 }
 
@@ -270,10 +241,7 @@ fn arrows_between_crates_are_those_of_the_table() {
             wrong.push(format!("{name} is not in the table"));
             continue;
         };
-        for used in dependencies(&manifest)
-            .iter()
-            .filter(|used| used.starts_with("gabion"))
-        {
+        for used in dependencies(&manifest).iter().filter(|used| used.starts_with("gabion")) {
             if !may_use.contains(&used.as_str()) {
                 wrong.push(format!("{name} -> {used}"));
             }
@@ -294,12 +262,8 @@ fn pure_crates_depend_on_pure_things() {
         }
     }
     let sim = dependencies(&manifest(&root().join("crates/sim")));
-    wrong.extend(
-        NOT_IN_SIM
-            .iter()
-            .filter(|no| sim.contains(**no))
-            .map(|no| format!("sim -> {no}")),
-    );
+    wrong
+        .extend(NOT_IN_SIM.iter().filter(|no| sim.contains(**no)).map(|no| format!("sim -> {no}")));
     fail_on("dependencies that a pure crate may not have", &wrong);
 }
 
@@ -348,10 +312,7 @@ fn files_hold_one_concept() {
         .filter(|source| source.code.lines().count() > FILE_LINES_MAX)
         .map(|source| format!("{}: {} lines", source.shown(), source.code.lines().count()))
         .collect();
-    fail_on(
-        &format!("files of more than {FILE_LINES_MAX} lines without their tests"),
-        &long,
-    );
+    fail_on(&format!("files of more than {FILE_LINES_MAX} lines without their tests"), &long);
 }
 
 /// Name and length of each function in rustfmt's layout: its closing brace stands in a line of its
@@ -373,9 +334,7 @@ fn functions(code: &str) -> Vec<(String, usize, usize)> {
             found.push((name, start + 1, 1));
             continue;
         }
-        let end = lines[start + 1..]
-            .iter()
-            .position(|line| *line == closing || declared(line));
+        let end = lines[start + 1..].iter().position(|line| *line == closing || declared(line));
         found.push((name, start + 1, end.map_or(1, |end| end + 2)));
     }
     found
@@ -413,10 +372,7 @@ fn functions_fit_a_screen() {
             }
         }
     }
-    fail_on(
-        &format!("functions of more than {FUNCTION_LINES_MAX} lines"),
-        &too_long,
-    );
+    fail_on(&format!("functions of more than {FUNCTION_LINES_MAX} lines"), &too_long);
     let allowed = count * LONG_FUNCTIONS_PERCENT / 100;
     assert!(
         long.len() <= allowed,
@@ -430,33 +386,40 @@ fn functions_fit_a_screen() {
 fn functions_are_measured_right() {
     let code = "fn a() {}\nimpl X {\n    pub(crate) fn b(\n        x: u8,\n    ) -> u8 {\n        x\n    }\n}\n\
                 trait T {\n    fn c(&self);\n    fn d(\n        &self,\n    );\n}\n";
-    let lengths: Vec<(String, usize)> = functions(code)
-        .into_iter()
-        .map(|(name, _, length)| (name, length))
-        .collect();
+    let lengths: Vec<(String, usize)> =
+        functions(code).into_iter().map(|(name, _, length)| (name, length)).collect();
     let expected =
         [("a", 1), ("b", 5), ("c", 1), ("d", 3)].map(|(name, length)| (name.to_owned(), length));
     assert_eq!(lengths, expected);
 }
 
-/// Tags of the form `// rule: area/name`.
+/// Tags of the form `// rule: area/name, area/other`, at the start of a comment; a sentence may follow.
 fn tags(text: &str, kind: &str) -> BTreeSet<String> {
     let mark = format!("// {kind}: ");
-    text.lines()
-        .filter_map(|line| line.split_once(&mark))
-        .flat_map(|(_, rest)| rest.split([',', ' ']).map(str::trim).map(str::to_owned))
-        .filter(|tag| !tag.is_empty())
-        .collect()
+    let mut found = BTreeSet::new();
+    for (_, rest) in text.lines().filter_map(|line| line.split_once(&mark)) {
+        for word in rest.split(' ') {
+            let tag = word.trim_end_matches([',', '.', ';', ':']);
+            found.insert(tag.to_owned());
+            if !word.ends_with(',') {
+                break;
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn tags_are_read_from_comments() {
+    let text = "// rule: a/b\n/// rule: c/d, e/f. And why.\n// a rule: no\n";
+    assert_eq!(tags(text, "rule"), ["a/b", "c/d", "e/f"].map(str::to_owned).into());
 }
 
 /// In code and in tests; what the simulator says counts as a test.
 fn tags_by_side(kind: &str) -> (BTreeMap<String, String>, BTreeSet<String>) {
     let mut in_code = BTreeMap::new();
     let mut in_tests = BTreeSet::new();
-    for source in sources()
-        .iter()
-        .filter(|source| !source.shown().ends_with("tidy.rs"))
-    {
+    for source in sources().iter().filter(|source| !source.shown().ends_with("tidy.rs")) {
         let found = tags(&source.code, kind);
         if source.shown().starts_with("crates/sim/") {
             in_tests.extend(found);
@@ -477,12 +440,8 @@ fn every_rule_in_the_code_has_a_test() {
         .map(|(tag, at)| format!("{tag} ({at})"))
         .collect();
     fail_on("rules without a test of the same tag", &untested);
-    let odd: Vec<String> = in_code
-        .keys()
-        .chain(&in_tests)
-        .filter(|tag| !tag.contains('/'))
-        .cloned()
-        .collect();
+    let odd: Vec<String> =
+        in_code.keys().chain(&in_tests).filter(|tag| !tag.contains('/')).cloned().collect();
     fail_on("rule tags have the form area/name", &odd);
 }
 
@@ -496,11 +455,8 @@ fn promises_are_those_of_the_design_and_tested() {
         .cloned()
         .collect();
     fail_on("promises that the design does not have", &unknown);
-    let untested: Vec<String> = in_code
-        .keys()
-        .filter(|tag| !in_tests.contains(*tag))
-        .cloned()
-        .collect();
+    let untested: Vec<String> =
+        in_code.keys().filter(|tag| !in_tests.contains(*tag)).cloned().collect();
     fail_on("promises without a test of the same tag", &untested);
 }
 
@@ -515,25 +471,14 @@ fn each_crate_has_a_page() {
         })
         .map(|member| member.display().to_string())
         .collect();
-    fail_on(
-        "crates without a README.md that says what they are for",
-        &missing,
-    );
+    fail_on("crates without a README.md that says what they are for", &missing);
 }
 
 #[test]
 fn nothing_is_left_for_later_in_silence() {
-    let words = [
-        "todo!(",
-        concat!("FIX", "ME"),
-        concat!("XX", "X"),
-        concat!("#[ign", "ore"),
-    ];
+    let words = ["todo!(", concat!("FIX", "ME"), concat!("XX", "X"), concat!("#[ign", "ore")];
     let mut found = Vec::new();
-    for source in sources()
-        .iter()
-        .filter(|source| !source.shown().ends_with("tidy.rs"))
-    {
+    for source in sources().iter().filter(|source| !source.shown().ends_with("tidy.rs")) {
         for text in [&source.code, &source.tests] {
             for word in words.iter().filter(|word| text.contains(**word)) {
                 found.push(format!("{}: {word}", source.shown()));

@@ -1,1 +1,33 @@
 #![doc = include_str!("../README.md")]
+
+pub mod bar;
+pub mod bench;
+pub mod cli;
+pub mod failure;
+pub mod judge;
+pub mod layout;
+pub mod local;
+pub mod nbd_client;
+pub mod process;
+pub mod remote;
+pub mod size;
+pub mod span;
+pub mod up;
+pub mod verbs;
+pub mod view;
+pub mod writer;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The whole of the binary: what was typed is done, and the exit code says how it went.
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match verbs::run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit.into()
+        }
+    }
+}

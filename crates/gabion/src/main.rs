@@ -1,2 +1,7 @@
-//! The one binary.
-fn main() {}
+//! The one binary; `lib.rs` has what it does.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gabion::main()
+}

@@ -1,0 +1,316 @@
+//! What people type.
+
+use crate::size::ByteSize;
+use crate::span::Span;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "gabion",
+    version,
+    about = "Replicated block volumes from the local disks of a few plain machines.",
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 not healthy in time, 4 not found, 5 refused."
+)]
+pub struct Cli {
+    /// Where the cluster is: host:port of the API of one or more nodes. Without: ./gabion-data/cluster.toml
+    #[arg(long, global = true, env = "GABION_CLUSTER", value_name = "ADDR[,ADDR]")]
+    pub cluster: Option<String>,
+    /// Print JSON with stable names instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a cluster on this machine in the foreground; Ctrl-C stops it cleanly, its data stay
+    Up(UpArgs),
+    /// The whole story by itself in under a minute: exit 0 only if every check in it held
+    Demo(DemoArgs),
+    /// Health first: what is wrong, then nodes and volumes
+    Status {
+        /// Show it anew each second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Nodes: run one, start and kill those of `up`
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Disks of the cluster
+    #[command(subcommand)]
+    Disk(DiskVerb),
+    /// Volumes: make, show, wait for, change
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Settings of the whole cluster, changed at run time
+    #[command(subcommand)]
+    Settings(SettingsVerb),
+    /// What happened: takeovers, removals, rebuilds, corruption found and mended
+    Events {
+        /// Go on with what happens from now on
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Measure a volume through NBD
+    Bench(BenchArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nodes: u32,
+    /// Where all of it lies; an existing cluster there is continued
+    #[arg(long, default_value = "gabion-data")]
+    pub dir: PathBuf,
+    /// Size of each disk file, when it is made
+    #[arg(long, default_value = "2GiB")]
+    pub disk_size: ByteSize,
+    /// Disks of each node
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub disks: u32,
+    /// The last node has no disks: it only votes
+    #[arg(long)]
+    pub witness: bool,
+    /// Start a node again that died
+    #[arg(long)]
+    pub restart: bool,
+    #[command(flatten)]
+    pub hidden: HiddenArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Keep the cluster's files here instead of in a temporary directory
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub hidden: HiddenArgs,
+}
+
+/// For tests that run side by side.
+#[derive(Clone, Debug, Args)]
+pub struct HiddenArgs {
+    /// Added to each port
+    #[arg(long, default_value_t = 0, hide = true)]
+    pub base_port_offset: u16,
+    /// Bytes of a segment, fixed when the cluster is made
+    #[arg(long, hide = true)]
+    pub segment_size: Option<ByteSize>,
+    #[arg(long, default_value = "auto", hide = true)]
+    pub io: IoDriver,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IoDriver {
+    Auto,
+    Uring,
+    Portable,
+}
+
+impl IoDriver {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Portable => "portable",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Run a node in the foreground; SIGTERM stops it cleanly
+    Run {
+        #[arg(long)]
+        config: PathBuf,
+        /// Overrides the configuration's `io`
+        #[arg(long)]
+        io: Option<IoDriver>,
+        /// Stop when the process that started this one dies
+        #[arg(long, hide = true)]
+        with_parent: bool,
+    },
+    /// Write a node's identity and format its disks
+    Init {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Start a node of `up` that does not run
+    Start {
+        node: u32,
+        #[arg(long, default_value = "gabion-data")]
+        dir: PathBuf,
+    },
+    /// Signal a node of `up`
+    Kill {
+        node: u32,
+        #[arg(long, default_value = "gabion-data")]
+        dir: PathBuf,
+        #[arg(long, default_value = "KILL")]
+        signal: String,
+    },
+    /// All nodes, and how they are
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DiskVerb {
+    /// All disks, and how they are
+    List,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttachMode {
+    /// Whoever opens it
+    Any,
+    /// The guests of one node at a time
+    Exclusive,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// Make a volume; done when every copy has durably recorded it
+    Create {
+        name: String,
+        #[arg(long)]
+        size: ByteSize,
+        /// Copies of each block
+        #[arg(long, default_value_t = 2)]
+        rf: u32,
+        /// I/O without a usable copy or a majority: never-fail holds it for ever, else a time such as 60s
+        #[arg(long, default_value = "never-fail")]
+        hold: String,
+        #[arg(long, default_value = "any")]
+        attach: AttachMode,
+    },
+    /// All volumes
+    List,
+    /// One volume with all its segments
+    Show { name: String },
+    /// Wait until a volume is healthy; exit code 3 if it is not in time
+    Wait {
+        name: String,
+        /// Every segment has all its copies in sync
+        #[arg(long, required = true)]
+        healthy: bool,
+        #[arg(long, default_value = "120s")]
+        timeout: Span,
+    },
+    /// Where each copy of one block lies now
+    Locate {
+        name: String,
+        /// A byte of the volume
+        offset: ByteSize,
+    },
+    /// Make a volume larger
+    Resize {
+        name: String,
+        #[arg(long)]
+        size: ByteSize,
+    },
+    /// Make another node the owner
+    Move {
+        name: String,
+        /// Name or number of the node
+        #[arg(long)]
+        to: String,
+    },
+    /// Delete a volume; refused while guests are attached
+    Delete {
+        name: String,
+        /// Also while guests are attached
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SettingsVerb {
+    /// All settings with their values
+    List,
+    /// One value
+    Get { name: String },
+    /// Change one on all nodes
+    Set { name: String, value: String },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// A volume's name, or an NBD URI
+    pub target: String,
+    #[arg(long, default_value = "randwrite")]
+    pub rw: BenchMode,
+    /// Bytes of one request
+    #[arg(long, default_value = "4k", value_parser = parse_bench_size)]
+    pub bs: u32,
+    /// Requests in flight
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub depth: u32,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchMode {
+    Read,
+    Write,
+    #[value(name = "randread")]
+    RandRead,
+    #[value(name = "randwrite")]
+    RandWrite,
+}
+
+/// Block sizes are written as fio writes them: `4k`, `1m`; always binary.
+fn parse_bench_size(typed: &str) -> Result<u32, String> {
+    let wrong = || "a block size is a multiple of 512 up to 32m, such as 4k or 1m".to_owned();
+    let lower = typed.to_ascii_lowercase();
+    let (number, unit) = match lower.as_bytes().last() {
+        Some(b'k') => (&lower[..lower.len() - 1], 1 << 10),
+        Some(b'm') => (&lower[..lower.len() - 1], 1 << 20),
+        _ => (lower.as_str(), 1u32),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(unit).ok_or_else(wrong)?;
+    let fits = bytes > 0 && bytes.is_multiple_of(512) && bytes <= 32 << 20;
+    fits.then_some(bytes).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_sizes_are_fios() {
+        assert_eq!(parse_bench_size("4k"), Ok(4096));
+        assert_eq!(parse_bench_size("1M"), Ok(1 << 20));
+        assert_eq!(parse_bench_size("512"), Ok(512));
+        for typed in ["", "0", "k", "100", "64m", "-4k"] {
+            assert!(parse_bench_size(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn verbs_are_typed_as_the_readme_says() {
+        for line in [
+            "gabion volume create vm1 --size 20GiB",
+            "gabion volume wait vm1 --healthy --timeout 120s --json",
+            "gabion --cluster 127.0.0.1:7401,127.0.0.1:7402 status",
+            "gabion node kill 2 --signal KILL",
+            "gabion up --nodes 3 --disk-size 2GiB --witness --restart",
+            "gabion bench vm1 --rw randwrite --bs 4k --depth 16 --seconds 10",
+            "gabion volume move vm1 --to node2",
+            "gabion events --follow",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        assert!(Cli::try_parse_from("gabion volume create v --size 10G".split(' ')).is_err());
+    }
+}

@@ -1,0 +1,231 @@
+//! A cluster of child processes on this machine: what `up`, `demo` and the tests of the whole run.
+
+use crate::failure::{Exit, Failure};
+use crate::layout::{ClusterDir, Plan};
+use crate::nbd_client::Address;
+use crate::process::{self, Bond};
+use rustix::process::{Pid, Signal};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// A node that has its disks serves within this time, or something is wrong.
+const READY_MOST: Duration = Duration::from_secs(60);
+/// A clean stop takes at most this long; then the process is killed.
+const STOP_MOST: Duration = Duration::from_secs(30);
+const LOG_TAIL_LINES: usize = 15;
+
+/// Shape: the children that were started here and not yet seen to end, by node.
+pub struct LocalCluster {
+    pub dir: ClusterDir,
+    program: PathBuf,
+    children: BTreeMap<u32, Child>,
+}
+
+impl LocalCluster {
+    /// Lays a new cluster out, or continues the one that lies there.
+    pub fn lay_out(dir: &Path, plan: &Plan, program: PathBuf) -> Result<Self, Failure> {
+        if !ClusterDir::exists(dir) {
+            process::check_ports(&plan.addresses())?;
+            let dir = ClusterDir::create(dir, plan)?;
+            return Ok(Self { dir, program, children: BTreeMap::new() });
+        }
+        let dir = ClusterDir::open(dir)?;
+        if let Some((node, pid)) = running(&dir).first() {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "the cluster in {} runs already: node {node} is process {}",
+                    dir.dir.display(),
+                    pid.as_raw_pid()
+                ),
+                "stop that `gabion up`, or give another --dir",
+            ));
+        }
+        process::check_ports(&dir.addresses()?)?;
+        Ok(Self { dir, program, children: BTreeMap::new() })
+    }
+
+    pub fn ids(&self) -> Vec<u32> {
+        self.dir.file.nodes.iter().map(|entry| entry.id).collect()
+    }
+
+    pub fn start(&mut self, node: u32) -> Result<(), Failure> {
+        let child = process::start(&self.program, &self.dir, node, Bond::WithParent)?;
+        self.children.insert(node, child);
+        Ok(())
+    }
+
+    pub fn start_all(&mut self) -> Result<(), Failure> {
+        self.ids().into_iter().try_for_each(|node| self.start(node))
+    }
+
+    /// Bytes of disk files that are made already, and of all.
+    pub fn disks_made(&self) -> Result<(u64, u64), Failure> {
+        let (mut made, mut all) = (0, 0);
+        for node in self.ids() {
+            for disk in self.dir.node_file(node)?.disks {
+                let allocated = std::fs::metadata(&disk.path).map_or(0, |file| file.blocks() * 512);
+                made += allocated.min(disk.size_bytes);
+                all += disk.size_bytes;
+            }
+        }
+        Ok((made, all))
+    }
+
+    /// Waits until all of these serve. `progress` hears how much of the disk files is made.
+    pub fn wait_ready(
+        &mut self,
+        nodes: &[u32],
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<(), Failure> {
+        let mut made_before = 0;
+        let mut until = Instant::now() + READY_MOST;
+        loop {
+            if let Some((node, status)) = self.ended().into_iter().find(|(n, _)| nodes.contains(n))
+            {
+                return Err(self.died(node, status));
+            }
+            let (made, all) = self.disks_made()?;
+            progress(made, all);
+            if made > made_before {
+                made_before = made;
+                until = Instant::now() + READY_MOST;
+            }
+            let waiting = nodes.iter().find(|node| !self.ready(**node));
+            let Some(waiting) = waiting else { return Ok(()) };
+            if Instant::now() >= until {
+                let log = self.dir.log(*waiting);
+                return Err(Failure::new(
+                    Exit::NotHealthyInTime,
+                    format!(
+                        "node {waiting} does not serve after {} s; its log ends:\n{}",
+                        READY_MOST.as_secs(),
+                        process::log_tail(&log, LOG_TAIL_LINES)
+                    ),
+                    format!("read {}", log.display()),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn ready(&self, node: u32) -> bool {
+        self.dir.entry(node).is_some_and(|entry| process::ready(&entry.http))
+    }
+
+    fn died(&self, node: u32, status: ExitStatus) -> Failure {
+        let log = self.dir.log(node);
+        Failure::failed(
+            format!(
+                "node {node} ended ({status}); its log ends:\n{}",
+                process::log_tail(&log, LOG_TAIL_LINES)
+            ),
+            format!("read {}", log.display()),
+        )
+    }
+
+    /// Children that ended since the last call.
+    pub fn ended(&mut self) -> Vec<(u32, ExitStatus)> {
+        let ended: Vec<(u32, ExitStatus)> = self
+            .children
+            .iter_mut()
+            .filter_map(|(node, child)| Some((*node, child.try_wait().ok().flatten()?)))
+            .collect();
+        for (node, _) in &ended {
+            self.children.remove(node);
+        }
+        ended
+    }
+
+    pub fn pid(&self, node: u32) -> Option<Pid> {
+        process::running(&self.dir, node)
+    }
+
+    /// Signals a node; of KILL and TERM its end is waited for.
+    pub fn signal(&mut self, node: u32, signal: Signal) -> Result<(), Failure> {
+        let pid = self.pid(node).ok_or_else(|| not_running(node))?;
+        process::signal(pid, signal)?;
+        let ends = signal == Signal::KILL || signal == Signal::TERM;
+        if ends && !self.wait_gone(node, pid, STOP_MOST) {
+            return Err(Failure::failed(format!("node {node} did not end in time"), ""));
+        }
+        Ok(())
+    }
+
+    pub fn kill(&mut self, node: u32) -> Result<(), Failure> {
+        self.signal(node, Signal::KILL)
+    }
+
+    /// Reaps the child too, so that nothing is left of it.
+    fn wait_gone(&mut self, node: u32, pid: Pid, most: Duration) -> bool {
+        let gone = process::wait_gone(pid, most);
+        if gone && let Some(mut child) = self.children.remove(&node) {
+            drop(child.wait());
+        }
+        gone
+    }
+
+    /// All at once, so that nobody is taken for a failure by those who stay. Returns those that had
+    /// to be killed.
+    pub fn stop(&mut self) -> Vec<u32> {
+        let pids = running(&self.dir);
+        for (_, pid) in &pids {
+            // One that ended meanwhile needs no signal; a frozen one must go on to hear it.
+            drop(process::signal(*pid, Signal::TERM));
+            drop(process::signal(*pid, Signal::CONT));
+        }
+        let until = Instant::now() + STOP_MOST;
+        let mut killed = Vec::new();
+        for (node, pid) in pids {
+            let left = until.saturating_duration_since(Instant::now());
+            if !self.wait_gone(node, pid, left) {
+                drop(process::signal(pid, Signal::KILL));
+                self.wait_gone(node, pid, STOP_MOST);
+                killed.push(node);
+            }
+        }
+        // What has no pid file yet (it was still starting).
+        for child in self.children.values_mut() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        self.children.clear();
+        killed
+    }
+
+    pub fn api_addresses(&self) -> Vec<String> {
+        self.dir.file.nodes.iter().map(|entry| entry.api.clone()).collect()
+    }
+
+    pub fn nbd_tcp(&self, node: u32) -> Address {
+        let entry = self.dir.entry(node).expect("a node of this cluster");
+        Address::Tcp(entry.nbd.clone())
+    }
+
+    pub fn nbd_unix(&self, node: u32) -> Address {
+        let entry = self.dir.entry(node).expect("a node of this cluster");
+        Address::Unix(entry.nbd_unix.clone())
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        for child in self.children.values_mut() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+pub fn not_running(node: u32) -> Failure {
+    Failure::new(Exit::NotFound, format!("node {node} does not run"), "see `gabion node list`")
+}
+
+/// The nodes of a directory that run, with their processes.
+pub fn running(dir: &ClusterDir) -> Vec<(u32, Pid)> {
+    let ids = dir.file.nodes.iter().map(|entry| entry.id);
+    ids.filter_map(|node| Some((node, process::running(dir, node)?))).collect()
+}

@@ -1,0 +1,62 @@
+//! The verbs that ask a cluster, each a function: ask, then show as JSON or as text.
+
+pub mod node;
+pub mod settings;
+pub mod status;
+pub mod volume;
+
+use crate::cli::{BenchArgs, Cli, DiskVerb, Verb};
+use crate::failure::Failure;
+use crate::nbd_client::{Address, Uri};
+use crate::remote::Remote;
+use crate::{bench, up};
+use serde_json::Value;
+
+/// Does what was typed.
+pub fn run(cli: &Cli) -> Result<(), Failure> {
+    let remote = || Remote::find(cli.cluster.as_deref());
+    match &cli.verb {
+        Verb::Up(args) => up::up(args),
+        Verb::Demo(_) => Ok(()),
+        Verb::Node(verb) => node::run(verb, cli.json, remote),
+        Verb::Status { watch } => status::run(&mut remote()?, *watch, cli.json),
+        Verb::Disk(DiskVerb::List) => status::disks(&mut remote()?, cli.json),
+        Verb::Volume(verb) => volume::run(&mut remote()?, verb, cli.json),
+        Verb::Settings(verb) => settings::run(&mut remote()?, verb, cli.json),
+        Verb::Events { follow } => status::events(&mut remote()?, *follow, cli.json),
+        Verb::Bench(args) => {
+            let uri = bench_target(args, remote)?;
+            let measured = bench::run(args, &uri)?;
+            show(cli.json, &measured.json(), || measured.text());
+            Ok(())
+        }
+    }
+}
+
+/// A name is looked for in the cluster, and measured at its owner, else at the first node that is up.
+fn bench_target(
+    args: &BenchArgs,
+    remote: impl Fn() -> Result<Remote, Failure>,
+) -> Result<Uri, Failure> {
+    if let Some(uri) = Uri::parse(&args.target) {
+        return Ok(uri);
+    }
+    let mut remote = remote()?;
+    let volume = remote.volume(&args.target)?;
+    let nodes = remote.nodes()?;
+    let owner = volume.owner.map(|owner| owner.node);
+    let node = nodes
+        .iter()
+        .find(|node| Some(node.id) == owner)
+        .or_else(|| nodes.iter().find(|node| node.reachable))
+        .ok_or_else(|| Failure::failed("no node is up", "see `gabion status`"))?;
+    Ok(Uri { address: Address::Tcp(node.nbd.clone()), export: volume.name })
+}
+
+pub(crate) fn show(as_json: bool, value: &Value, text: impl FnOnce() -> String) {
+    if as_json {
+        println!("{value}");
+    } else {
+        println!("{}", text());
+    }
+}

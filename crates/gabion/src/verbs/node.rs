@@ -1,0 +1,114 @@
+//! `gabion node`.
+
+use crate::cli::NodeVerb;
+use crate::failure::{Exit, Failure};
+use crate::layout::ClusterDir;
+use crate::local;
+use crate::process::{self, Bond};
+use crate::remote::Remote;
+use crate::verbs::{show, status};
+use crate::view;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+const READY_MOST: Duration = Duration::from_secs(60);
+const GONE_MOST: Duration = Duration::from_secs(30);
+
+pub fn run(
+    verb: &NodeVerb,
+    as_json: bool,
+    remote: impl Fn() -> Result<Remote, Failure>,
+) -> Result<(), Failure> {
+    match verb {
+        NodeVerb::Run { config, io, with_parent } => {
+            if *with_parent {
+                process::go_with_parent();
+            }
+            run_node(config, io.map(|io| io.name()))
+        }
+        NodeVerb::Init { config } => init_node(config),
+        NodeVerb::Start { node, dir } => start(*node, dir, as_json),
+        NodeVerb::Kill { node, dir, signal } => kill(*node, dir, signal, as_json),
+        NodeVerb::List => {
+            let nodes = remote()?.nodes()?;
+            let shown: Vec<Value> = nodes.iter().map(view::node).collect();
+            show(as_json, &json!({ "nodes": shown }), || status::nodes(&nodes));
+            Ok(())
+        }
+    }
+}
+
+fn start(node: u32, dir: &Path, as_json: bool) -> Result<(), Failure> {
+    let cluster = known(node, dir)?;
+    if let Some(pid) = process::running(&cluster, node) {
+        let what = format!("node {node} runs already, as process {}", pid.as_raw_pid());
+        return Err(Failure::new(Exit::Refused, what, ""));
+    }
+    let mut child = process::start(&process::program()?, &cluster, node, Bond::Alone)?;
+    let http = cluster.entry(node).map(|entry| entry.http.clone()).unwrap_or_default();
+    let mut ended = None;
+    let ready = process::wait_for(READY_MOST, || {
+        ended = child.try_wait().ok().flatten();
+        ended.is_some() || process::ready(&http)
+    });
+    let log = cluster.log(node);
+    if let Some(status) = ended {
+        let tail = process::log_tail(&log, 15);
+        return Err(Failure::failed(
+            format!("node {node} ended ({status}); its log ends:\n{tail}"),
+            format!("read {}", log.display()),
+        ));
+    }
+    if !ready {
+        return Err(Failure::new(
+            Exit::NotHealthyInTime,
+            format!("node {node} runs, and does not serve after {} s", READY_MOST.as_secs()),
+            format!("read {}, see `gabion status`", log.display()),
+        ));
+    }
+    show(as_json, &json!({ "node": node.to_string(), "pid": child.id() }), || {
+        format!("node {node} serves, as process {}", child.id())
+    });
+    Ok(())
+}
+
+fn kill(node: u32, dir: &Path, signal: &str, as_json: bool) -> Result<(), Failure> {
+    let signal = process::parse_signal(signal)
+        .map_err(|wants| Failure::new(Exit::Usage, wants, "for example --signal TERM"))?;
+    let cluster = known(node, dir)?;
+    let pid = process::running(&cluster, node).ok_or_else(|| local::not_running(node))?;
+    process::signal(pid, signal)?;
+    let ends = signal == Signal::KILL || signal == Signal::TERM || signal == Signal::INT;
+    if ends && !process::wait_gone(pid, GONE_MOST) {
+        let what = format!("node {node} did not end within {} s", GONE_MOST.as_secs());
+        return Err(Failure::failed(what, "use --signal KILL"));
+    }
+    show(as_json, &json!({ "node": node.to_string(), "pid": pid.as_raw_pid() }), || {
+        format!("node {node}, process {}: signalled", pid.as_raw_pid())
+    });
+    Ok(())
+}
+
+fn known(node: u32, dir: &Path) -> Result<ClusterDir, Failure> {
+    if !ClusterDir::exists(dir) {
+        let what = format!("there is no cluster in {}", dir.display());
+        return Err(Failure::new(Exit::NotFound, what, "`gabion up` makes one; else give --dir"));
+    }
+    let cluster = ClusterDir::open(dir)?;
+    if cluster.entry(node).is_none() {
+        let last = cluster.file.nodes.iter().map(|entry| entry.id).max().unwrap_or_default();
+        let what = format!("there is no node {node} in {}", dir.display());
+        return Err(Failure::new(Exit::NotFound, what, format!("it has nodes 1 to {last}")));
+    }
+    Ok(cluster)
+}
+
+fn run_node(_config: &Path, _io: Option<&str>) -> Result<(), Failure> {
+    Ok(())
+}
+
+fn init_node(_config: &Path) -> Result<(), Failure> {
+    Ok(())
+}

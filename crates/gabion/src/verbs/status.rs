@@ -1,0 +1,172 @@
+//! `gabion status`, `disk list`, `events`.
+
+use crate::failure::Failure;
+use crate::remote::Remote;
+use crate::size::ByteSize;
+use crate::span;
+use crate::verbs::show;
+use crate::view;
+use gabion_api::v1;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+pub fn run(remote: &mut Remote, watch: bool, as_json: bool) -> Result<(), Failure> {
+    loop {
+        let status = remote.status();
+        match status {
+            Ok(status) => {
+                if watch && !as_json {
+                    // Home, and clear what is below: no flicker.
+                    print!("\x1b[H\x1b[J");
+                }
+                show(as_json, &view::status(&status), || text(&status));
+            }
+            Err(failure) if watch => eprintln!("{failure}"),
+            Err(failure) => return Err(failure),
+        }
+        if !watch {
+            return Ok(());
+        }
+        std::thread::sleep(WATCH_EVERY);
+    }
+}
+
+fn text(status: &v1::StatusResponse) -> String {
+    let mut parts = vec![headline(status)];
+    parts.extend(status.problems.iter().map(|problem| format!("  - {problem}")));
+    parts.push(String::new());
+    parts.push(nodes(&status.nodes));
+    parts.push(String::new());
+    parts.push(if status.volumes.is_empty() {
+        "no volumes; `gabion volume create NAME --size 1GiB` makes one".to_owned()
+    } else {
+        volumes(&status.volumes, &status.nodes)
+    });
+    if let Some(capacity) = &status.capacity {
+        let fits = if capacity.survives_largest_node { "would" } else { "would NOT" };
+        parts.push(format!(
+            "\n{} of {} used; all data {fits} still fit, with all copies, after the loss of the largest node",
+            ByteSize(capacity.used_bytes),
+            ByteSize(capacity.total_bytes)
+        ));
+    }
+    parts.join("\n")
+}
+
+fn headline(status: &v1::StatusResponse) -> String {
+    let leader = match status.leader {
+        Some(leader) => format!("node {leader} leads"),
+        None => "nobody leads: no majority".to_owned(),
+    };
+    format!("cluster {}: {}; {leader}", status.cluster_id, view::health(status.health))
+}
+
+pub fn nodes(nodes: &[v1::Node]) -> String {
+    let rows: Vec<Vec<String>> = nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node.id.to_string(),
+                node.name.clone(),
+                view::node_state(node.state).to_owned(),
+                span::shown(Duration::from_millis(node.since_ms)),
+                node.pid.map_or(String::new(), |pid| pid.to_string()),
+                node.disks.len().to_string(),
+                node.guests.to_string(),
+                node.api.clone(),
+                node.nbd.clone(),
+            ]
+        })
+        .collect();
+    view::table(&["NODE", "NAME", "STATE", "SINCE", "PID", "DISKS", "GUESTS", "API", "NBD"], &rows)
+}
+
+pub fn volumes(volumes: &[v1::Volume], nodes: &[v1::Node]) -> String {
+    let rows: Vec<Vec<String>> = volumes
+        .iter()
+        .map(|volume| {
+            let owner = volume.owner.as_ref().map_or("-".to_owned(), |owner| {
+                let named = nodes.iter().find(|node| node.id == owner.node);
+                named.map_or_else(|| owner.node.to_string(), |node| node.name.clone())
+            });
+            vec![
+                volume.name.clone(),
+                ByteSize(volume.size_bytes).to_string(),
+                volume.rf.to_string(),
+                match v1::VolumeState::try_from(volume.state) {
+                    Ok(v1::VolumeState::Ready) => view::health(volume.health).to_owned(),
+                    Ok(_) | Err(_) => view::volume_state(volume.state).to_owned(),
+                },
+                owner,
+                volume.guests.to_string(),
+                rebuild(volume),
+            ]
+        })
+        .collect();
+    view::table(&["VOLUME", "SIZE", "RF", "HEALTH", "OWNER", "GUESTS", "REBUILD"], &rows)
+}
+
+pub fn rebuild(volume: &v1::Volume) -> String {
+    let Some(rebuild) = &volume.rebuild else { return String::new() };
+    let left = ByteSize(rebuild.remaining_bytes);
+    match rebuild.eta_ms {
+        Some(eta) => format!(
+            "{left} left, {}/s, done in {}",
+            ByteSize(rebuild.bytes_per_s),
+            span::shown(Duration::from_millis(eta))
+        ),
+        None => format!("{left} to copy, waiting"),
+    }
+}
+
+pub fn disks(remote: &mut Remote, as_json: bool) -> Result<(), Failure> {
+    let disks = remote.disks()?;
+    let shown: Vec<Value> = disks.iter().map(view::disk).collect();
+    show(as_json, &json!({ "disks": shown }), || {
+        let rows: Vec<Vec<String>> = disks
+            .iter()
+            .map(|disk| {
+                vec![
+                    disk.id.to_string(),
+                    disk.node.to_string(),
+                    view::disk_state(disk.state).to_owned(),
+                    ByteSize(disk.capacity_bytes).to_string(),
+                    disk.used_bytes.map_or("?".to_owned(), |used| ByteSize(used).to_string()),
+                    disk.replicas.to_string(),
+                    disk.corrupt_blocks.map_or("?".to_owned(), |count| count.to_string()),
+                    disk.path.clone(),
+                ]
+            })
+            .collect();
+        view::table(
+            &["DISK", "NODE", "STATE", "SIZE", "USED", "REPLICAS", "CORRUPT", "PATH"],
+            &rows,
+        )
+    });
+    Ok(())
+}
+
+/// JSON: one object a line.
+pub fn events(remote: &mut Remote, follow: bool, as_json: bool) -> Result<(), Failure> {
+    remote.events(follow, |event| {
+        show(as_json, &view::event(&event), || {
+            format!(
+                "{}  node {}  {:5}  {:16}  {}",
+                clock(event.time_ms),
+                event.node,
+                view::severity(event.severity),
+                event.kind,
+                event.text
+            )
+        });
+    })
+}
+
+/// The time of day in UTC, to the millisecond.
+fn clock(time_ms: u64) -> String {
+    let (seconds, ms) = (time_ms / 1000, time_ms % 1000);
+    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}.{ms:03}Z", seconds % 60)
+}

@@ -1,0 +1,296 @@
+//! The cluster's answers as JSON with stable names, and as tables.
+//!
+//! Shape of JSON: names in snake_case, bytes and milliseconds as integers, ids as strings.
+
+use gabion_api::v1;
+use serde_json::{Map, Value, json};
+
+pub fn status(status: &v1::StatusResponse) -> Value {
+    json!({
+        "cluster_id": status.cluster_id,
+        "leader": status.leader.map(|id| id.to_string()),
+        "term": status.term,
+        "map_index": status.map_index,
+        "answered_by": status.answered_by.to_string(),
+        "health": health(status.health),
+        "problems": status.problems,
+        "nodes": status.nodes.iter().map(node).collect::<Vec<_>>(),
+        "volumes": status.volumes.iter().map(volume).collect::<Vec<_>>(),
+        "capacity": status.capacity.as_ref().map(|capacity| json!({
+            "total_bytes": capacity.total_bytes,
+            "used_bytes": capacity.used_bytes,
+            "survives_largest_node": capacity.survives_largest_node,
+        })),
+    })
+}
+
+pub fn node(node: &v1::Node) -> Value {
+    let mut shown = object(json!({
+        "id": node.id.to_string(),
+        "name": node.name,
+        "state": node_state(node.state),
+        "since_ms": node.since_ms,
+        "leader": node.leader,
+        "reachable": node.reachable,
+        "api": node.api,
+        "peer": node.peer,
+        "nbd": node.nbd,
+        "http": node.http,
+        "version": node.version,
+        "guests": node.guests,
+        "disks": node.disks.iter().map(disk).collect::<Vec<_>>(),
+    }));
+    if let Some(pid) = node.pid {
+        shown.insert("pid".to_owned(), json!(pid));
+    }
+    Value::Object(shown)
+}
+
+pub fn disk(disk: &v1::Disk) -> Value {
+    json!({
+        "id": disk.id.to_string(),
+        "node": disk.node.to_string(),
+        "uuid": disk.uuid,
+        "path": disk.path,
+        "state": disk_state(disk.state),
+        "capacity_bytes": disk.capacity_bytes,
+        "used_bytes": disk.used_bytes,
+        "corrupt_blocks": disk.corrupt_blocks,
+        "replicas": disk.replicas,
+    })
+}
+
+pub fn volume(volume: &v1::Volume) -> Value {
+    json!({
+        "id": volume.id.to_string(),
+        "name": volume.name,
+        "size_bytes": volume.size_bytes,
+        "rf": volume.rf,
+        "hold_ms": volume.hold_ms,
+        "attach": attach(volume.attach),
+        "state": volume_state(volume.state),
+        "owner": volume.owner.as_ref().map(|owner| json!({
+            "node": owner.node.to_string(),
+            "name": owner.name,
+            "epoch": owner.epoch,
+        })),
+        "epoch": volume.epoch,
+        "health": health(volume.health),
+        "segments_total": volume.segments_total,
+        "segments_degraded": volume.segments_degraded,
+        "segments": volume.segments.iter().map(segment).collect::<Vec<_>>(),
+        "rebuild": volume.rebuild.as_ref().map(|rebuild| json!({
+            "remaining_bytes": rebuild.remaining_bytes,
+            "bytes_per_s": rebuild.bytes_per_s,
+            "eta_ms": rebuild.eta_ms,
+        })),
+        "traffic": volume.traffic.as_ref().map(traffic),
+        "guests": volume.guests,
+        "reasons": volume.reasons,
+    })
+}
+
+fn segment(segment: &v1::Segment) -> Value {
+    let plain = |replicas: &[v1::Replica]| -> Vec<Value> {
+        replicas
+            .iter()
+            .map(|replica| {
+                json!({ "node": replica.node.to_string(), "disk": replica.disk.to_string() })
+            })
+            .collect()
+    };
+    let joining: Vec<Value> = segment
+        .joining
+        .iter()
+        .map(|replica| {
+            json!({
+                "node": replica.node.to_string(),
+                "disk": replica.disk.to_string(),
+                "copied_bytes": replica.copied_bytes,
+                "total_bytes": replica.total_bytes,
+                "waiting": replica.waiting,
+            })
+        })
+        .collect();
+    let lost: Vec<Value> =
+        segment.lost.iter().map(|l| json!({ "block": l.block, "count": l.count })).collect();
+    json!({
+        "index": segment.index,
+        "in_sync": plain(&segment.in_sync),
+        "joining": joining,
+        "stale": plain(&segment.stale),
+        "lost": lost,
+        "held": segment.held,
+    })
+}
+
+fn traffic(traffic: &v1::Traffic) -> Value {
+    json!({
+        "serving": traffic.serving,
+        "held_requests": traffic.held_requests,
+        "in_flight": traffic.in_flight,
+        "reads": traffic.reads,
+        "read_bytes": traffic.read_bytes,
+        "writes": traffic.writes,
+        "write_bytes": traffic.write_bytes,
+        "filled_bytes": traffic.filled_bytes,
+        "repaired_blocks": traffic.repaired_blocks,
+    })
+}
+
+pub fn locate(found: &v1::LocateResponse) -> Value {
+    let copies: Vec<Value> = found
+        .copies
+        .iter()
+        .map(|copy| {
+            json!({
+                "node": copy.node.to_string(),
+                "disk": copy.disk.to_string(),
+                "state": replica_state(copy.state),
+                "path": copy.path,
+                "known": copy.known,
+                "data": copy.data,
+                "byte_offset": copy.byte_offset,
+                "length": copy.length,
+                "version": { "epoch": copy.version_epoch, "seq": copy.version_seq },
+                "crc": format!("{:08x}", copy.crc),
+            })
+        })
+        .collect();
+    json!({ "segment": found.segment, "block": found.block, "copies": copies })
+}
+
+pub fn setting(setting: &v1::Setting) -> Value {
+    json!({
+        "name": setting.name,
+        "value": setting.value,
+        "default": setting.default_value,
+        "help": setting.help,
+    })
+}
+
+pub fn event(event: &v1::Event) -> Value {
+    json!({
+        "number": event.number,
+        "time_ms": event.time_ms,
+        "node": event.node.to_string(),
+        "severity": severity(event.severity),
+        "kind": event.kind,
+        "text": event.text,
+        "volume": event.volume.map(|id| id.to_string()),
+        "disk": event.disk.map(|id| id.to_string()),
+    })
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Map::new()
+        }
+    }
+}
+
+pub fn health(number: i32) -> &'static str {
+    match v1::Health::try_from(number) {
+        Ok(v1::Health::Healthy) => "healthy",
+        Ok(v1::Health::Degraded) => "degraded",
+        Ok(v1::Health::Held) => "held",
+        Ok(v1::Health::Lost) => "lost",
+        Ok(v1::Health::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub fn node_state(number: i32) -> &'static str {
+    match v1::NodeState::try_from(number) {
+        Ok(v1::NodeState::Up) => "up",
+        Ok(v1::NodeState::Silent) => "silent",
+        Ok(v1::NodeState::Unknown | v1::NodeState::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub fn disk_state(number: i32) -> &'static str {
+    match v1::DiskState::try_from(number) {
+        Ok(v1::DiskState::InService) => "in_service",
+        Ok(v1::DiskState::Failed) => "failed",
+        Ok(v1::DiskState::Away) => "away",
+        Ok(v1::DiskState::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub fn volume_state(number: i32) -> &'static str {
+    match v1::VolumeState::try_from(number) {
+        Ok(v1::VolumeState::Creating) => "creating",
+        Ok(v1::VolumeState::Ready) => "ready",
+        Ok(v1::VolumeState::Deleting) => "deleting",
+        Ok(v1::VolumeState::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub fn replica_state(number: i32) -> &'static str {
+    match v1::ReplicaState::try_from(number) {
+        Ok(v1::ReplicaState::InSync) => "in_sync",
+        Ok(v1::ReplicaState::Joining) => "joining",
+        Ok(v1::ReplicaState::Stale) => "stale",
+        Ok(v1::ReplicaState::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+fn attach(number: i32) -> &'static str {
+    match v1::Attach::try_from(number) {
+        Ok(v1::Attach::Exclusive) => "exclusive",
+        Ok(v1::Attach::Any | v1::Attach::Unspecified) | Err(_) => "any",
+    }
+}
+
+pub fn severity(number: i32) -> &'static str {
+    match v1::Severity::try_from(number) {
+        Ok(v1::Severity::Info) => "info",
+        Ok(v1::Severity::Warn) => "warn",
+        Ok(v1::Severity::Error) => "error",
+        Ok(v1::Severity::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+/// Columns as wide as their widest cell, two spaces between; numbers are the caller's to align.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .chain([head[column].len()])
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: Vec<&str>| -> String {
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(head.to_vec())];
+    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_strings_and_absent_things_are_null() {
+        let shown = volume(&v1::Volume { id: 7, name: "vm1".into(), rf: 2, ..Default::default() });
+        assert_eq!(shown["id"], "7");
+        assert_eq!(shown["owner"], Value::Null);
+        assert_eq!(shown["health"], "unknown");
+        let shown = node(&v1::Node { id: 3, ..Default::default() });
+        assert!(shown.get("pid").is_none());
+    }
+
+    #[test]
+    fn tables_align() {
+        let rows =
+            vec![vec!["a".to_owned(), "bb".to_owned()], vec!["ccc".to_owned(), String::new()]];
+        assert_eq!(table(&["ID", "NAME"], &rows), "ID   NAME\na    bb\nccc");
+    }
+}

@@ -1,0 +1,163 @@
+//! What people type, and what their scripts read.
+
+// A test fails by a panic; helpers of tests do too.
+#![allow(clippy::unwrap_used)]
+
+use gabion_tests::command::Started;
+use gabion_tests::fixture::{program, temp_dir, wait};
+use gabion_tests::ports::Slot;
+use gabion_tests::{Cluster, Ran, Shape, run};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const MOST: Duration = Duration::from_secs(60);
+
+fn gabion(dir: &Path, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(program());
+    run(command.args(arguments).current_dir(dir).env_remove("GABION_CLUSTER"), MOST)
+}
+
+fn interrupt(started: &Started) {
+    let pid = i32::try_from(started.id()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+fn up(dir: &Path, offset: u16, more: &[&str]) -> Started {
+    let offset = offset.to_string();
+    let mut command = Command::new(program());
+    command.args(["up", "--disk-size", "384MiB", "--base-port-offset", &offset]).args(more);
+    let mut started = Started::start(command.current_dir(dir));
+    let said = || started.said().contains("ready;");
+    wait("up is ready", Duration::from_secs(90), said);
+    assert!(started.running());
+    started
+}
+
+#[test]
+fn up_stops_cleanly_and_goes_on() {
+    let dir = temp_dir("up");
+    let ports = Slot::take();
+    let first = up(&dir, ports.offset, &[]);
+    gabion(&dir, &["volume", "create", "vm1", "--size", "64MiB"]).ok();
+    let again = gabion(&dir, &["up"]);
+    assert_eq!(again.code(), 5, "{}", again.err);
+    assert!(again.err.contains("runs already"), "{}", again.err);
+    gabion(&dir, &["node", "kill", "3"]).ok();
+    wait("up says so", MOST, || first.said().contains("node 3 ended"));
+    assert_eq!(gabion(&dir, &["node", "kill", "3"]).code(), 4);
+    gabion(&dir, &["node", "start", "3"]).ok();
+    interrupt(&first);
+    let ran = first.finish(MOST);
+    assert!(ran.status.success(), "{}{}", ran.out, ran.err);
+    assert!(!ran.err.contains("killed"), "{}", ran.err);
+    assert_eq!(gabion(&dir, &["status"]).code(), 1, "nobody is there");
+
+    let second = up(&dir, ports.offset, &["--restart"]);
+    assert!(second.said().contains("continuing"));
+    gabion(&dir, &["volume", "wait", "vm1", "--healthy", "--timeout", "60s"]).ok();
+    gabion(&dir, &["node", "kill", "2"]).ok();
+    wait("it is started again", MOST, || second.said().contains("node 2 is started again"));
+    interrupt(&second);
+    assert!(second.finish(MOST).status.success());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let dir = temp_dir("ports");
+    let ports = Slot::take();
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 7502 + ports.offset)).unwrap();
+    let offset = ports.offset.to_string();
+    let ran = gabion(&dir, &["up", "--base-port-offset", &offset]);
+    assert_eq!(ran.code(), 1);
+    let address = taken.local_addr().unwrap().to_string();
+    assert!(ran.err.contains(&address) && ran.err.contains("node 2"), "{}", ran.err);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn json_has_the_names_that_scripts_read() {
+    let cluster = Cluster::start();
+    cluster.create("vm1", 64);
+    let guest = cluster.client(2, "vm1").unwrap();
+    let status = cluster.json(&["status"]);
+    for name in ["cluster_id", "leader", "nodes", "volumes"] {
+        assert!(!status[name].is_null(), "{name}: {status}");
+    }
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
+    for node in status["nodes"].as_array().unwrap() {
+        assert_eq!(node["state"], "up", "{node}");
+        assert!(node["id"].is_string() && node["name"].is_string(), "{node}");
+        assert!(node["since_ms"].is_u64() && node["pid"].is_u64(), "{node}");
+        assert_eq!(node["disks"].as_array().unwrap().len(), 1, "{node}");
+    }
+    let shown = cluster.show("vm1");
+    assert_eq!(shown["name"], "vm1");
+    assert_eq!(shown["size_bytes"], 64 << 20);
+    assert_eq!(shown["rf"], 2);
+    assert_eq!(shown["health"], "healthy");
+    assert_eq!(shown["owner"]["node"], "2", "{shown}");
+    assert!(shown["owner"]["epoch"].is_u64() && shown["epoch"].is_u64(), "{shown}");
+    let segments = shown["segments"].as_array().unwrap();
+    assert_eq!(segments.len(), 2, "{shown}");
+    for segment in segments {
+        assert!(segment["index"].is_u64(), "{segment}");
+        assert_eq!(segment["in_sync"].as_array().unwrap().len(), 2, "{segment}");
+        for list in ["joining", "stale", "lost"] {
+            assert_eq!(segment[list].as_array().unwrap().len(), 0, "{segment}");
+        }
+    }
+    assert!(cluster.json(&["disk", "list"])["disks"].as_array().unwrap().len() == 3);
+    assert!(cluster.json(&["node", "list"])["nodes"].as_array().unwrap().len() == 3);
+    guest.disconnect();
+}
+
+#[test]
+fn verbs_do_what_they_say_at_any_node() {
+    let cluster = Cluster::start();
+    for (node, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        let api = cluster.local.dir.entry(node).unwrap().api.clone();
+        let verb = ["--cluster", &api, "volume", "create", name, "--size", "32MiB"];
+        gabion(&cluster.dir, &verb).ok();
+    }
+    let listed = cluster.json(&["volume", "list"]);
+    let names: Vec<&Value> =
+        listed["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    cluster.gabion(&["volume", "resize", "a", "--size", "96MiB"]).ok();
+    let mut guest = cluster.client(1, "a").unwrap();
+    assert_eq!(guest.size_bytes(), 96 << 20);
+    guest.write(90 << 20, &[7; 4096]).unwrap();
+    cluster.gabion(&["volume", "move", "a", "--to", "3"]).ok();
+    assert_eq!(cluster.owner("a"), Some(3));
+    assert_eq!(guest.read(90 << 20, 4096).unwrap(), [7; 4096]);
+    cluster.set("rebuild.wait", "90s");
+    let setting = cluster.json(&["settings", "get", "rebuild.wait"]);
+    assert_eq!(setting["value"], "90s");
+    assert!(cluster.json(&["settings", "list"])["settings"].as_array().unwrap().len() > 3);
+    let waited = cluster.gabion(&["volume", "wait", "b", "--healthy", "--timeout", "10s"]);
+    assert_eq!(waited.code(), 0);
+    cluster.gabion(&["volume", "delete", "b"]).ok();
+    assert_eq!(cluster.gabion(&["volume", "show", "b"]).code(), 4);
+    let measured = cluster.json(&["bench", "c", "--seconds", "1"]);
+    assert!(measured["iops"].as_u64().unwrap() > 0, "{measured}");
+    let events = cluster.gabion(&["events"]).ok();
+    assert!(!events.is_empty());
+}
+
+#[test]
+fn a_volume_that_cannot_be_healthy_is_waited_for_and_not_longer() {
+    let mut cluster = Cluster::of(Shape { nodes: 3, ..Shape::default() });
+    cluster.create("vm1", 64);
+    let guest = cluster.client(1, "vm1").unwrap();
+    let victim = cluster.holders("vm1").into_iter().find(|node| *node != 1).unwrap();
+    cluster.kill(victim);
+    cluster.wait_removed("vm1", victim);
+    let waited = cluster.gabion(&["volume", "wait", "vm1", "--healthy", "--timeout", "1s"]);
+    assert_eq!(waited.code(), 3, "{}", waited.err);
+    assert!(waited.err.contains("degraded"), "{}", waited.err);
+    guest.disconnect();
+}

@@ -52,7 +52,7 @@ pub enum Change {
         spec: VolumeSpec,
         placement: Vec<Vec<DiskId>>,
     },
-    /// This disk has durably recorded all its segments of a volume (or of its growth) in the making,
+    /// This disk has durably recorded all its segments of a volume, or of its growth, that were
     /// made at `creation`.
     Created {
         volume: VolumeId,
@@ -86,10 +86,10 @@ pub enum Change {
         change: OwnerChange,
     },
     /// By the owner (checked against the proposer, not against the epoch; raises no epoch): the
-    /// sessions that these nodes have with this volume are void. A front that applies it drops every
-    /// request of the volume that it holds unanswered and closes those guests' connections, so that
-    /// nothing old lands after what newer guests wrote (rule 9). Kept as one map index per node and
-    /// volume (`VolumeEntry::voided`).
+    /// sessions that these nodes have with this volume are void. A front that applies it drops
+    /// every request of the volume that it holds unanswered and closes those guests' connections,
+    /// so that nothing old lands after what newer guests wrote (rule 9). Kept as one map index per
+    /// node and volume (`VolumeEntry::voided`).
     VoidSessions {
         volume: VolumeId,
         owner_epoch: Epoch,
@@ -109,7 +109,8 @@ pub enum Change {
         term: u64,
     },
     /// By the node itself, once it has seen in its own map that it is silent. A silent node's lease
-    /// is not renewed before: so a renewed lease never meets a map in which it still owns something.
+    /// is not renewed before: so a renewed lease never meets a map in which it still owns
+    /// something.
     Revive {
         node: NodeId,
         incarnation: Incarnation,
@@ -178,7 +179,8 @@ pub enum AdminError {
     #[error("this node does not lead the cluster; node {leader:?} does")]
     NotLeader { leader: Option<NodeId> },
     #[error(
-        "a volume's name has 1 to 255 characters out of A-Z a-z 0-9 . _ - and begins with a letter or digit"
+        "a volume's name has 1 to 255 characters out of A-Z a-z 0-9 . _ - and begins with a letter \
+         or digit"
     )]
     BadName,
     #[error("a volume of that name exists already")]
@@ -194,7 +196,8 @@ pub enum AdminError {
     #[error("rf is 1, 2 or 3")]
     BadRf,
     #[error(
-        "the disks have room for {free_bytes} more bytes with {rf} copies; {wanted_bytes} are wanted; add a disk or delete a volume"
+        "the disks have room for {free_bytes} more bytes with {rf} copies; {wanted_bytes} are \
+         wanted; add a disk or delete a volume"
     )]
     NoRoom { wanted_bytes: u64, free_bytes: u64, rf: u8 },
     #[error("guests are attached; detach them, or use --force")]
@@ -208,7 +211,8 @@ pub enum AdminError {
     #[error("the cluster has no majority now; try again when more nodes are up")]
     NoMajority,
     #[error(
-        "the disks {waiting:?} have not recorded it yet; it goes on by itself, see `gabion volume list`"
+        "the disks {waiting:?} have not recorded it yet; it goes on by itself, \
+         see `gabion volume list`"
     )]
     StillMaking { waiting: Vec<DiskId> },
     #[error("the owner did not let it go in time; it stays where it is, try again")]

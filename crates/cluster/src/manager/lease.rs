@@ -1,7 +1,7 @@
 //! Leases of nodes, by the manager's clock.
 //!
 //! A renewal is answered only after leadership was confirmed since it arrived, so that a deposed
-//! leader keeps no owner alive; and never to a node that is silent in the map, or whose end has been
+//! leader keeps no owner alive; and never to a node that is silent in the map, or whose end was
 //! proposed: it must first see its own silence (`Change::Revive`).
 
 use super::{Effect, Proposals, Purpose, by_manager, earlier};

@@ -135,8 +135,9 @@ impl Rig {
 
     /// The answer to a request, if it came.
     fn answer(&mut self, number: u64) -> Option<AdminReply> {
-        let is_it = |effect: &Effect| matches!(effect, Effect::AdminDone { number: of, .. } if *of == number);
-        let place = self.effects.iter().position(is_it)?;
+        let place = self.effects.iter().position(
+            |effect| matches!(effect, Effect::AdminDone { number: of, .. } if *of == number),
+        )?;
         let effect = self.effects.remove(place);
         if let Effect::AdminDone { reply, .. } = effect { Some(reply) } else { None }
     }

@@ -212,8 +212,8 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Rule 8: a joiner on another disk for each segment that fell below rf, where there is one. Not
-    /// on a node that is silent to the owner, nor on the disk that failed.
+    /// Rule 8: a joiner on another disk for each segment that fell below rf, where there is one.
+    /// Not on a node that is silent to the owner, nor on the disk that failed.
     fn replace(&mut self, removals: &[Removal]) {
         let mut avoid = Avoid::default();
         avoid.disks.extend(removals.iter().map(|removal| removal.disk));
@@ -361,9 +361,9 @@ struct Leaver {
 
 /// Takes a replica out of a segment, with what is known of how far it can be trusted.
 ///
-/// A joiner that was a member before keeps the epoch at which it left *as a member*: its settled seq
-/// is frozen since then, so comparing from there covers all that it missed and all that it got as a
-/// joiner. A joiner that never was a member has nothing that is trusted.
+/// A joiner that was a member before keeps the epoch at which it left *as a member*: its settled
+/// seq is frozen since then, so comparing from there covers all that it missed and all that it got
+/// as a joiner. A joiner that never was a member has nothing that is trusted.
 // rule: cluster/unfinished-joiner-keeps-its-left
 fn take_member(
     members: &mut SegmentMembers,

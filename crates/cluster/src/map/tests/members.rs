@@ -42,6 +42,7 @@ fn owned(nodes: u32, segments: u64) -> Small {
 }
 
 // rule: cluster/owner-changes-its-epoch
+// promise: majority-first
 #[test]
 fn only_the_owner_changes_members_and_only_under_the_present_epoch() {
     let mut small = owned(3, 1);

@@ -267,7 +267,8 @@ fn number() -> impl Strategy<Value = u32> {
 }
 
 fn wide() -> impl Strategy<Value = u64> {
-    prop_oneof![6 => 0_u64..6, 1 => any::<u64>(), 1 => Just(u64::MAX), 2 => (0_u64..9).prop_map(|n| n * MIB)]
+    let sizes = (0_u64..9).prop_map(|count| count * MIB);
+    prop_oneof![6 => 0_u64..6, 1 => any::<u64>(), 1 => Just(u64::MAX), 2 => sizes]
 }
 
 /// Also above what `Epoch::new` allows: it comes from the log, not from its constructor.

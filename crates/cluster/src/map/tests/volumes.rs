@@ -152,6 +152,7 @@ fn segments_spread_evenly_and_the_first_copy_takes_turns() {
 }
 
 // rule: cluster/take-over-unowned-only
+// promise: one-owner
 #[test]
 fn of_two_that_want_a_volume_one_gets_it() {
     let mut small = Small::with_volume(3, 2, 1);

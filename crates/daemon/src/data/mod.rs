@@ -13,6 +13,7 @@ mod config;
 mod guests;
 mod handle;
 mod links;
+mod new_disk;
 mod outbox;
 mod plane;
 mod publish;
@@ -21,4 +22,5 @@ mod tests;
 
 pub use config::{DataConfig, DataError};
 pub use handle::{Bound, DataHandle, DataPlane, DataSender, Ended, Full};
+pub use new_disk::{NewDiskError, format_device, make_disk_file};
 pub use publish::Published;

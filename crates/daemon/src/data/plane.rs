@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, watch};
 
 /// Inputs of the control plane taken in one turn.
 const INPUTS_PER_TURN_MAX: u32 = 256;
+/// Turns that a tick waits for at most while completions keep coming.
+const TICKS_PUT_OFF_MAX: u32 = 16;
 /// What operations on a disk that could not be opened are answered with: ENXIO.
 const NO_DISK_ERRNO: i32 = 6;
 
@@ -47,6 +49,7 @@ pub(crate) struct Plane {
     outbox: Outbox,
     publisher: Publisher,
     waker: Waker,
+    ticks_put_off: u32,
     stage: Stage,
 }
 
@@ -115,6 +118,7 @@ impl Plane {
             outbox: Outbox::new(wiring.effects),
             publisher: Publisher::new(sender, now),
             waker: waker.clone(),
+            ticks_put_off: 0,
             stage: Stage::Running,
             engine,
         };
@@ -149,12 +153,7 @@ impl Plane {
             }
             self.take_inputs();
             self.retry_held();
-            // Silence is judged only when all that came was heard.
-            let due = self.node.next_deadline().is_some_and(|due| due <= self.now);
-            if due && self.engine.is_drained() {
-                self.publisher.touch();
-                self.feed(Input::Tick);
-            }
+            self.tick_when_due();
             self.outbox.flush();
             if self.outbox.is_closed() {
                 self.stage = Stage::Ended;
@@ -162,6 +161,20 @@ impl Plane {
             self.publisher.publish_when_due(self.now, &self.node);
         }
         self.say_goodbye(&mut events)
+    }
+
+    /// Silence is judged only when all that came was heard: a tick waits until the sockets are
+    /// drained, or, where more comes without end, for as many turns as bring all that was there.
+    fn tick_when_due(&mut self) {
+        if self.node.next_deadline().is_none_or(|due| due > self.now) {
+            self.ticks_put_off = 0;
+        } else if self.ticks_put_off >= TICKS_PUT_OFF_MAX || self.engine.is_drained() {
+            self.ticks_put_off = 0;
+            self.publisher.touch();
+            self.feed(Input::Tick);
+        } else {
+            self.ticks_put_off += 1;
+        }
     }
 
     /// What was said last goes out, if the other sides read it soon.

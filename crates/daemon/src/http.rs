@@ -1,0 +1,69 @@
+//! The HTTP port: `/healthz`, `/readyz` and `/metrics`.
+
+mod metrics;
+
+use crate::data::Published;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// What the pages are made of.
+#[derive(Clone)]
+pub struct HttpState {
+    pub state: watch::Receiver<Arc<Published>>,
+}
+
+/// Serves until it is dropped. Errors: the listener broke.
+pub async fn serve(listener: TcpListener, state: HttpState) -> std::io::Result<()> {
+    axum::serve(listener, router(state)).await
+}
+
+fn router(state: HttpState) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+/// Alive: this process answers, and its data plane has not ended.
+async fn healthz(State(http): State<HttpState>) -> (StatusCode, &'static str) {
+    match http.state.has_changed() {
+        Ok(_) => (StatusCode::OK, "alive\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the data plane ended\n"),
+    }
+}
+
+/// Serves guests' I/O: what a load balancer's check asks.
+async fn readyz(State(http): State<HttpState>) -> (StatusCode, String) {
+    let stats = &http.state.borrow().stats;
+    let missing = if http.state.has_changed().is_err() {
+        Some("the data plane ended")
+    } else if stats.ready {
+        None
+    } else if stats.leader.is_none() {
+        Some("no leader is known: a majority of the nodes must be up")
+    } else if !stats.registered {
+        Some("the cluster map does not name this process yet: its disks are being recovered")
+    } else if stats.lease_left.is_none() {
+        Some("the lease has ended: the leader cannot be reached")
+    } else {
+        Some("the node is stopping")
+    };
+    match missing {
+        None => (StatusCode::OK, "ready\n".into()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn metrics(State(http): State<HttpState>) -> impl IntoResponse {
+    let published = Arc::clone(&http.state.borrow());
+    let text = metrics::text(&published);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text)
+}

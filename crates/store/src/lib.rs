@@ -24,3 +24,6 @@ pub use config::{Settings, StoreConfig};
 pub use fresh::{NewDisk, format_disk};
 pub use io::{During, Effect, Input, Opened, Origin, OutOfService, StoreEvent, StoreStats};
 pub use store::{BlockPlace, HeldSegment, HeldVolume, Store};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! A store on a model disk.
+
+mod crash;
+mod damage;
+mod joins;
+mod model;
+mod requests;

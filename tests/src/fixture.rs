@@ -28,7 +28,7 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 3, disk_mib: 768, segment_mib: 32 }
+        Self { nodes: 3, disk_mib: 512, segment_mib: 32 }
     }
 }
 

@@ -46,13 +46,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gabion-engine", &["gabion-types", "gabion-wire"]),
     ("gabion-api", &["gabion-types"]),
     // `cluster` and `wire`: the consensus log carries the map's commands, and the data plane cuts
-    // the bytes of a socket into messages before a node sees them.
+    // the bytes of a socket into messages before a node sees them. `store`: what to write onto a
+    // new disk.
     (
         "gabion-daemon",
         &[
             "gabion-types",
             "gabion-wire",
             "gabion-cluster",
+            "gabion-store",
             "gabion-node",
             "gabion-engine",
             "gabion-api",
@@ -60,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("gabion", &["gabion-types", "gabion-daemon", "gabion-sim", "gabion-api"]),
     ("gabion-tests", &["gabion-types", "gabion", "gabion-api"]),
+    ("gabion-benches", &["gabion-tests"]),
 ];
 
 /// Crates without a clock, chance, I/O, threads, locks or `async`.

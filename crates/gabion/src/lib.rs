@@ -3,7 +3,9 @@
 pub mod bar;
 pub mod bench;
 pub mod cli;
+pub mod demo;
 pub mod failure;
+pub mod grpc_writer;
 pub mod judge;
 pub mod layout;
 pub mod local;

@@ -9,7 +9,7 @@ use crate::cli::{BenchArgs, Cli, DiskVerb, Verb};
 use crate::failure::Failure;
 use crate::nbd_client::{Address, Uri};
 use crate::remote::Remote;
-use crate::{bench, up};
+use crate::{bench, demo, up};
 use serde_json::Value;
 
 /// Does what was typed.
@@ -17,7 +17,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     let remote = || Remote::find(cli.cluster.as_deref());
     match &cli.verb {
         Verb::Up(args) => up::up(args),
-        Verb::Demo(_) => Ok(()),
+        Verb::Demo(args) => demo::demo(args),
         Verb::Node(verb) => node::run(verb, cli.json, remote),
         Verb::Status { watch } => status::run(&mut remote()?, *watch, cli.json),
         Verb::Disk(DiskVerb::List) => status::disks(&mut remote()?, cli.json),

@@ -4,7 +4,9 @@ use crate::io::{Effect, MemberFailure};
 use crate::order::OpId;
 use crate::volume::Volume;
 use gabion_types::{BlockIndex, DiskId, Duration, Epoch, Instant, NodeId, SegmentIndex, Version};
-use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId};
+use gabion_wire::{
+    LinkClass, Refusal, ReplicaAnswer, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId,
+};
 use std::collections::BTreeMap;
 
 /// A disk that was busy or still recovering is asked again after so long.
@@ -281,11 +283,21 @@ impl Volume {
 
     /// Forgets what was asked: an answer means nothing any more.
     pub(crate) fn drop_asks(&mut self, unwanted: impl Fn(&Ask) -> bool) {
-        let drop = self.asks.table.iter().filter(|(_, ask)| unwanted(ask));
-        let drop: Vec<RequestId> = drop.map(|(request, _)| *request).collect();
-        for request in drop {
+        for request in self.asks_where(unwanted) {
             self.take_ask(request);
         }
+    }
+
+    /// The same, and whoever waits for it looks elsewhere.
+    pub(crate) fn give_up_asks(&mut self, now: Instant, unwanted: impl Fn(&Ask) -> bool) {
+        for request in self.asks_where(unwanted) {
+            self.give_up(now, request);
+        }
+    }
+
+    fn asks_where(&self, fits: impl Fn(&Ask) -> bool) -> Vec<RequestId> {
+        let asks = self.asks.table.iter().filter(|(_, ask)| fits(ask));
+        asks.map(|(request, _)| *request).collect()
     }
 
     pub(crate) fn handle_answer(
@@ -300,7 +312,10 @@ impl Volume {
         }
         let (disk, sent) = (ask.disk, ask.sent);
         let state = self.disks.get_mut(disk);
-        state.credit = Some(answer.credit_bytes);
+        // One that can't serve now has no word on its space.
+        if matches!(answer.result, Ok(_) | Err(Refusal::NoSpace)) {
+            state.credit = Some(answer.credit_bytes);
+        }
         match answer.result {
             Ok(done) => {
                 let over = |(why, since)| why == MemberFailure::Slow || sent > since;

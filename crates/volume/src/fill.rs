@@ -9,7 +9,10 @@ use crate::tail::RUN_BLOCKS_MAX;
 use crate::volume::Volume;
 use crate::window::{PAGE_ENTRIES, Window};
 use bytes::Bytes;
-use gabion_types::{BlockIndex, BlockInfo, BlockRange, DiskId, Epoch, Instant, SegmentIndex, Seq};
+use gabion_types::{
+    BlockIndex, BlockInfo, BlockKind, BlockRange, DiskId, Epoch, Instant, SegmentIndex, Seq,
+    Version,
+};
 use gabion_wire::{EpochStart, LinkClass, ReplicaOp};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -63,8 +66,13 @@ fn differing(
     let mut blocks = Vec::new();
     for (block, row) in window.rows() {
         let of = |disk: DiskId| row.iter().find(|(side, _)| *side == disk).map(|(_, info)| *info);
-        let same =
-            |a: &BlockInfo, b: &BlockInfo| (a.version, a.kind, a.crc) == (b.version, b.kind, b.crc);
+        // Where the source's copy is bad, the joiner's of the same version mends it later.
+        let same = |own: &BlockInfo, theirs: &BlockInfo| {
+            own.version == theirs.version
+                && own.kind != BlockKind::Bad
+                && (theirs.kind == BlockKind::Bad
+                    || (own.kind, own.crc) == (theirs.kind, theirs.crc))
+        };
         let skip = match (of(joiner), of(source)) {
             (Some(own), Some(theirs)) => own.version.epoch >= joined || same(&own, &theirs),
             (Some(own), None) => own.version.epoch >= joined,
@@ -283,6 +291,10 @@ impl Volume {
             !gather.was_tried(disk) && !gather.avoids(disk)
         });
         let whole = gather.is_whole();
+        // Below J, so that writes go over it, and above what any later joiner skips.
+        let before = Epoch::new(joined.get().saturating_sub(1)).unwrap_or(Epoch::ZERO);
+        let settled = self.segment(segment).seqs.settled().max(Seq::new(1));
+        let unknown = Version::new(before, settled);
         let Some(gather) = self.fills.get_mut(&key).and_then(|fill| fill.running.get_mut(&run))
         else {
             return;
@@ -297,7 +309,7 @@ impl Volume {
         if !whole && !all_tried {
             return;
         }
-        let lost = gather.lose_the_rest();
+        let lost = gather.lose_the_rest(unknown);
         let repairs = gather.repairs();
         gather.asked = Some(joiner);
         let (blocks, data) = (gather.infos().collect(), gather.payload());
@@ -396,7 +408,7 @@ impl Volume {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gabion_types::{BlockKind, Crc, Version};
+    use gabion_types::Crc;
 
     const JOINER: DiskId = DiskId::new(1);
     const SOURCE: DiskId = DiskId::new(2);

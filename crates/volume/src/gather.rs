@@ -116,8 +116,9 @@ impl Gather {
         self.blocks.iter().all(Option::is_some)
     }
 
-    /// Gives up on what is still missing: `Lost`, with the highest version that was told of.
-    pub(crate) fn lose_the_rest(&mut self) -> Vec<BlockInfo> {
+    /// Gives up on what is still missing: `Lost`, with the highest version that was told of, or else
+    /// with `unknown`.
+    pub(crate) fn lose_the_rest(&mut self, unknown: Version) -> Vec<BlockInfo> {
         let mut lost = Vec::new();
         for (index, block) in self.range.iter().enumerate() {
             if self.blocks[index].is_some() {
@@ -125,6 +126,7 @@ impl Gather {
             }
             let told = self.bad.iter().filter(|(_, info)| info.block == block);
             let told = told.map(|(_, info)| info.version).max().unwrap_or_default();
+            let told = if told == Version::NEVER { unknown } else { told };
             let version = self.want.as_ref().map_or(told, |want| want[index]);
             let info = BlockInfo { kind: BlockKind::Lost, version, ..BlockInfo::absent(block) };
             self.blocks[index] = Some((info, Bytes::new()));
@@ -235,7 +237,7 @@ mod tests {
         let mut gather = Gather::new(range(3, 1), None);
         let bad = info(3, BlockKind::Bad, Crc::default());
         gather.absorb(DiskId::new(1), &[bad], &Bytes::new()).unwrap();
-        let lost = gather.lose_the_rest();
+        let lost = gather.lose_the_rest(Version::NEVER);
         assert_eq!(lost, vec![BlockInfo { kind: BlockKind::Lost, ..bad }]);
         assert!(gather.is_whole());
     }

@@ -20,6 +20,8 @@ const PARTS_MAX: usize = 8;
 pub(crate) struct Request {
     ticket: Ticket,
     arrived: Instant,
+    /// Its place in the order.
+    bytes: ByteRange,
     rest: Rest,
     /// Cut and not done.
     open: usize,
@@ -76,9 +78,11 @@ impl Volume {
             return;
         }
         self.arrivals += 1;
+        let bytes = ByteRange::new(rest.next, rest.end - rest.next).expect("checked");
         let request = Request {
             ticket,
             arrived: now,
+            bytes,
             rest,
             open: 0,
             parts: 0,
@@ -88,6 +92,7 @@ impl Volume {
             error: None,
             answered: false,
         };
+        self.place(self.arrivals, bytes, wants == Wants::Done);
         self.requests.insert(self.arrivals, request);
         self.cut(self.arrivals);
     }
@@ -143,7 +148,7 @@ impl Volume {
             let range = BlockRange::new(first, last.get() - first.get() + 1)
                 .expect("at least the block of the first byte");
             let state = OpState::Waiting { stalled: false };
-            self.place(Op { arrival, part, segment, range, kind, state });
+            self.add_op(Op { arrival, part, segment, range, kind, state });
         }
     }
 
@@ -178,6 +183,7 @@ impl Volume {
             return;
         }
         let Some(request) = self.requests.remove(&arrival) else { return };
+        self.leave(arrival, request.bytes);
         if request.answered {
             return;
         }

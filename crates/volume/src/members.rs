@@ -35,7 +35,7 @@ impl Volume {
         }
         self.take_new_segments(now);
         if changed {
-            self.forget_strangers();
+            self.forget_strangers(now);
         }
         self.members_dirty = true;
     }
@@ -164,10 +164,10 @@ impl Volume {
     }
 
     /// What was asked of disks that are in no write set any more.
-    fn forget_strangers(&mut self) {
+    fn forget_strangers(&mut self, now: Instant) {
         let members: BTreeSet<DiskId> =
             self.view.segments.iter().flat_map(SegmentMembers::write_set).collect();
-        self.drop_asks(|ask| !members.contains(&ask.disk));
+        self.give_up_asks(now, |ask| !members.contains(&ask.disk));
     }
 
     /// Why a member can't be relied on now, if so.

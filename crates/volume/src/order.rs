@@ -1,24 +1,27 @@
-//! The order of requests on one segment: an op is one request's part in it.
+//! The order of requests. A request takes its place in all segments that it touches when it
+//! arrives, and leaves it when it is done as a whole: if the owner ends before, the next one
+//! executes all of it again, so nothing that came later may have been seen over a part of it.
 
 use crate::gather::Gather;
 use crate::volume::Volume;
 use bytes::Bytes;
 use gabion_types::{
-    BlockRange, Crc, DiskId, Instant, IoError, MappedExtent, SegmentIndex, Seq, Version,
+    BlockRange, ByteRange, Crc, DiskId, Instant, IoError, MappedExtent, SegmentIndex, Seq, Version,
 };
 
 /// Numbers ops in the order in which they took their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct OpId(pub(crate) u64);
 
-/// An op's place in the order of its segment.
+/// A request's place in the order of one segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    pub(crate) id: OpId,
+    pub(crate) arrival: u64,
     pub(crate) range: BlockRange,
     pub(crate) write: bool,
 }
 
+/// One piece of a request's part in one segment.
 #[derive(Debug)]
 pub(crate) struct Op {
     /// The request that it is a part of, and the how-manieth.
@@ -99,13 +102,42 @@ pub(crate) enum Yield {
 }
 
 impl Volume {
-    /// Gives an op its place in the order.
-    pub(crate) fn place(&mut self, op: Op) {
+    /// Gives a request its place in the order of each segment of these bytes.
+    // rule: volume/request-keeps-its-place-until-done
+    pub(crate) fn place(&mut self, arrival: u64, bytes: ByteRange, write: bool) {
+        for (segment, range) in self.parts(bytes) {
+            self.segment_mut(segment).order.push(Place { arrival, range, write });
+        }
+    }
+
+    pub(crate) fn leave(&mut self, arrival: u64, bytes: ByteRange) {
+        for (segment, _) in self.parts(bytes) {
+            self.segment_mut(segment).leave(arrival);
+            self.dirty.insert(segment);
+        }
+    }
+
+    /// The blocks of each segment that these bytes touch.
+    fn parts(&self, bytes: ByteRange) -> Vec<(SegmentIndex, BlockRange)> {
+        let size = self.limits.segment;
+        let mut parts = Vec::new();
+        let mut at = bytes.offset();
+        while at < bytes.end() {
+            let end = (at - at % size.bytes() + size.bytes()).min(bytes.end());
+            let (first, last) = (size.block_of(at), size.block_of(end - 1));
+            let range = BlockRange::new(first, last.get() - first.get() + 1);
+            parts.extend(size.segment_of(at).zip(range));
+            at = end;
+        }
+        parts
+    }
+
+    /// A piece of a request that has its place.
+    pub(crate) fn add_op(&mut self, op: Op) {
         self.ops_given += 1;
         let id = OpId(self.ops_given);
-        let place = Place { id, range: op.range, write: op.kind.is_write() };
         let segment = self.segment_mut(op.segment);
-        segment.order.push(place);
+        segment.ops.insert(id);
         segment.waiting.insert(id);
         self.dirty.insert(op.segment);
         self.ops.insert(id, op);
@@ -124,8 +156,8 @@ impl Volume {
             }
             let Some(op) = self.ops.get(&id) else { continue };
             let OpState::Waiting { stalled: false } = op.state else { continue };
-            let (range, write) = (op.range, op.kind.is_write());
-            if !self.segment(index).is_blocked(id, range, write) {
+            let (arrival, range, write) = (op.arrival, op.range, op.kind.is_write());
+            if !self.segment(index).is_blocked(arrival, range, write) {
                 self.begin(now, id);
             }
         }
@@ -177,13 +209,13 @@ impl Volume {
         }
     }
 
-    /// The op leaves the order, and its request gets what it was for.
+    /// The op is done, and its request gets what it was for.
     pub(crate) fn finish(&mut self, now: Instant, id: OpId, result: Result<Yield, IoError>) {
         let Some(op) = self.ops.remove(&id) else { return };
         if !matches!(op.state, OpState::Waiting { .. }) {
             self.begun -= 1;
         }
-        self.segment_mut(op.segment).leave(id);
+        self.segment_mut(op.segment).forget(id);
         self.dirty.insert(op.segment);
         let crowded = std::mem::take(&mut self.crowded);
         self.dirty.extend(crowded);

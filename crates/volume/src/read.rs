@@ -8,7 +8,7 @@ use crate::volume::Volume;
 use bytes::Bytes;
 use gabion_types::{
     BLOCK_BYTES, BlockIndex, BlockInfo, BlockKind, BlockRange, DiskId, Instant, IoError,
-    MappedExtent, SegmentIndex, Seq,
+    MappedExtent, SegmentIndex, Seq, Version,
 };
 use gabion_wire::{LinkClass, ReplicaOp};
 
@@ -52,7 +52,7 @@ impl Volume {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let segment = op.segment;
         let OpState::Fetching(gather) = &mut op.state else { return };
-        let lost = gather.lose_the_rest();
+        let lost = gather.lose_the_rest(Version::NEVER);
         lost.iter().for_each(|info| self.note_lost(segment, info.block));
         self.finish(now, id, Err(IoError::Lost));
     }

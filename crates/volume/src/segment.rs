@@ -13,6 +13,8 @@ pub(crate) struct Segment {
     pub(crate) phase: Phase,
     /// Requests that have their place in the order, oldest first.
     pub(crate) order: Vec<Place>,
+    /// Their ops that are not done.
+    pub(crate) ops: BTreeSet<OpId>,
     /// Those of them that have not begun.
     pub(crate) waiting: BTreeSet<OpId>,
     /// Writes that every member has answered, and that are not acknowledged yet.
@@ -68,6 +70,7 @@ impl Segment {
             index,
             phase: Phase::Taking(Box::new(takeover)),
             order: Vec::new(),
+            ops: BTreeSet::new(),
             waiting: BTreeSet::new(),
             answered: BTreeSet::new(),
             seqs: Seqs::default(),
@@ -98,17 +101,22 @@ impl Segment {
     /// True when an earlier request has to be done first: reads go beside reads, and nothing else
     /// goes beside a request on the same block.
     // rule: volume/overlapping-requests-wait
-    pub(crate) fn is_blocked(&self, id: OpId, range: BlockRange, write: bool) -> bool {
+    pub(crate) fn is_blocked(&self, arrival: u64, range: BlockRange, write: bool) -> bool {
         self.order
             .iter()
-            .take_while(|place| place.id < id)
+            .take_while(|place| place.arrival < arrival)
             .any(|place| (place.write || write) && place.range.overlaps(range))
     }
 
-    pub(crate) fn leave(&mut self, id: OpId) {
-        if let Ok(at) = self.order.binary_search_by_key(&id, |place| place.id) {
+    /// The request is done as a whole.
+    pub(crate) fn leave(&mut self, arrival: u64) {
+        if let Ok(at) = self.order.binary_search_by_key(&arrival, |place| place.arrival) {
             self.order.remove(at);
         }
+    }
+
+    pub(crate) fn forget(&mut self, id: OpId) {
+        self.ops.remove(&id);
         self.waiting.remove(&id);
         self.answered.remove(&id);
     }

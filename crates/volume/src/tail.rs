@@ -68,7 +68,11 @@ pub(crate) fn decide(row: &[(DiskId, BlockInfo)], members: &SegmentMembers) -> O
         Some(joining) => joining.joined,
         None => Epoch::ZERO,
     };
-    let counts = |entry: &&(DiskId, BlockInfo)| entry.1.version.epoch >= floor(entry.0);
+    // A block of which a replica knows nothing any more has no version: others have it, or a read
+    // finds that it is lost.
+    let counts = |entry: &&(DiskId, BlockInfo)| {
+        entry.1.version != Version::NEVER && entry.1.version.epoch >= floor(entry.0)
+    };
     let highest = row.iter().filter(counts).map(|(_, info)| info.version).max()?;
     let holders = || row.iter().filter(|(_, info)| info.version == highest);
     let targets: Vec<DiskId> = members
@@ -225,7 +229,7 @@ impl Volume {
             return;
         }
         let in_sync = run.fix.in_sync;
-        let lost = gather.lose_the_rest();
+        let lost = gather.lose_the_rest(Version::NEVER);
         if !lost.is_empty() && !in_sync {
             // Only a joiner had it, so it was never acknowledged: that joiner begins anew.
             for disk in run.fix.sources.clone() {

@@ -256,6 +256,7 @@ impl Volume {
         let damaged: Vec<DiskId> = members
             .joining
             .iter()
+            .filter(|joining| !joining.compare_all)
             .map(|joining| joining.disk)
             .filter(|disk| takeover.reports.get(disk).is_some_and(|report| report.damaged))
             .collect();

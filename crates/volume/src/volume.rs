@@ -289,10 +289,10 @@ impl Volume {
         self.effects.push_back(Effect::Event(event));
     }
 
-    /// The lease holds, and no newer owner is known.
+    /// The lease holds, no newer owner is known, and there can be none by an own release.
     // promise: one-owner
     pub(crate) fn may_serve(&self, now: Instant) -> bool {
-        now < self.lease_until && !self.superseded && !self.ended
+        now < self.lease_until && !self.superseded && !self.ended && !self.proposals.is_releasing()
     }
 
     fn handle_lease(&mut self, now: Instant, until: Instant) {

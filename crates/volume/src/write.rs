@@ -103,8 +103,7 @@ impl Volume {
 
     /// A joiner takes writes from now on: it gets those that are under way.
     pub(crate) fn send_writes_to(&mut self, now: Instant, index: SegmentIndex, disk: DiskId) {
-        let places = self.segment(index).order.iter();
-        let ids: Vec<OpId> = places.filter(|place| place.write).map(|place| place.id).collect();
+        let ids: Vec<OpId> = self.segment(index).ops.iter().copied().collect();
         for id in ids {
             let Some(op) = self.ops.get(&id) else { continue };
             if let OpState::Writing(writing) = &op.state
@@ -170,8 +169,7 @@ impl Volume {
             |ask| matches!(ask.purpose, Purpose::Write { segment, .. } if segment == index),
         );
         self.segment_mut(index).answered.clear();
-        let places = self.segment(index).order.iter();
-        let ids: Vec<OpId> = places.filter(|place| place.write).map(|place| place.id).collect();
+        let ids: Vec<OpId> = self.segment(index).ops.iter().copied().collect();
         for id in ids {
             let Some(op) = self.ops.get(&id) else { continue };
             let OpState::Writing(writing) = &op.state else { continue };

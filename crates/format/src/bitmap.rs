@@ -1,4 +1,4 @@
-//! Bitmap pages: which slots are taken. Reserved for stores that do not keep all map pages in memory.
+//! Bitmap pages: which slots are taken. For stores that do not keep all map pages in memory.
 
 use crate::PAGE_BYTES;
 use crate::codec::{FormatError, Reader, Writer};
@@ -24,10 +24,7 @@ pub struct BitmapPage {
 
 impl BitmapPage {
     pub fn encode(&self) -> Bytes {
-        assert!(
-            self.bits.len() == BITS_BYTES,
-            "a bitmap page holds 32000 bits"
-        );
+        assert!(self.bits.len() == BITS_BYTES, "a bitmap page holds 32000 bits");
         let mut writer = Writer::new(MAGIC, VERSION, PAGE_BYTES);
         writer.put(&self.uuid);
         writer.u64(self.generation);
@@ -46,11 +43,6 @@ impl BitmapPage {
         reader.zeros(4)?;
         let bits = reader.take(BITS_BYTES)?.to_vec();
         reader.end()?;
-        Ok(Self {
-            uuid,
-            generation,
-            index,
-            bits,
-        })
+        Ok(Self { uuid, generation, index, bits })
     }
 }

@@ -1,5 +1,5 @@
-//! What all structures share: a head of magic, version and crc, fields in little-endian, and padding
-//! that is zero.
+//! What all structures share: a head of magic, version and crc, fields in little-endian, and
+//! padding that is zero.
 //!
 //! Shape of the head: magic 8, version u16, zero u16, crc u32 = 16 bytes. The crc covers the whole
 //! structure with its own field taken as zero.
@@ -34,9 +34,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(magic: [u8; 8], version: u16, capacity: usize) -> Self {
-        let mut writer = Self {
-            bytes: Vec::with_capacity(capacity),
-        };
+        let mut writer = Self { bytes: Vec::with_capacity(capacity) };
         writer.put(&magic);
         writer.put(&version.to_le_bytes());
         writer.zeros(HEAD_BYTES - 10);
@@ -125,10 +123,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], FormatError> {
-        let (taken, rest) = self
-            .bytes
-            .split_at_checked(count)
-            .ok_or(FormatError::Short)?;
+        let (taken, rest) = self.bytes.split_at_checked(count).ok_or(FormatError::Short)?;
         self.bytes = rest;
         Ok(taken)
     }
@@ -180,9 +175,5 @@ impl<'a> Reader<'a> {
 }
 
 fn all_zero(bytes: &[u8]) -> Result<(), FormatError> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        Ok(())
-    } else {
-        Err(FormatError::Padding)
-    }
+    if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(FormatError::Padding) }
 }

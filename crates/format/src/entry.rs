@@ -101,10 +101,9 @@ const SAW_MAP: u8 = 9;
 impl Entry {
     pub fn encoded_bytes(&self) -> usize {
         match self {
-            Self::Blocks {
-                content: Content::Data { crcs, .. },
-                ..
-            } => BLOCKS_BYTES + 4 * crcs.len(),
+            Self::Blocks { content: Content::Data { crcs, .. }, .. } => {
+                BLOCKS_BYTES + 4 * crcs.len()
+            }
             Self::Blocks { .. } => BLOCKS_BYTES,
             Self::Fence { .. }
             | Self::Settled { .. }
@@ -120,11 +119,9 @@ impl Entry {
     /// The slots that it names.
     pub fn extent(&self) -> Option<(Slot, u32)> {
         match self {
-            Self::Blocks {
-                content: Content::Data { slot, .. },
-                range,
-                ..
-            } => Some((*slot, range.count())),
+            Self::Blocks { content: Content::Data { slot, .. }, range, .. } => {
+                Some((*slot, range.count()))
+            }
             Self::Blocks { .. }
             | Self::Fence { .. }
             | Self::Settled { .. }
@@ -140,55 +137,26 @@ impl Entry {
     pub(crate) fn encode(&self, writer: &mut Writer) {
         let none = SegmentIndex::new(0);
         match self {
-            Self::Blocks {
-                key,
-                rule,
-                range,
-                version,
-                content,
-            } => {
+            Self::Blocks { key, rule, range, version, content } => {
                 encode_blocks(writer, *key, *rule, *range, *version, content);
             }
             Self::Fence { volume, epoch } => {
-                other(
-                    writer,
-                    FENCE,
-                    SegmentKey::new(*volume, none),
-                    0,
-                    epoch.get(),
-                    0,
-                );
+                other(writer, FENCE, SegmentKey::new(*volume, none), 0, epoch.get(), 0);
             }
             Self::Settled { key, seq } => other(writer, SETTLED, *key, 0, seq.get(), 0),
-            Self::Join {
-                key,
-                joined,
-                creation,
-            } => {
+            Self::Join { key, joined, creation } => {
                 other(writer, JOIN, *key, 0, joined.get(), creation.get());
             }
-            Self::Promoted {
-                key,
-                joined,
-                settled,
-            } => {
+            Self::Promoted { key, joined, settled } => {
                 other(writer, PROMOTED, *key, 0, joined.get(), settled.get());
             }
             Self::EpochStart { key, epoch, next } => {
                 other(writer, EPOCH_START, *key, 0, epoch.get(), next.get());
             }
-            Self::New {
-                first,
-                count,
-                creation,
-            } => {
+            Self::New { first, count, creation } => {
                 other(writer, NEW, *first, *count, creation.get(), 0);
             }
-            Self::Gone {
-                key,
-                creation,
-                epoch,
-            } => {
+            Self::Gone { key, creation, epoch } => {
                 other(writer, GONE, *key, 0, creation.get(), epoch.get());
             }
             Self::SawMap { index } => {
@@ -204,68 +172,40 @@ impl Entry {
         if zero != 0 || (kind != BLOCKS && (rule, content) != (0, 0)) {
             return Err(FormatError::Padding);
         }
-        let key = SegmentKey::new(
-            VolumeId::new(reader.u32()?),
-            SegmentIndex::new(reader.u32()?),
-        );
+        let key = SegmentKey::new(VolumeId::new(reader.u32()?), SegmentIndex::new(reader.u32()?));
         if kind == BLOCKS {
             return decode_blocks(reader, key, rule, content);
         }
         let count = reader.u32()?;
-        let mut fields = Fields {
-            a: reader.u64()?,
-            b: reader.u64()?,
-        };
+        let mut fields = Fields { a: reader.u64()?, b: reader.u64()? };
         let entry = match kind {
-            FENCE => Self::Fence {
-                volume: key.volume,
-                epoch: fields.epoch()?,
-            },
-            SETTLED => Self::Settled {
-                key,
-                seq: fields.seq(),
-            },
-            JOIN => Self::Join {
-                key,
-                joined: fields.epoch()?,
-                creation: fields.epoch()?,
-            },
-            PROMOTED => Self::Promoted {
-                key,
-                joined: fields.epoch()?,
-                settled: fields.seq(),
-            },
-            EPOCH_START => Self::EpochStart {
-                key,
-                epoch: fields.epoch()?,
-                next: fields.seq(),
-            },
-            NEW => Self::New {
-                first: key,
-                count,
-                creation: fields.epoch()?,
-            },
-            GONE => Self::Gone {
-                key,
-                creation: fields.epoch()?,
-                epoch: fields.epoch()?,
-            },
-            SAW_MAP => Self::SawMap {
-                index: MapIndex::new(fields.seq().get()),
-            },
+            FENCE => Self::Fence { volume: key.volume, epoch: fields.epoch()? },
+            SETTLED => Self::Settled { key, seq: fields.seq() },
+            JOIN => Self::Join { key, joined: fields.epoch()?, creation: fields.epoch()? },
+            PROMOTED => Self::Promoted { key, joined: fields.epoch()?, settled: fields.seq() },
+            EPOCH_START => Self::EpochStart { key, epoch: fields.epoch()?, next: fields.seq() },
+            NEW => Self::New { first: key, count, creation: fields.epoch()? },
+            GONE => Self::Gone { key, creation: fields.epoch()?, epoch: fields.epoch()? },
+            SAW_MAP => Self::SawMap { index: MapIndex::new(fields.seq().get()) },
             _ => return Err(FormatError::Field("entry kind")),
         };
-        let makes = kind == NEW;
-        if makes != (count > 0) || key.segment.get().checked_add(count).is_none() {
-            return Err(FormatError::Field("entry count"));
-        }
-        let bare = (kind == FENCE && key.segment.get() != 0)
-            || (kind == SAW_MAP && (key.volume.get(), key.segment.get()) != (0, 0));
-        if bare || fields != (Fields { a: 0, b: 0 }) {
-            return Err(FormatError::Padding);
-        }
+        check_unused(kind, key, count, &fields)?;
         Ok(entry)
     }
+}
+
+/// What a kind does not use is zero.
+fn check_unused(kind: u8, key: SegmentKey, count: u32, fields: &Fields) -> Result<(), FormatError> {
+    let makes = kind == NEW;
+    if makes != (count > 0) || key.segment.get().checked_add(count).is_none() {
+        return Err(FormatError::Field("entry count"));
+    }
+    let bare = (kind == FENCE && key.segment.get() != 0)
+        || (kind == SAW_MAP && (key.volume.get(), key.segment.get()) != (0, 0));
+    if bare || *fields != (Fields { a: 0, b: 0 }) {
+        return Err(FormatError::Padding);
+    }
+    Ok(())
 }
 
 /// Two numbers, taken one after the other; what is not taken must be zero.
@@ -358,27 +298,17 @@ fn decode_blocks(
     };
     let content = match (content, slot) {
         (1, slot) => {
-            slot.checked_add(range.count())
-                .ok_or(FormatError::Field("slot"))?;
+            slot.checked_add(range.count()).ok_or(FormatError::Field("slot"))?;
             let mut crcs = Vec::new();
             for _ in 0..range.count() {
                 crcs.push(Crc::new(reader.u32()?));
             }
-            Content::Data {
-                slot: Slot::new(slot),
-                crcs,
-            }
+            Content::Data { slot: Slot::new(slot), crcs }
         }
         (2, 0) => Content::Zero,
         (3, 0) => Content::Lost,
         (4, 0) => Content::Absent,
         _ => return Err(FormatError::Field("content")),
     };
-    Ok(Entry::Blocks {
-        key,
-        rule,
-        range,
-        version,
-        content,
-    })
+    Ok(Entry::Blocks { key, rule, range, version, content })
 }

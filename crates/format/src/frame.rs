@@ -47,10 +47,7 @@ pub fn encode_frame<'a>(
     let count = entries.clone().count();
     let length = entries.clone().map(Entry::encoded_bytes).sum::<usize>();
     let bytes = (FRAME_HEAD_BYTES + length).next_multiple_of(PAGE_BYTES);
-    assert!(
-        bytes <= FRAME_PAGES_MAX * PAGE_BYTES,
-        "a frame was packed too full"
-    );
+    assert!(bytes <= FRAME_PAGES_MAX * PAGE_BYTES, "a frame was packed too full");
     let mut writer = Writer::new(MAGIC, VERSION, bytes);
     writer.put(&head.uuid);
     writer.u64(head.life);

@@ -22,11 +22,7 @@ impl Lsn {
 
     #[must_use]
     pub fn next(self) -> Self {
-        Self(
-            self.0
-                .checked_add(1)
-                .expect("a disk sees far fewer than 2^64 frames"),
-        )
+        Self(self.0.checked_add(1).expect("a disk sees far fewer than 2^64 frames"))
     }
 }
 

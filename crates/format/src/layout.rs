@@ -59,9 +59,7 @@ impl Layout {
         let root_at = SUPERBLOCKS_BYTES + journal_bytes;
         let bitmap_at = root_at + 2 * root_bytes;
         let pool_at = bitmap_at + 2 * bitmap_bytes;
-        let pool = capacity
-            .checked_sub(pool_at)
-            .ok_or(LayoutError::TooSmall(capacity_bytes))?;
+        let pool = capacity.checked_sub(pool_at).ok_or(LayoutError::TooSmall(capacity_bytes))?;
         let slots = u32::try_from(pool / BLOCK_BYTES).expect("16 TiB less its metadata fit");
         if u64::from(slots) * BLOCK_BYTES < capacity / 2 {
             return Err(LayoutError::TooSmall(capacity_bytes));
@@ -86,11 +84,7 @@ impl Layout {
     }
 
     pub fn root_place(&self, generation: u64) -> u64 {
-        if generation.is_multiple_of(2) {
-            self.root_at[0]
-        } else {
-            self.root_at[1]
-        }
+        if generation.is_multiple_of(2) { self.root_at[0] } else { self.root_at[1] }
     }
 
     pub fn slot_offset(&self, slot: Slot) -> u64 {
@@ -137,9 +131,8 @@ mod tests {
     fn parts_lie_behind_each_other_and_fit() {
         let sizes = [16 << 20, 64 << 20, 512 << 20, 1 << 40, 16 << 40];
         let segments = [64 << 10, 1 << 20, 256 << 20, 16 << 30];
-        for (capacity, segment) in sizes
-            .into_iter()
-            .flat_map(|size| segments.map(|segment| (size, segment)))
+        for (capacity, segment) in
+            sizes.into_iter().flat_map(|size| segments.map(|segment| (size, segment)))
         {
             let segment = SegmentSize::new(segment).unwrap();
             let layout = Layout::new(capacity + 17, segment).unwrap();
@@ -147,10 +140,7 @@ mod tests {
             assert!(layout.bitmap_at[0] >= layout.root_at[1] + layout.root_bytes);
             assert!(layout.pool_at >= layout.bitmap_at[1] + layout.bitmap_bytes);
             assert!(layout.slot_offset(Slot::new(layout.slots)) <= capacity);
-            assert!(
-                u64::from(layout.slots) * BLOCK_BYTES > capacity * 3 / 4,
-                "{layout:?}"
-            );
+            assert!(u64::from(layout.slots) * BLOCK_BYTES > capacity * 3 / 4, "{layout:?}");
         }
     }
 

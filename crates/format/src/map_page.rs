@@ -44,18 +44,8 @@ const UNKNOWN: u64 = 3;
 const DATA: u64 = 4;
 
 impl BlockEntry {
-    pub const ABSENT: Self = Self {
-        slot: 0,
-        crc: 0,
-        epoch_state: 0,
-        seq: 0,
-    };
-    pub const UNKNOWN: Self = Self {
-        slot: 0,
-        crc: 0,
-        epoch_state: UNKNOWN << EPOCH_BITS,
-        seq: 0,
-    };
+    pub const ABSENT: Self = Self { slot: 0, crc: 0, epoch_state: 0, seq: 0 };
+    pub const UNKNOWN: Self = Self { slot: 0, crc: 0, epoch_state: UNKNOWN << EPOCH_BITS, seq: 0 };
 
     pub fn new(version: Version, state: BlockState) -> Self {
         let (tag, slot, crc) = match state {
@@ -66,12 +56,7 @@ impl BlockEntry {
             BlockState::Data { slot, crc } => (DATA, slot.get(), crc.get()),
         };
         let epoch_state = version.epoch.get() | tag << EPOCH_BITS;
-        Self {
-            slot,
-            crc,
-            epoch_state,
-            seq: version.seq.get(),
-        }
+        Self { slot, crc, epoch_state, seq: version.seq.get() }
     }
 
     pub fn state(&self) -> BlockState {
@@ -79,10 +64,7 @@ impl BlockEntry {
             ABSENT => BlockState::Absent,
             ZERO => BlockState::Zero,
             LOST => BlockState::Lost,
-            DATA => BlockState::Data {
-                slot: Slot::new(self.slot),
-                crc: Crc::new(self.crc),
-            },
+            DATA => BlockState::Data { slot: Slot::new(self.slot), crc: Crc::new(self.crc) },
             // `decode` lets no other in.
             _ => BlockState::Unknown,
         }
@@ -153,10 +135,7 @@ impl MapPage {
         let page = bytes.get(..PAGE_BYTES).ok_or(FormatError::Short)?;
         let mut reader = Reader::open(page, MAGIC, VERSION)?;
         let uuid = reader.array()?;
-        let key = SegmentKey::new(
-            VolumeId::new(reader.u32()?),
-            SegmentIndex::new(reader.u32()?),
-        );
+        let key = SegmentKey::new(VolumeId::new(reader.u32()?), SegmentIndex::new(reader.u32()?));
         let index = reader.u32()?;
         reader.zeros(4)?;
         let lsn = Lsn::new(reader.u64()?);
@@ -167,13 +146,6 @@ impl MapPage {
             *entry = BlockEntry::decode(&mut reader)?;
         }
         reader.end()?;
-        Ok(Self {
-            uuid,
-            key,
-            index,
-            lsn,
-            highest,
-            entries,
-        })
+        Ok(Self { uuid, key, index, lsn, highest, entries })
     }
 }

@@ -72,7 +72,8 @@ pub struct SegmentRecord {
     pub chunks: Vec<ChunkRef>,
 }
 
-/// Shape: head of 64 bytes, fences of 16, segments of 88 and their segment pages of 12; padded to 4 KiB.
+/// Shape: head of 64 bytes, fences of 16, segments of 88 and their segment pages of 12; padded to
+/// 4 KiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     pub uuid: DiskUuid,
@@ -128,13 +129,7 @@ impl Root {
             segments.push(decode_segment(&mut reader)?);
         }
         reader.end()?;
-        Ok(Self {
-            uuid,
-            generation,
-            lsn,
-            fences,
-            segments,
-        })
+        Ok(Self { uuid, generation, lsn, fences, segments })
     }
 }
 
@@ -166,10 +161,7 @@ fn encode_segment(writer: &mut Writer, record: &SegmentRecord) {
 }
 
 fn decode_segment(reader: &mut Reader<'_>) -> Result<SegmentRecord, FormatError> {
-    let key = SegmentKey::new(
-        VolumeId::new(reader.u32()?),
-        SegmentIndex::new(reader.u32()?),
-    );
+    let key = SegmentKey::new(VolumeId::new(reader.u32()?), SegmentIndex::new(reader.u32()?));
     let flags = reader.u32()?;
     if flags & !(JOINING | DAMAGED | DROPPED) != 0 {
         return Err(FormatError::Field("segment flags"));
@@ -194,11 +186,7 @@ fn decode_segment(reader: &mut Reader<'_>) -> Result<SegmentRecord, FormatError>
     let mut chunks = Vec::new();
     for _ in 0..chunks_count {
         let (chunk, slot, crc) = (reader.u32()?, reader.u32()?, reader.u32()?);
-        chunks.push(ChunkRef {
-            chunk,
-            slot: Slot::new(slot),
-            crc,
-        });
+        chunks.push(ChunkRef { chunk, slot: Slot::new(slot), crc });
     }
     Ok(SegmentRecord { key, meta, chunks })
 }

@@ -32,10 +32,7 @@ pub struct SegmentPage {
 
 impl SegmentPage {
     pub fn encode(&self) -> Bytes {
-        assert!(
-            self.pages.len() == CHUNK_PAGES,
-            "a segment page refers to 248 map pages"
-        );
+        assert!(self.pages.len() == CHUNK_PAGES, "a segment page refers to 248 map pages");
         let mut writer = Writer::new(MAGIC, VERSION, PAGE_BYTES);
         writer.put(&self.uuid);
         writer.u32(self.key.volume.get());
@@ -55,10 +52,7 @@ impl SegmentPage {
         let page = bytes.get(..PAGE_BYTES).ok_or(FormatError::Short)?;
         let mut reader = Reader::open(page, MAGIC, VERSION)?;
         let uuid = reader.array()?;
-        let key = SegmentKey::new(
-            VolumeId::new(reader.u32()?),
-            SegmentIndex::new(reader.u32()?),
-        );
+        let key = SegmentKey::new(VolumeId::new(reader.u32()?), SegmentIndex::new(reader.u32()?));
         let chunk = reader.u32()?;
         reader.zeros(4)?;
         let mut pages = Vec::with_capacity(CHUNK_PAGES);
@@ -66,19 +60,11 @@ impl SegmentPage {
             let (slot, there, lsn) = (reader.u32()?, reader.u32()?, reader.u64()?);
             pages.push(match (there, slot, lsn) {
                 (0, 0, 0) => None,
-                (1, slot, lsn) => Some(PageRef {
-                    slot: Slot::new(slot),
-                    lsn: Lsn::new(lsn),
-                }),
+                (1, slot, lsn) => Some(PageRef { slot: Slot::new(slot), lsn: Lsn::new(lsn) }),
                 _ => return Err(FormatError::Field("page ref")),
             });
         }
         reader.end()?;
-        Ok(Self {
-            uuid,
-            key,
-            chunk,
-            pages,
-        })
+        Ok(Self { uuid, key, chunk, pages })
     }
 }

@@ -66,42 +66,14 @@ fn entries() -> Vec<Entry> {
         blocks(Rule::Repair, data(10, &[3]), 1),
         blocks(Rule::Move, data(11, &[4]), 1),
         blocks(Rule::Write, Content::Zero, 4000),
-        Entry::Fence {
-            volume: VolumeId::new(1),
-            epoch: epoch(8),
-        },
-        Entry::Settled {
-            key: key(1, 2),
-            seq: Seq::new(9),
-        },
-        Entry::Join {
-            key: key(1, 2),
-            joined: epoch(10),
-            creation: epoch(11),
-        },
-        Entry::Promoted {
-            key: key(1, 2),
-            joined: epoch(12),
-            settled: Seq::new(13),
-        },
-        Entry::EpochStart {
-            key: key(1, 2),
-            epoch: epoch(14),
-            next: Seq::new(15),
-        },
-        Entry::New {
-            first: key(1, 2),
-            count: 16,
-            creation: epoch(17),
-        },
-        Entry::Gone {
-            key: key(1, 2),
-            creation: epoch(18),
-            epoch: epoch(19),
-        },
-        Entry::SawMap {
-            index: MapIndex::new(20),
-        },
+        Entry::Fence { volume: VolumeId::new(1), epoch: epoch(8) },
+        Entry::Settled { key: key(1, 2), seq: Seq::new(9) },
+        Entry::Join { key: key(1, 2), joined: epoch(10), creation: epoch(11) },
+        Entry::Promoted { key: key(1, 2), joined: epoch(12), settled: Seq::new(13) },
+        Entry::EpochStart { key: key(1, 2), epoch: epoch(14), next: Seq::new(15) },
+        Entry::New { first: key(1, 2), count: 16, creation: epoch(17) },
+        Entry::Gone { key: key(1, 2), creation: epoch(18), epoch: epoch(19) },
+        Entry::SawMap { index: MapIndex::new(20) },
     ]
 }
 
@@ -121,10 +93,7 @@ fn map_page() -> MapPage {
     entries[1] = BlockEntry::new(version(2, 3), BlockState::Zero);
     entries[2] = BlockEntry::new(version(4, 5), BlockState::Lost);
     entries[3] = BlockEntry::UNKNOWN;
-    let state = BlockState::Data {
-        slot: Slot::new(6),
-        crc: Crc::new(0x0a0b_0c0d),
-    };
+    let state = BlockState::Data { slot: Slot::new(6), crc: Crc::new(0x0a0b_0c0d) };
     entries[127] = BlockEntry::new(Version::new(Epoch::MAX, Seq::MAX), state);
     MapPage {
         uuid: UUID,
@@ -138,16 +107,8 @@ fn map_page() -> MapPage {
 
 fn segment_page() -> SegmentPage {
     let mut pages = vec![None; CHUNK_PAGES];
-    pages[7] = Some(PageRef {
-        slot: Slot::new(8),
-        lsn: Lsn::new(9),
-    });
-    SegmentPage {
-        uuid: UUID,
-        key: key(1, 2),
-        chunk: 1,
-        pages,
-    }
+    pages[7] = Some(PageRef { slot: Slot::new(8), lsn: Lsn::new(9) });
+    SegmentPage { uuid: UUID, key: key(1, 2), chunk: 1, pages }
 }
 
 fn root() -> Root {
@@ -161,31 +122,18 @@ fn root() -> Root {
     meta.next = Seq::new(8);
     meta.next_epoch = epoch(9);
     meta.dropped_from = Some(Seq::new(10));
-    let chunk = ChunkRef {
-        chunk: 0,
-        slot: Slot::new(11),
-        crc: 12,
-    };
+    let chunk = ChunkRef { chunk: 0, slot: Slot::new(11), crc: 12 };
     Root {
         uuid: UUID,
         generation: 5,
         lsn: Lsn::new(77),
         fences: vec![(VolumeId::new(1), epoch(2))],
-        segments: vec![SegmentRecord {
-            key: key(1, 2),
-            meta,
-            chunks: vec![chunk],
-        }],
+        segments: vec![SegmentRecord { key: key(1, 2), meta, chunks: vec![chunk] }],
     }
 }
 
 fn bitmap() -> BitmapPage {
-    BitmapPage {
-        uuid: UUID,
-        generation: 5,
-        index: 6,
-        bits: vec![0x5a; 4000],
-    }
+    BitmapPage { uuid: UUID, generation: 5, index: 6, bits: vec![0x5a; 4000] }
 }
 
 /// Sixteen bytes a line; a repeated line is left out.
@@ -195,8 +143,7 @@ fn dump(bytes: &[u8]) -> String {
     for (index, line) in bytes.chunks(16).enumerate() {
         if before != Some(line) {
             write!(text, "{:06x}", index * 16).unwrap();
-            line.iter()
-                .for_each(|byte| write!(text, " {byte:02x}").unwrap());
+            line.iter().for_each(|byte| write!(text, " {byte:02x}").unwrap());
             text.push('\n');
         }
         before = Some(line);
@@ -212,10 +159,7 @@ fn check_golden(name: &str, bytes: &[u8]) {
         std::fs::write(&path, &found).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        found, expected,
-        "{name}: what is on disks already would not be read any more"
-    );
+    assert_eq!(found, expected, "{name}: what is on disks already would not be read any more");
 }
 
 #[test]
@@ -233,19 +177,9 @@ fn each_structure_comes_back() {
     assert_eq!(Superblock::decode(&superblock().encode()), Ok(superblock()));
     let (bytes, crc) = encode_frame(&head(), entries().iter());
     assert_eq!(frame_pages(&bytes), Some(1));
-    assert_eq!(
-        Frame::decode(&bytes, UUID),
-        Ok(Frame {
-            head: head(),
-            crc,
-            entries: entries()
-        })
-    );
+    assert_eq!(Frame::decode(&bytes, UUID), Ok(Frame { head: head(), crc, entries: entries() }));
     assert_eq!(MapPage::decode(&map_page().encode()), Ok(map_page()));
-    assert_eq!(
-        SegmentPage::decode(&segment_page().encode()),
-        Ok(segment_page())
-    );
+    assert_eq!(SegmentPage::decode(&segment_page().encode()), Ok(segment_page()));
     assert_eq!(Root::decode(&root().encode().0), Ok(root()));
     assert_eq!(BitmapPage::decode(&bitmap().encode()), Ok(bitmap()));
 }
@@ -253,10 +187,7 @@ fn each_structure_comes_back() {
 #[test]
 fn a_frame_of_another_disk_is_refused() {
     let (bytes, _) = encode_frame(&head(), entries().iter());
-    assert_eq!(
-        Frame::decode(&bytes, [1; 16]),
-        Err(crate::FormatError::OtherDisk)
-    );
+    assert_eq!(Frame::decode(&bytes, [1; 16]), Err(crate::FormatError::OtherDisk));
 }
 
 /// Every structure decoder on the same bytes.
@@ -303,9 +234,7 @@ fn a_rule() -> impl Strategy<Value = Rule> {
         Just(Rule::Settle),
         Just(Rule::Repair),
         Just(Rule::Move),
-        (0..100u64).prop_map(|joined| Rule::Install {
-            joined: epoch(joined)
-        }),
+        (0..100u64).prop_map(|joined| Rule::Install { joined: epoch(joined) }),
     ]
 }
 
@@ -315,10 +244,8 @@ fn a_content(count: u32) -> impl Strategy<Value = Content> {
         Just(Content::Zero),
         Just(Content::Lost),
         Just(Content::Absent),
-        (0..u32::MAX / 2, crcs).prop_map(|(slot, crcs)| Content::Data {
-            slot: Slot::new(slot),
-            crcs
-        }),
+        (0..u32::MAX / 2, crcs)
+            .prop_map(|(slot, crcs)| Content::Data { slot: Slot::new(slot), crcs }),
     ]
 }
 

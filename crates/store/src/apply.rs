@@ -211,6 +211,10 @@ impl Table {
         if stored.is_some_and(|at| at.lsn >= lsn) {
             return;
         }
+        let there = self.segment(key).is_some_and(|segment| segment.page(index).is_some());
+        if *part.content == Content::Absent && !there {
+            return;
+        }
         let Some(page) = self.page_to_change(key, index) else { return };
         page.lsn = page.lsn.max(lsn);
         for offset in 0..part.count {

@@ -2,8 +2,8 @@
 //!
 //! Order: changed map pages, segment pages and the root, each to its other place; a sync; the
 //! superblock; a sync; then the journal's tail moves and the places that were replaced are free.
-//! What the root says of segments and fences is exactly what the frames up to its lsn made; a map page
-//! may be newer, and says so by its own lsn. Guests' writes go on meanwhile.
+//! What the root says of segments and fences is exactly what the frames up to its lsn made; a map
+//! page may be newer, and says so by its own lsn. Guests' writes go on meanwhile.
 
 use crate::config::CHECKPOINT_WRITES_MAX;
 use crate::disk::{Disk, Phase, Use};

@@ -2,7 +2,7 @@
 //!
 //! Order: data and frames are submitted together; when all are in, one sync; then the map is
 //! changed, the requests are answered, and only then what they replaced is free. One group is under
-//! way at a time; what arrives meanwhile writes its data at once and shares the next group's frames.
+//! way at a time; what arrives meanwhile writes its data at once and shares the next frames.
 
 use crate::apply::Freed;
 use crate::config::{BATCH_BYTES_MAX, LAZY_ENTRIES_MAX};
@@ -271,8 +271,8 @@ impl Disk {
     }
 
     // rule: store/quarantine
-    /// What the newest frames name must stay as it is until a later frame says that they are durable:
-    /// recovery compares it with the frames' checksums.
+    /// What the newest frames name must stay as it is until a later frame says that they are
+    /// durable: recovery compares it with the frames' checksums.
     pub(crate) fn set_free(&mut self, freed: Freed, named: &[Extent]) {
         for slot in freed.slots {
             if !self.bad.is_empty() {

@@ -218,12 +218,18 @@ impl Disk {
 
     fn checkpoint_due(&self) -> bool {
         match self.phase {
-            Phase::Serving => self.journal.is_half_full(),
+            Phase::Serving => self.journal.is_half_full() || self.quarantine_is_missed(),
             Phase::Stopping => {
-                self.journal.is_half_full() || (self.is_quiet() && !self.is_checkpointed())
+                let done = self.is_quiet() && !self.is_checkpointed();
+                self.journal.is_half_full() || self.quarantine_is_missed() || done
             }
             Phase::Recovering | Phase::Stopped | Phase::Out => false,
         }
+    }
+
+    /// Requests wait for slots that no later frame will set free.
+    fn quarantine_is_missed(&self) -> bool {
+        !self.waiting.is_empty() && self.ops.is_empty() && !self.quarantine.is_empty()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

@@ -1,5 +1,6 @@
 //! A request that changes the disk: what it asks for, cut to the slots that it got.
 
+use crate::config::LIST_BLOCKS_MAX;
 use crate::disk::Asker;
 use crate::slots::Extent;
 use bytes::Bytes;
@@ -169,7 +170,7 @@ pub(crate) fn listed_pieces(
     absent_allowed: bool,
 ) -> Result<Vec<Piece>, Refusal> {
     let data_blocks = blocks.iter().filter(|info| info.kind == BlockKind::Data).count();
-    if data.len() != data_blocks * BLOCK {
+    if data.len() != data_blocks * BLOCK || blocks.len() > LIST_BLOCKS_MAX {
         return Err(Refusal::Invalid);
     }
     let crcs = blocks.iter().filter(|info| info.kind == BlockKind::Data).map(|info| info.crc);
@@ -229,6 +230,48 @@ impl Piece {
             crcs.push(info.crc);
             *data = whole.slice(taken - crcs.len() * BLOCK..taken);
         }
+    }
+}
+
+impl Op {
+    /// Not by the map's order: `Create` and `Drop` do not look at the fence.
+    pub(crate) fn is_of_owner(&self) -> bool {
+        !self.entries.iter().any(|entry| matches!(entry, Entry::New { .. } | Entry::Gone { .. }))
+    }
+}
+
+impl PieceBody {
+    pub(crate) fn state(&self) -> BlockState {
+        match self {
+            // Which slot does not matter for what applies.
+            Self::Data { .. } => BlockState::Data { slot: Slot::default(), crc: Crc::default() },
+            Self::Zero => BlockState::Zero,
+            Self::Lost => BlockState::Lost,
+            Self::Absent => BlockState::Absent,
+        }
+    }
+}
+
+impl Piece {
+    /// One piece a block.
+    pub(crate) fn into_blocks(self) -> Vec<Self> {
+        let Self { range, version, body } = self;
+        let one = |block| BlockRange::new(block, 1).expect("one block of a range");
+        let blocks = range.iter().enumerate();
+        blocks
+            .map(|(nth, block)| {
+                let body = match &body {
+                    PieceBody::Data { crcs, data } => PieceBody::Data {
+                        crcs: vec![crcs[nth]],
+                        data: data.slice(nth * 4096..(nth + 1) * 4096),
+                    },
+                    PieceBody::Zero => PieceBody::Zero,
+                    PieceBody::Lost => PieceBody::Lost,
+                    PieceBody::Absent => PieceBody::Absent,
+                };
+                Self { range: one(block), version, body }
+            })
+            .collect()
     }
 }
 

@@ -281,8 +281,8 @@ impl Found {
         }
     }
 
-    /// The segments and fences; and what is to be read next. `None`: not the root that the superblock
-    /// names.
+    /// The segments and fences; and what is to be read next. `None`: not the root that the
+    /// superblock names.
     fn take_root(&mut self, bytes: &[u8]) -> Option<VecDeque<(Reading, u64, u64)>> {
         let root = Root::decode(bytes).ok()?;
         let named = crc_field(bytes) == Some(self.superblock.root_crc)

@@ -92,7 +92,7 @@ impl Chunk {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) meta: SegmentMeta,
-    /// Never the same for two segments of this life, also not for one that was dropped and came back.
+    /// Never the same twice in this life, also not for a segment that was dropped and came back.
     pub(crate) instance: u64,
     /// Its zone: where its next slots are looked for.
     pub(crate) cursor: Slot,

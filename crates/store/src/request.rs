@@ -7,7 +7,7 @@ use crate::io::Origin;
 use crate::op::{After, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
 use crate::op::{is_fenced, listed_pieces, write_pieces};
 use gabion_format::{BlockState, Entry, Rule, SegmentKey};
-use gabion_types::{BlockIndex, BlockRange, Epoch, Instant, SegmentIndex, Seq, VolumeId};
+use gabion_types::{BlockIndex, BlockRange, Epoch, Instant, SegmentIndex, Seq, Version, VolumeId};
 use gabion_wire::{
     EpochStart, FencedSegment, Refusal, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId,
 };
@@ -75,18 +75,6 @@ impl Disk {
                 self.take_create(asker, key(first), creation, count)
             }
             ReplicaOp::Fence { segments } => self.take_fence(asker, segments),
-            ReplicaOp::Write { segment, version, range, crcs, data, settled } => {
-                self.check_range(range, REQUEST_BLOCKS_MAX)?;
-                let pieces = write_pieces(range, version, crcs, data)?;
-                let (rule, settled) = (Rule::Write, Some(settled));
-                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
-            }
-            ReplicaOp::Zero { segment, version, range, settled } => {
-                self.check_range(range, u32::MAX)?;
-                let pieces = vec![Piece { range, version, body: PieceBody::Zero }];
-                let (rule, settled) = (Rule::Write, Some(settled));
-                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
-            }
             ReplicaOp::Read { segment, range } => {
                 self.check_range(range, REQUEST_BLOCKS_MAX)?;
                 self.begin_read(asker, key(segment), range)?;
@@ -95,21 +83,6 @@ impl Disk {
             ReplicaOp::Scan { segment, from, seq_above, epoch_from, entries_max } => self
                 .scan(key(segment), from, seq_above, epoch_from, entries_max)
                 .map(Taken::Answered),
-            ReplicaOp::Settle { segment, blocks, data } => {
-                let pieces = listed_pieces(&blocks, &data, false)?;
-                let (rule, settled) = (Rule::Settle, None);
-                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
-            }
-            ReplicaOp::Repair { segment, blocks, data } => {
-                let pieces = listed_pieces(&blocks, &data, false)?;
-                self.take_repair(asker, key(segment), pieces)
-            }
-            ReplicaOp::Install { segment, joined, blocks, data } => {
-                let pieces = listed_pieces(&blocks, &data, true)?;
-                self.check_joined(key(segment), joined)?;
-                let (rule, settled) = (Rule::Install { joined }, None);
-                self.take_plan(asker, Plan { key: key(segment), rule, settled, pieces })
-            }
             ReplicaOp::EpochStart { starts } => self.take_epoch_start(asker, &starts),
             ReplicaOp::Advance { settled } => Ok(self.take_advance(now, asker.volume, &settled)),
             ReplicaOp::JoinStart { segment, joined, creation } => {
@@ -131,7 +104,55 @@ impl Disk {
                 let entry = Entry::Gone { key, creation, epoch };
                 Ok(self.enqueue(asker, vec![entry], After::Done, false))
             }
+            ReplicaOp::Write { .. }
+            | ReplicaOp::Zero { .. }
+            | ReplicaOp::Settle { .. }
+            | ReplicaOp::Repair { .. }
+            | ReplicaOp::Install { .. } => self.take_blocks(asker, op),
         }
+    }
+
+    /// What changes blocks.
+    fn take_blocks(&mut self, asker: Asker, op: ReplicaOp) -> Result<Taken, Refusal> {
+        let key = |segment| SegmentKey::new(asker.volume, segment);
+        let plan = match op {
+            ReplicaOp::Write { segment, version, range, crcs, data, settled } => {
+                self.check_range(range, REQUEST_BLOCKS_MAX)?;
+                let pieces = write_pieces(range, version, crcs, data)?;
+                Plan { key: key(segment), rule: Rule::Write, settled: Some(settled), pieces }
+            }
+            ReplicaOp::Zero { segment, version, range, settled } => {
+                if version == Version::NEVER {
+                    return Err(Refusal::Invalid);
+                }
+                let pieces = vec![Piece { range, version, body: PieceBody::Zero }];
+                Plan { key: key(segment), rule: Rule::Write, settled: Some(settled), pieces }
+            }
+            ReplicaOp::Settle { segment, blocks, data } => {
+                let pieces = listed_pieces(&blocks, &data, false)?;
+                Plan { key: key(segment), rule: Rule::Settle, settled: None, pieces }
+            }
+            ReplicaOp::Repair { segment, blocks, data } => {
+                let pieces = listed_pieces(&blocks, &data, false)?;
+                self.repair_plan(key(segment), pieces)?
+            }
+            ReplicaOp::Install { segment, joined, blocks, data } => {
+                let pieces = listed_pieces(&blocks, &data, true)?;
+                self.check_joined(key(segment), joined)?;
+                let rule = Rule::Install { joined };
+                Plan { key: key(segment), rule, settled: None, pieces }
+            }
+            ReplicaOp::Create { .. }
+            | ReplicaOp::Fence { .. }
+            | ReplicaOp::Read { .. }
+            | ReplicaOp::Scan { .. }
+            | ReplicaOp::EpochStart { .. }
+            | ReplicaOp::Advance { .. }
+            | ReplicaOp::JoinStart { .. }
+            | ReplicaOp::Promoted { .. }
+            | ReplicaOp::Drop { .. } => return Err(Refusal::Invalid),
+        };
+        self.take_plan(asker, plan)
     }
 
     fn fence_asked(&self, volume: VolumeId) -> Epoch {
@@ -245,12 +266,7 @@ impl Disk {
     }
 
     /// Keeps of a repair what is bad here; the rest is as it should be.
-    fn take_repair(
-        &mut self,
-        asker: Asker,
-        key: SegmentKey,
-        pieces: Vec<Piece>,
-    ) -> Result<Taken, Refusal> {
+    fn repair_plan(&self, key: SegmentKey, pieces: Vec<Piece>) -> Result<Plan, Refusal> {
         let Some(segment) = self.table.segment(key) else { return Err(Refusal::NoSegment) };
         let is_bad = |block: BlockIndex| {
             let entry = segment.block(block);
@@ -259,7 +275,7 @@ impl Disk {
         };
         let pieces = pieces.into_iter().flat_map(Piece::into_blocks);
         let pieces: Vec<_> = pieces.filter(|piece| is_bad(piece.range.first())).collect();
-        self.take_plan(asker, Plan { key, rule: Rule::Repair, settled: None, pieces })
+        Ok(Plan { key, rule: Rule::Repair, settled: None, pieces })
     }
 
     // rule: store/known-version-is-done
@@ -308,22 +324,19 @@ impl Disk {
     // rule: store/full-disk-serves-overwrites
     /// New data leaves the reserve alone; what replaces, empties or mends may use it.
     fn room_for(&self, plan: &Plan) -> Room {
-        let mut fresh: u32 = 0;
+        let segment = self.table.segment(plan.key);
+        let is_fresh = |block| segment.is_none_or(|segment| segment.block(block).slot().is_none());
+        let mut fresh = false;
         let mut pages: u32 = 0;
         for piece in &plan.pieces {
             let range = piece.range;
             pages += self.table.pages_missing(plan.key, range.first(), range.count());
-            if let PieceBody::Data { .. } = piece.body {
-                let is_fresh = |block: &BlockIndex| {
-                    self.table.block(plan.key, *block).is_none_or(|entry| entry.slot().is_none())
-                };
-                let count = range.iter().filter(is_fresh).count();
-                fresh += u32::try_from(count).expect("a part of a range");
-            }
+            let data = matches!(piece.body, PieceBody::Data { .. });
+            fresh |= data && range.iter().any(is_fresh);
         }
         let need = u64::from(plan.data_blocks()) + 2 * u64::from(pages);
         let usable = self.slots_usable();
-        if fresh > 0 && plan.rule != Rule::Repair {
+        if fresh && plan.rule != Rule::Repair {
             let room = need + self.reserve_slots() <= usable;
             return if room { Room::Now } else { Room::Never };
         }
@@ -445,50 +458,5 @@ impl Disk {
         let ops = self.ops.iter_mut().map(|(_, op)| &mut op.asker);
         let reads = self.reads.iter_mut().map(|(_, read)| &mut read.asker);
         ops.chain(reads).filter(|asker| asker.from == origin).for_each(|asker| asker.muted = true);
-    }
-}
-
-impl Op {
-    /// Not by the map's order: `Create` and `Drop` do not look at the fence.
-    fn is_of_owner(&self) -> bool {
-        !self.entries.iter().any(|entry| matches!(entry, Entry::New { .. } | Entry::Gone { .. }))
-    }
-}
-
-impl PieceBody {
-    fn state(&self) -> BlockState {
-        match self {
-            // Which slot does not matter for what applies.
-            Self::Data { .. } => BlockState::Data {
-                slot: gabion_format::Slot::default(),
-                crc: gabion_types::Crc::default(),
-            },
-            Self::Zero => BlockState::Zero,
-            Self::Lost => BlockState::Lost,
-            Self::Absent => BlockState::Absent,
-        }
-    }
-}
-
-impl Piece {
-    /// One piece a block.
-    fn into_blocks(self) -> Vec<Self> {
-        let Self { range, version, body } = self;
-        let one = |block| BlockRange::new(block, 1).expect("one block of a range");
-        let blocks = range.iter().enumerate();
-        blocks
-            .map(|(nth, block)| {
-                let body = match &body {
-                    PieceBody::Data { crcs, data } => PieceBody::Data {
-                        crcs: vec![crcs[nth]],
-                        data: data.slice(nth * 4096..(nth + 1) * 4096),
-                    },
-                    PieceBody::Zero => PieceBody::Zero,
-                    PieceBody::Lost => PieceBody::Lost,
-                    PieceBody::Absent => PieceBody::Absent,
-                };
-                Self { range: one(block), version, body }
-            })
-            .collect()
     }
 }

@@ -84,8 +84,8 @@ impl ModelDisk {
         self.pages.extend(split(offset, std::slice::from_ref(bytes)));
     }
 
-    /// Power goes: of what was not synced, and of what was under way, some pages are there, some are
-    /// torn, some are not.
+    /// Power goes: of what was not synced, and of what was under way, some pages are there, some
+    /// are torn, some are not.
     fn lose_power(&mut self, prng: &mut Prng, under_way: &[DiskOp]) {
         let mut unsynced = std::mem::take(&mut self.cached);
         for op in under_way {

@@ -1,13 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+pub mod error;
+pub mod io;
+
+pub use io::{IoClient, IoClientError, IoState};
+
 /// Messages, clients and servers of `proto/gabion/v1`.
 pub mod v1 {
-    #![allow(
-        clippy::all,
-        clippy::pedantic,
-        clippy::wildcard_enum_match_arm,
-        missing_docs
-    )]
+    #![allow(clippy::all, clippy::pedantic, clippy::wildcard_enum_match_arm, missing_docs)]
     tonic::include_proto!("gabion.v1");
 }
 

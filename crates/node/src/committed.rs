@@ -6,12 +6,12 @@ use crate::io::{Effect, NodeEvent};
 use crate::node::{Job, Node, Stage};
 use crate::owners::Beginning;
 use crate::proposals::Source;
-use gabion_cluster::{Change, Command, Map, VolumeState, manager};
+use gabion_cluster::{Change, Command, CreateOrder, DropOrder, Map, VolumeState, manager};
 use gabion_store::Origin;
-use gabion_types::{Duration, Epoch, Incarnation, MapIndex, NodeId, Outcome, VolumeId};
+use gabion_types::{DiskId, Duration, Epoch, Incarnation, MapIndex, NodeId, Outcome, VolumeId};
 use gabion_volume::Input as VolumeInput;
 use gabion_wire::{ReplicaAnswer, ReplicaOp, ReplicaRequest, RequestId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The stores know the map's orders by this origin.
 pub(crate) const MAP_ORIGIN: Origin = Origin(1 << 62);
@@ -48,6 +48,8 @@ impl Node {
             return;
         }
         let before = self.incarnations();
+        // An order may have come, gone and come again in what was skipped.
+        self.recorded.clear();
         self.map = map;
         self.index = index;
         self.map_dirty = true;
@@ -221,22 +223,42 @@ impl Node {
 
     /// Rules 0 and 10: what the map orders this node's own disks to make and to drop.
     fn order_jobs(&mut self) {
-        for order in self.map.creates_for(self.config.node) {
-            let (volume, disk, first) = (order.volume, order.disk, order.first);
-            let creation = order.creation;
-            let op = ReplicaOp::Create { creation, first, count: order.count };
-            self.order(Job::Create { volume, disk, creation, first }, op);
+        let creates = self.map.creates_for(self.config.node);
+        let drops = self.map.drops_for(self.config.node);
+        let ordered: BTreeSet<Job> =
+            creates.iter().map(create_job).chain(drops.iter().map(drop_job)).collect();
+        self.recorded.retain(|job| ordered.contains(job));
+        for order in &creates {
+            let (creation, first, count) = (order.creation, order.first, order.count);
+            self.order(create_job(order), ReplicaOp::Create { creation, first, count });
         }
-        for order in self.map.drops_for(self.config.node) {
-            let (volume, disk, segment) = (order.volume, order.disk, order.segment);
-            let op = ReplicaOp::Drop { segment, creation: order.creation, epoch: order.epoch };
-            self.order(Job::Drop { volume, disk, segment }, op);
+        for order in &drops {
+            let (segment, creation, epoch) = (order.segment, order.creation, order.epoch);
+            self.order(drop_job(order), ReplicaOp::Drop { segment, creation, epoch });
+        }
+        let mut made = BTreeMap::new();
+        for order in &creates {
+            let whole = made.entry((order.volume, order.disk, order.creation)).or_insert(true);
+            *whole &= self.recorded.contains(&create_job(order));
+        }
+        for ((volume, disk, creation), _) in made.into_iter().filter(|(_, whole)| *whole) {
+            self.reconcile(Change::Created { volume, disk, creation });
+        }
+        if !self.jobs.values().any(|job| matches!(job, Job::Drop { .. })) {
+            let mut dropped: BTreeMap<DiskId, Vec<_>> = BTreeMap::new();
+            for order in drops.iter().filter(|order| self.recorded.contains(&drop_job(order))) {
+                dropped.entry(order.disk).or_default().push((order.volume, order.segment));
+            }
+            for (disk, replicas) in dropped {
+                self.reconcile(Change::Dropped { disk, replicas });
+            }
         }
     }
 
     fn order(&mut self, job: Job, op: ReplicaOp) {
         let (Job::Create { volume, disk, .. } | Job::Drop { volume, disk, .. }) = job;
-        if self.jobs_again.is_some() || self.jobs.values().any(|running| *running == job) {
+        let running = self.jobs.values().any(|running| *running == job);
+        if self.jobs_again.is_some() || running || self.recorded.contains(&job) {
             return;
         }
         let request = RequestId(self.next_job);
@@ -255,25 +277,8 @@ impl Node {
             self.jobs_again = Some(self.now + JOB_AGAIN);
             return;
         }
-        match job {
-            Job::Create { volume, disk, creation, .. } => {
-                let unfinished = self.jobs.values().any(|running| {
-                    matches!(running, Job::Create { volume: v, disk: d, creation: c, .. }
-                        if *v == volume && *d == disk && *c == creation)
-                });
-                if !unfinished {
-                    self.reconcile(Change::Created { volume, disk, creation });
-                }
-            }
-            Job::Drop { volume, disk, segment } => {
-                self.dropped.entry(disk).or_default().push((volume, segment));
-            }
-        }
-        if !self.jobs.values().any(|job| matches!(job, Job::Drop { .. })) {
-            for (disk, replicas) in std::mem::take(&mut self.dropped) {
-                self.reconcile(Change::Dropped { disk, replicas });
-            }
-        }
+        self.recorded.insert(job);
+        self.map_dirty = true;
     }
 
     /// Who owns a volume by the map, compared with who serves it here.
@@ -390,4 +395,14 @@ impl Node {
             .unwrap_or_default();
         self.fronts.or_insert(volume, voided)
     }
+}
+
+fn create_job(order: &CreateOrder) -> Job {
+    let CreateOrder { volume, disk, creation, first, .. } = *order;
+    Job::Create { volume, disk, creation, first }
+}
+
+fn drop_job(order: &DropOrder) -> Job {
+    let DropOrder { volume, disk, segment, .. } = *order;
+    Job::Drop { volume, disk, segment }
 }

@@ -13,7 +13,7 @@ use gabion_cluster::{Manager, Map, manager};
 use gabion_nbd::NbdLimits;
 use gabion_types::{DiskId, Epoch, Instant, MapIndex, NodeId, Prng, SegmentIndex, VolumeId};
 use gabion_wire::{RequestId, SessionMessage};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// NBD requests in flight of one connection, in parts. Full: its socket is not read.
 const NBD_IN_FLIGHT_MAX: u32 = 128;
@@ -73,8 +73,8 @@ pub struct Node {
     /// By the request id that went to the store.
     pub(crate) jobs: BTreeMap<RequestId, Job>,
     pub(crate) next_job: u64,
-    /// Replicas that this node's disks dropped and the map has not heard of.
-    pub(crate) dropped: BTreeMap<DiskId, Vec<(VolumeId, SegmentIndex)>>,
+    /// Jobs that are done, for as long as the map orders them still.
+    pub(crate) recorded: BTreeSet<Job>,
     /// Jobs that a disk refused are tried again then.
     pub(crate) jobs_again: Option<Instant>,
     pub(crate) map_dirty: bool,
@@ -114,7 +114,7 @@ impl Node {
             manager: Manager::new(node, incarnation),
             jobs: BTreeMap::new(),
             next_job: 1,
-            dropped: BTreeMap::new(),
+            recorded: BTreeSet::new(),
             jobs_again: None,
             map_dirty: false,
             local: VecDeque::new(),

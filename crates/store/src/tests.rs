@@ -4,4 +4,5 @@ mod crash;
 mod damage;
 mod joins;
 mod model;
+mod replay;
 mod requests;

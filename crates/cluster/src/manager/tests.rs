@@ -3,6 +3,7 @@
 mod admin;
 mod lease;
 mod repair;
+mod safety;
 
 use super::{Effect, Input, Manager};
 use crate::command::{AdminReply, AdminRequest, Change};

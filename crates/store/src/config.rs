@@ -30,7 +30,8 @@ impl Default for Settings {
 pub const REQUESTS_MAX: usize = 16_384;
 /// Blocks of one read or write. More: refused as `Invalid`. Units: blocks.
 pub const REQUEST_BLOCKS_MAX: u32 = 1024;
-/// Blocks of one `Settle`, `Repair` or `Install`, with and without data. More: refused as `Invalid`.
+/// Blocks of one `Settle`, `Repair` or `Install`, with and without data. More: refused as
+/// `Invalid`.
 pub const LIST_BLOCKS_MAX: usize = 4096;
 /// Segments that one `EpochStart` names. More: refused as `Invalid`.
 pub const STARTS_MAX: usize = 8192;

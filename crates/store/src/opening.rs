@@ -46,9 +46,8 @@ pub(crate) enum Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Superblocks,
-    Root,
-    Chunks,
-    Pages,
+    /// The root, and the segment pages and map pages that it leads to.
+    Map,
     Ring,
     Data,
 }
@@ -179,11 +178,9 @@ impl Opening {
                 let root = found.layout.root_place(found.superblock.generation);
                 self.todo.push_back((Reading::Root, root, found.superblock.root_length));
                 self.found = Some(found);
-                Stage::Root
+                Stage::Map
             }
-            Stage::Root => Stage::Chunks,
-            Stage::Chunks => Stage::Pages,
-            Stage::Pages => {
+            Stage::Map => {
                 self.todo = self.found.iter().flat_map(Found::ring_reads).collect();
                 Stage::Ring
             }
@@ -215,6 +212,11 @@ impl Opening {
         let Some(Ok(superblock)) = self.superblocks[place] else {
             return Err(OutOfService::NotFormatted);
         };
+        let other = self.superblocks[1 - place].and_then(Result::ok);
+        if other.is_some_and(|other| other.uuid != superblock.uuid) {
+            // It was being formatted anew, and that did not come to its end.
+            return Err(OutOfService::NotFormatted);
+        }
         if self.config.cluster.is_some_and(|cluster| cluster != superblock.cluster) {
             return Err(OutOfService::OtherCluster { found: superblock.cluster });
         }
@@ -281,6 +283,7 @@ impl Found {
         }
     }
 
+    // promise: self-describing
     /// The segments and fences; and what is to be read next. `None`: not the root that the
     /// superblock names.
     fn take_root(&mut self, bytes: &[u8]) -> Option<VecDeque<(Reading, u64, u64)>> {

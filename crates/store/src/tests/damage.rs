@@ -46,6 +46,11 @@ fn a_disk_that_is_not_ours_is_refused_by_name() {
     let mut rootless = formatted(1);
     rootless.rot(layout().root_place(2) + 99);
     assert_eq!(why(rootless, config()), OutOfService::Damaged);
+    let mut half = formatted(1);
+    let mut other = Superblock::decode(&half.page(0)).unwrap();
+    (other.uuid, other.generation) = ([2; 16], 7);
+    half.put(PAGE as u64, &other.encode());
+    assert_eq!(why(half, config()), OutOfService::NotFormatted);
     let mut newer = formatted(1);
     let mut page = newer.page(0).to_vec();
     page[8] = 9;

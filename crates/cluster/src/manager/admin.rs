@@ -16,6 +16,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 const RELEASE: Duration = Duration::from_secs(4);
 /// An owner that doesn't let go is asked again after so long.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// A volume that was let go is deleted only if nobody takes it again for so long: a node with a
+/// guest on it does, whatever the owner knew of it.
+const UNWANTED: Duration = Duration::from_millis(1500);
 /// How often a plan that the map refused, because the map had moved on, is made anew.
 const PLANS_MAX: u32 = 4;
 
@@ -39,7 +42,8 @@ enum Stage {
     /// Committed; disks have to record their segments.
     Making { volume: VolumeId, created: bool },
     /// The owner was asked to let the volume go.
-    Releasing { task: Task, volume: VolumeId, until: Instant, ask: Instant },
+    /// `free`: since when nobody owns it.
+    Releasing { task: Task, volume: VolumeId, until: Instant, ask: Instant, free: Option<Instant> },
 }
 
 #[derive(Clone, Debug)]
@@ -123,10 +127,13 @@ impl Admin {
         match &mut job.stage {
             Stage::Proposed(_) => None,
             Stage::Making { volume, created } => made(map, *volume, *created),
-            Stage::Releasing { task, volume, until, ask } => {
+            Stage::Releasing { task, volume, until, ask, free } => {
                 let Some((node, _)) = map.volume(*volume).and_then(|entry| entry.owner) else {
-                    return Some(plan(map, task.clone()));
+                    let since = *free.get_or_insert(now);
+                    let patience = task.unwanted_for();
+                    return (now.since(since) >= patience).then(|| plan(map, task.clone()));
                 };
+                *free = None;
                 if task.wants_at(node) {
                     return Some(plan(map, task.clone()));
                 }
@@ -146,7 +153,10 @@ impl Admin {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadlines = self.jobs.values().map(|job| match &job.stage {
             Stage::Proposed(_) | Stage::Making { .. } => job.until,
-            Stage::Releasing { until, ask, .. } => job.until.min(*until).min(*ask),
+            Stage::Releasing { task, free: Some(since), .. } => {
+                job.until.min(*since + task.unwanted_for())
+            }
+            Stage::Releasing { until, ask, free: None, .. } => job.until.min(*until).min(*ask),
         });
         deadlines.min()
     }
@@ -164,7 +174,7 @@ impl Admin {
                 Stage::Proposed(task)
             }
             Step::Release(task, volume) => {
-                Stage::Releasing { task, volume, until: now + RELEASE, ask: now }
+                Stage::Releasing { task, volume, until: now + RELEASE, ask: now, free: None }
             }
             Step::Make { volume, created } => Stage::Making { volume, created },
             Step::Answer(reply) => {
@@ -189,6 +199,10 @@ impl Task {
             ),
             Self::Delete { .. } | Self::Set { .. } => false,
         }
+    }
+
+    fn unwanted_for(&self) -> Duration {
+        if matches!(self, Self::Delete { .. }) { UNWANTED } else { Duration::ZERO }
     }
 
     fn wants_at(&self, node: NodeId) -> bool {

@@ -204,6 +204,18 @@ fn an_idle_volume_is_let_go_and_deleted_an_attached_one_is_not() {
 
     let asked = rig.ask(delete(false));
     release(&mut rig);
+    rig.live(millis(1_000), &[]);
+    rig.small.take_over(3);
+    rig.handle(Input::Applied);
+    rig.live(millis(4_500), &[]);
+    assert_eq!(rig.answer(asked), refused(AdminError::Attached), "a guest's node took it again");
+    assert!(rig.small.map.volume_by_name("vm").is_some());
+
+    let asked = rig.ask(delete(false));
+    release(&mut rig);
+    rig.live(millis(1_250), &[]);
+    assert!(rig.proposed.is_empty());
+    rig.live(millis(250), &[]);
     assert_eq!(rig.commit(), 1);
     assert_eq!(rig.answer(asked), Some(AdminReply::Done));
     assert_eq!(rig.small.map.volume_by_name("vm"), None);

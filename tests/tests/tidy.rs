@@ -47,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gabion-api", &["gabion-types"]),
     // `cluster` and `wire`: the consensus log carries the map's commands, and the data plane cuts
     // the bytes of a socket into messages before a node sees them. `store`: what to write onto a
-    // new disk.
+    // new disk. `volume` and `store`: their events and counters are told to operators.
     (
         "gabion-daemon",
         &[
@@ -55,6 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gabion-wire",
             "gabion-cluster",
             "gabion-store",
+            "gabion-volume",
             "gabion-node",
             "gabion-engine",
             "gabion-api",

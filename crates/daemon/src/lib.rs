@@ -1,3 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+pub mod consensus;
+pub mod control;
 pub mod data;
+mod home;
+pub mod http;
+mod run;
+pub mod settings;
+
+pub use home::HomeError;
+pub use run::{RunError, run, run_with};

@@ -1,0 +1,129 @@
+//! Our own timers for heartbeats and elections.
+//!
+//! openraft 0.9 draws its election timeout once a process: two nodes that drew close to each other
+//! would collide at every election. So its own elections are off; here the time is drawn anew for
+//! each, and before a node stands for election it asks the others whether they would vote for it. A node
+//! that was cut off does not depose a leader that the others hear.
+
+use crate::consensus::disk::ConsensusDisk;
+use crate::consensus::network::{Network, VoteAnswer, VoteAsk};
+use crate::consensus::types::{LogId, Raft};
+use gabion_types::Prng;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Between two heartbeats of a leader.
+pub const HEARTBEAT: Duration = Duration::from_millis(150);
+/// A leader counts as heard for so long; no one votes for another meanwhile. It is what openraft is
+/// told as its longest election timeout, too.
+pub const LEADER_HEARD_MS: u64 = 1000;
+/// The time of silence after which a node stands for election is drawn between the two.
+const ELECTION_MS: (u64, u64) = (1000, 2000);
+/// Who has not said whether it would vote by then, would not.
+const PRE_VOTE_WAIT: Duration = Duration::from_millis(300);
+/// How often silence is looked at.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// What a node knows of the leadership at a moment.
+struct Heard {
+    leading: bool,
+    voters: Vec<u64>,
+    /// When the leader was last heard; never, if there was none in this term.
+    leader: Option<Instant>,
+}
+
+/// Errors: `None` when openraft has stopped.
+async fn heard(raft: &Raft, me: u64) -> Option<Heard> {
+    let state = raft.with_raft_state(move |state| {
+        let vote = *state.vote_ref();
+        let membership = state.membership_state.effective();
+        Heard {
+            leading: vote.is_committed() && vote.leader_id().voted_for() == Some(me),
+            voters: membership.voter_ids().collect(),
+            leader: state.vote_last_modified().filter(|_| vote.is_committed()),
+        }
+    });
+    state.await.ok()
+}
+
+/// Whether this node would vote for a node whose log ends at `last`: that log is not behind its own,
+/// and it has not heard a leader for a while.
+pub async fn would_vote(raft: &Raft, disk: &ConsensusDisk, last: Option<LogId>) -> bool {
+    let metrics = raft.metrics().borrow().clone();
+    let Some(heard) = heard(raft, metrics.id).await else { return false };
+    let Ok((_, own)) = disk.ends().await else { return false };
+    let quiet = if heard.leading {
+        metrics.millis_since_quorum_ack.is_none_or(|ms| ms > LEADER_HEARD_MS)
+    } else {
+        heard.leader.is_none_or(|at| at.elapsed() > Duration::from_millis(LEADER_HEARD_MS))
+    };
+    quiet && last >= own
+}
+
+/// Runs until openraft stops.
+pub async fn run(raft: Raft, disk: ConsensusDisk, network: Network, me: u64, mut prng: Prng) {
+    let mut quiet_since = Instant::now();
+    let mut timeout = draw(&mut prng);
+    while let Some(heard) = heard(&raft, me).await {
+        if heard.leading {
+            if raft.trigger().heartbeat().await.is_err() {
+                return;
+            }
+            quiet_since = Instant::now();
+            tokio::time::sleep(HEARTBEAT).await;
+            continue;
+        }
+        quiet_since = heard.leader.map_or(quiet_since, |at| at.max(quiet_since));
+        if quiet_since.elapsed() >= timeout {
+            timeout = draw(&mut prng);
+            let Ok((_, last)) = disk.ends().await else { return };
+            if majority_would_vote(&network, me, &heard.voters, last).await {
+                tracing::info!(silent_ms = ms(quiet_since.elapsed()), "standing for election");
+                if raft.trigger().elect().await.is_err() {
+                    return;
+                }
+            }
+            quiet_since = Instant::now();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn draw(prng: &mut Prng) -> Duration {
+    Duration::from_millis(prng.between(ELECTION_MS.0, ELECTION_MS.1))
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn majority_would_vote(
+    network: &Network,
+    me: u64,
+    voters: &[u64],
+    last: Option<LogId>,
+) -> bool {
+    if !voters.contains(&me) {
+        return false;
+    }
+    let mut asked = JoinSet::new();
+    for voter in voters.iter().copied().filter(|voter| *voter != me) {
+        let link = network.to(voter);
+        asked.spawn(async move {
+            let ask = VoteAsk::Pre { last };
+            let answer = tokio::time::timeout(PRE_VOTE_WAIT, link.ask(&ask)).await;
+            matches!(answer, Ok(Some(VoteAnswer::Pre { yes: true })))
+        });
+    }
+    let needed = voters.len() / 2 + 1;
+    let mut granted = 1;
+    while granted < needed {
+        match asked.join_next().await {
+            Some(Ok(true)) => granted += 1,
+            Some(Ok(false) | Err(_)) => {}
+            None => return false,
+        }
+    }
+    true
+}

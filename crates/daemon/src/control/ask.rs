@@ -1,0 +1,141 @@
+//! What the services of the API share: this node's view of the cluster, and the way to the leader.
+
+use crate::consensus::{LeaderView, MetaStore, SharedMap};
+use crate::control::errors::{admin_error, no_majority};
+use crate::control::hub::Hub;
+use crate::control::internal::Local;
+use crate::control::observer::Observer;
+use crate::control::peers::{FORWARDED_KEY, Peers};
+use crate::control::show::Told;
+use gabion_api::v1::{ErrorCode, ErrorDetail, LocalStatsRequest};
+use gabion_cluster::{AdminError, AdminReply, AdminRequest, Map};
+use gabion_types::NodeId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+/// A node that says nothing of itself by then counts as not reachable just now.
+const TOLD_WAIT: Duration = Duration::from_millis(700);
+/// How long a node that passed a change on waits until its own copy of the map has it, too.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
+/// In the answer of a change: the map's index that has it.
+const MAP_INDEX_KEY: &str = "gabion-map-index";
+
+/// One for all services.
+pub struct Context {
+    pub me: NodeId,
+    pub map: SharedMap,
+    pub store: Arc<dyn MetaStore>,
+    pub hub: Arc<Hub>,
+    pub peers: Arc<Peers>,
+    pub local: Arc<dyn Local>,
+    pub observer: Arc<Observer>,
+}
+
+/// Where a change is made.
+pub enum Place {
+    Here,
+    At(Channel),
+}
+
+impl Context {
+    pub fn leader(&self) -> LeaderView {
+        *self.store.leader().borrow()
+    }
+
+    /// Errors: no leader is known, or the caller has passed it on already.
+    pub fn place(&self, metadata: &MetadataMap) -> Result<Place, Status> {
+        match self.leader().leader {
+            Some(leader) if leader == self.me => Ok(Place::Here),
+            Some(leader) if metadata.get(FORWARDED_KEY).is_none() => {
+                let channel = self.peers.channel(leader).ok_or_else(no_majority);
+                channel.map(Place::At).map_err(ErrorDetail::into_status)
+            }
+            Some(_) | None => Err(no_majority().into_status()),
+        }
+    }
+
+    /// Asks this node's manager. `subject` is for the errors.
+    pub async fn admin(&self, request: AdminRequest, subject: &str) -> Result<AdminReply, Status> {
+        match self.hub.admin(request).await {
+            Some(AdminReply::Refused(AdminError::NotLeader { .. })) => {
+                Err(no_majority().into_status())
+            }
+            Some(AdminReply::Refused(error)) => Err(admin_error(&error, subject).into_status()),
+            Some(reply @ (AdminReply::Done | AdminReply::Created { .. })) => Ok(reply),
+            None => {
+                let what = "this node took too long to answer, or has too many requests";
+                Err(ErrorDetail::of(ErrorCode::TimedOut, what, "try again").into_status())
+            }
+        }
+    }
+
+    /// The answer of a change that was made here.
+    pub fn answer<T>(&self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        let index = self.map.read_map(|map| map.applied().get());
+        response.metadata_mut().insert(MAP_INDEX_KEY, index.into());
+        response
+    }
+
+    /// After a change that was made elsewhere: whoever asks this node next sees it.
+    pub async fn catch_up(&self, metadata: &MetadataMap) {
+        let index = metadata.get(MAP_INDEX_KEY).and_then(|value| value.to_str().ok());
+        let Some(index) = index.and_then(|index| index.parse::<u64>().ok()) else { return };
+        let mut applied = self.map.applied();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        let _late = tokio::time::timeout(CATCH_UP_WAIT, reached).await;
+    }
+
+    /// What these nodes say of themselves; those that don't are left out.
+    pub async fn told_by(&self, nodes: BTreeSet<NodeId>) -> Told {
+        let mut told = Told::default();
+        let mut asked = JoinSet::new();
+        for node in nodes {
+            if node == self.me {
+                told.nodes.insert(node, self.local.stats());
+                continue;
+            }
+            let Some(mut client) = self.peers.client(node) else { continue };
+            asked.spawn(async move {
+                let call = client.local_stats(LocalStatsRequest {});
+                let answer = tokio::time::timeout(TOLD_WAIT, call).await;
+                answer.ok().and_then(Result::ok).map(|answer| (node, answer.into_inner()))
+            });
+        }
+        while let Some(answer) = asked.join_next().await {
+            told.nodes.extend(answer.ok().flatten());
+        }
+        told
+    }
+
+    pub async fn told_by_all(&self) -> Told {
+        self.told_by(self.map.read_map(|map| map.nodes().keys().copied().collect())).await
+    }
+
+    /// By the owners of all volumes.
+    pub async fn told_by_owners(&self) -> Told {
+        let owners = |map: &Map| {
+            let owners = map.volumes().values().filter_map(|volume| volume.owner);
+            owners.map(|(node, _)| node).collect()
+        };
+        self.told_by(self.map.read_map(owners)).await
+    }
+}
+
+/// A request on its way to the leader.
+pub fn forwarded<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(FORWARDED_KEY, tonic::metadata::MetadataValue::from_static("1"));
+    request
+}
+
+/// A call that did not reach the leader, or whose answer got lost, may be tried again; what the
+/// leader itself said is passed on as it is.
+pub fn passed_on(status: Status) -> Status {
+    ErrorDetail::from_status(&status).into_status()
+}

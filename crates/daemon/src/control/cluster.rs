@@ -1,0 +1,297 @@
+//! The service `Cluster`.
+
+use crate::control::ask::{Context, Place, forwarded, passed_on};
+use crate::control::events::{Noted, Origin};
+use crate::control::show::{self, Told};
+use crate::control::volumes::all_volumes;
+use gabion_api::v1::cluster_client::ClusterClient;
+use gabion_api::v1::cluster_server::Cluster;
+use gabion_api::v1::{
+    Capacity, Disk, DiskState, DisksRequest, DisksResponse, Event, EventsRequest, Health,
+    ListSettingsRequest, ListSettingsResponse, Node, NodeState, NodesRequest, NodesResponse,
+    SetSettingRequest, SetSettingResponse, Setting, StatusRequest, StatusResponse, Volume,
+};
+use gabion_cluster::{AdminRequest, Map, settings::SETTINGS};
+use gabion_types::NodeId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// A node that has not told its events by then is left out.
+const EVENTS_WAIT: Duration = Duration::from_secs(1);
+/// Events on their way to one reader.
+const EVENTS_QUEUED: usize = 64;
+
+pub struct ClusterService {
+    context: Arc<Context>,
+}
+
+impl ClusterService {
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    fn nodes_of(&self, map: &Map, told: &Told) -> Vec<Node> {
+        let leader = self.context.leader().leader;
+        show::nodes(map, told, leader, |node| self.context.observer.since(node))
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn status(
+        &self,
+        _request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        let told = self.context.told_by_all().await;
+        let view = self.context.leader();
+        let mut status = self.context.map.read_map(|map| StatusResponse {
+            cluster_id: map.cluster().unwrap_or(self.context.peers.cluster).to_string(),
+            leader: view.leader.map(NodeId::get),
+            term: view.term,
+            map_index: map.applied().get(),
+            answered_by: self.context.me.get(),
+            nodes: self.nodes_of(map, &told),
+            volumes: all_volumes(map, &told),
+            capacity: Some(capacity(map, &told)),
+            ..StatusResponse::default()
+        });
+        status.problems = problems(&status);
+        status.health = worst(&status).into();
+        Ok(Response::new(status))
+    }
+
+    async fn nodes(
+        &self,
+        _request: Request<NodesRequest>,
+    ) -> Result<Response<NodesResponse>, Status> {
+        let told = self.context.told_by_all().await;
+        let nodes = self.context.map.read_map(|map| self.nodes_of(map, &told));
+        Ok(Response::new(NodesResponse { nodes }))
+    }
+
+    async fn disks(
+        &self,
+        _request: Request<DisksRequest>,
+    ) -> Result<Response<DisksResponse>, Status> {
+        let told = self.context.told_by_all().await;
+        let disks = self.context.map.read_map(|map| show::disks(map, &told));
+        Ok(Response::new(DisksResponse { disks }))
+    }
+
+    async fn list_settings(
+        &self,
+        _request: Request<ListSettingsRequest>,
+    ) -> Result<Response<ListSettingsResponse>, Status> {
+        let set = self.context.map.read_map(|map| map.settings_set().clone());
+        let settings = SETTINGS.iter().map(|setting| {
+            let default_value = setting.text(setting.default);
+            Setting {
+                name: setting.name.to_owned(),
+                value: set.get(setting.name).cloned().unwrap_or_else(|| default_value.clone()),
+                default_value,
+                help: setting.meaning.to_owned(),
+            }
+        });
+        Ok(Response::new(ListSettingsResponse { settings: settings.collect() }))
+    }
+
+    async fn set_setting(
+        &self,
+        request: Request<SetSettingRequest>,
+    ) -> Result<Response<SetSettingResponse>, Status> {
+        match self.context.place(request.metadata())? {
+            Place::Here => {
+                let SetSettingRequest { name, value } = request.into_inner();
+                let change = AdminRequest::SetSetting { name: name.clone(), value };
+                self.context.admin(change, &name).await?;
+                Ok(self.context.answer(SetSettingResponse {}))
+            }
+            Place::At(leader) => {
+                let request = forwarded(request.into_inner());
+                let mut client = ClusterClient::new(leader);
+                let answer = client.set_setting(request).await.map_err(passed_on)?;
+                self.context.catch_up(answer.metadata()).await;
+                Ok(answer)
+            }
+        }
+    }
+
+    type EventsStream = ReceiverStream<Result<Event, Status>>;
+
+    async fn events(
+        &self,
+        request: Request<EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let EventsRequest { follow, local_only } = request.into_inner();
+        let (sender, stream) = mpsc::channel(EVENTS_QUEUED);
+        let wanted = move |noted: &Noted| !local_only || noted.origin == Origin::Node;
+        let (kept, live) = self.context.hub.events.follow();
+        let mut events: Vec<Event> =
+            kept.into_iter().filter(wanted).map(|noted| noted.event).collect();
+        let others = if local_only { BTreeMap::new() } else { self.others_events().await };
+        let last: BTreeMap<NodeId, u64> = others
+            .iter()
+            .map(|(node, events)| (*node, events.last().map_or(0, |event| event.number)))
+            .collect();
+        events.extend(others.into_values().flatten());
+        events.sort_by_key(|event| (event.time_ms, event.node, event.number));
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            for event in events {
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            if !follow {
+                return;
+            }
+            for (node, last) in last {
+                tokio::spawn(follow_other(Arc::clone(&context), node, last, sender.clone()));
+            }
+            follow_own(live, wanted, sender).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl ClusterService {
+    /// What the other nodes noticed themselves, by node.
+    async fn others_events(&self) -> BTreeMap<NodeId, Vec<Event>> {
+        let me = self.context.me;
+        let nodes =
+            self.context.map.read_map(|map| map.nodes().keys().copied().collect::<Vec<_>>());
+        let mut found = BTreeMap::new();
+        for node in nodes.into_iter().filter(|node| *node != me) {
+            let Some(channel) = self.context.peers.channel(node) else { continue };
+            let events = async {
+                let request = EventsRequest { follow: false, local_only: true };
+                let mut stream = ClusterClient::new(channel).events(request).await?.into_inner();
+                let mut events = Vec::new();
+                while let Some(event) = stream.message().await? {
+                    events.push(event);
+                }
+                Ok::<_, Status>(events)
+            };
+            let events = tokio::time::timeout(EVENTS_WAIT, events).await;
+            found.insert(node, events.ok().and_then(Result::ok).unwrap_or_default());
+        }
+        found
+    }
+}
+
+async fn follow_own(
+    mut live: tokio::sync::broadcast::Receiver<Noted>,
+    wanted: impl Fn(&Noted) -> bool,
+    sender: mpsc::Sender<Result<Event, Status>>,
+) {
+    use tokio::sync::broadcast::error::RecvError;
+    loop {
+        let noted = tokio::select! {
+            noted = live.recv() => noted,
+            () = sender.closed() => return,
+        };
+        match noted {
+            Ok(noted) if wanted(&noted) => {
+                if sender.send(Ok(noted.event)).await.is_err() {
+                    return;
+                }
+            }
+            // A reader that is too slow misses some; their numbers tell.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Also across restarts of that node: it counts from one again then.
+async fn follow_other(
+    context: Arc<Context>,
+    node: NodeId,
+    mut last: u64,
+    sender: mpsc::Sender<Result<Event, Status>>,
+) {
+    while !sender.is_closed() {
+        if let Some(channel) = context.peers.channel(node) {
+            let request = EventsRequest { follow: true, local_only: true };
+            let stream = ClusterClient::new(channel).events(request).await;
+            if let Ok(stream) = stream {
+                let mut stream = stream.into_inner();
+                while let Ok(Some(event)) = stream.message().await {
+                    if event.number > last {
+                        last = event.number;
+                        if sender.send(Ok(event)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                last = 0;
+            }
+        }
+        tokio::time::sleep(EVENTS_WAIT).await;
+    }
+}
+
+/// Whether all copies would still fit after the loss of the largest node.
+fn capacity(map: &Map, told: &Told) -> Capacity {
+    let disks = show::disks(map, told);
+    let in_service: Vec<&Disk> =
+        disks.iter().filter(|disk| disk.state() == DiskState::InService).collect();
+    let total_bytes: u64 = in_service.iter().map(|disk| disk.capacity_bytes).sum();
+    let used_bytes: u64 = in_service.iter().filter_map(|disk| disk.used_bytes).sum();
+    let mut by_node = BTreeMap::<u32, u64>::new();
+    for disk in &in_service {
+        *by_node.entry(disk.node).or_default() += disk.capacity_bytes;
+    }
+    let largest = by_node.values().copied().max().unwrap_or_default();
+    let copies = map.volumes().values().map(|volume| usize::from(volume.spec.rf)).max();
+    let nodes_left = by_node.len().saturating_sub(1) >= copies.unwrap_or_default();
+    let survives_largest_node = nodes_left && used_bytes <= total_bytes - largest;
+    Capacity { total_bytes, used_bytes, survives_largest_node }
+}
+
+/// Worst first.
+fn problems(status: &StatusResponse) -> Vec<String> {
+    let mut problems = Vec::new();
+    if status.leader.is_none() {
+        problems.push("the cluster has no leader: fewer than half of the voters are up".to_owned());
+    }
+    let rank = |volume: &&Volume| match volume.health() {
+        Health::Lost => 0,
+        Health::Held => 1,
+        Health::Degraded | Health::Unspecified => 2,
+        Health::Healthy => 3,
+    };
+    let mut volumes: Vec<&Volume> = status.volumes.iter().collect();
+    volumes.sort_by_key(rank);
+    for volume in volumes {
+        let reasons = volume.reasons.iter();
+        problems.extend(reasons.map(|reason| format!("volume {}: {reason}", volume.name)));
+    }
+    for node in &status.nodes {
+        if node.state() == NodeState::Silent {
+            let seconds = node.since_ms / 1000;
+            problems.push(format!("node {} is silent for {seconds} s", node.name));
+        }
+        for disk in node.disks.iter().filter(|disk| disk.state() == DiskState::Failed) {
+            problems.push(format!("disk {} on node {} failed", disk.id, node.name));
+        }
+    }
+    problems
+}
+
+fn worst(status: &StatusResponse) -> Health {
+    let of = |health: Health| status.volumes.iter().any(|volume| volume.health() == health);
+    if of(Health::Lost) {
+        Health::Lost
+    } else if of(Health::Held) || status.leader.is_none() {
+        Health::Held
+    } else if status.problems.is_empty() {
+        Health::Healthy
+    } else {
+        Health::Degraded
+    }
+}

@@ -1,0 +1,334 @@
+//! What happened, as operators read it.
+
+use gabion_api::v1::{Event, Severity};
+use gabion_cluster::{Fact, MapEvent};
+use gabion_node::NodeEvent;
+use gabion_store::StoreEvent;
+use gabion_types::{DiskId, NodeId, VolumeId};
+use gabion_volume::VolumeEvent;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::broadcast;
+
+/// Events that a node remembers; the oldest go first.
+const EVENTS_MAX: usize = 4096;
+/// A reader that is so many behind loses the oldest.
+const BEHIND_MAX: usize = 1024;
+
+/// Where an event came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Every node knows it from the map.
+    Map,
+    /// Only this node noticed it.
+    Node,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Noted {
+    pub origin: Origin,
+    pub event: Event,
+}
+
+/// The last events of this process.
+pub struct EventLog {
+    node: NodeId,
+    kept: Mutex<Kept>,
+    live: broadcast::Sender<Noted>,
+}
+
+#[derive(Default)]
+struct Kept {
+    next: u64,
+    events: VecDeque<Noted>,
+}
+
+struct Text {
+    severity: Severity,
+    kind: &'static str,
+    text: String,
+    volume: Option<VolumeId>,
+    disk: Option<DiskId>,
+}
+
+impl Text {
+    fn info(kind: &'static str, text: String) -> Self {
+        Self { severity: Severity::Info, kind, text, volume: None, disk: None }
+    }
+
+    fn warn(kind: &'static str, text: String) -> Self {
+        Self { severity: Severity::Warn, ..Self::info(kind, text) }
+    }
+
+    fn error(kind: &'static str, text: String) -> Self {
+        Self { severity: Severity::Error, ..Self::info(kind, text) }
+    }
+
+    fn volume(self, volume: VolumeId) -> Self {
+        Self { volume: Some(volume), ..self }
+    }
+
+    fn disk(self, disk: DiskId) -> Self {
+        Self { disk: Some(disk), ..self }
+    }
+}
+
+impl EventLog {
+    pub fn new(node: NodeId) -> Self {
+        let live = broadcast::Sender::new(BEHIND_MAX);
+        Self { node, kept: Mutex::default(), live }
+    }
+
+    pub fn on_node_event(&self, event: &NodeEvent) {
+        self.note(Origin::Node, node_event(event));
+    }
+
+    pub fn on_map_event(&self, event: &MapEvent) {
+        self.note(Origin::Map, map_event(event));
+    }
+
+    /// Those that are kept, oldest first, and all that come from now on.
+    pub fn follow(&self) -> (Vec<Noted>, broadcast::Receiver<Noted>) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        (kept.events.iter().cloned().collect(), self.live.subscribe())
+    }
+
+    fn note(&self, origin: Origin, text: Text) {
+        log(&text);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.next += 1;
+        let event = Event {
+            number: kept.next,
+            time_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            node: self.node.get(),
+            severity: text.severity.into(),
+            kind: text.kind.to_owned(),
+            text: text.text,
+            volume: text.volume.map(VolumeId::get),
+            disk: text.disk.map(DiskId::get),
+        };
+        let noted = Noted { origin, event };
+        if kept.events.len() >= EVENTS_MAX {
+            kept.events.pop_front();
+        }
+        kept.events.push_back(noted.clone());
+        // Fails only when nobody follows.
+        let _unread = self.live.send(noted);
+    }
+}
+
+fn log(text: &Text) {
+    let (kind, what) = (text.kind, &text.text);
+    match text.severity {
+        Severity::Error => tracing::error!(kind, "{what}"),
+        Severity::Warn => tracing::warn!(kind, "{what}"),
+        Severity::Info | Severity::Unspecified => tracing::info!(kind, "{what}"),
+    }
+}
+
+fn node_event(event: &NodeEvent) -> Text {
+    match event {
+        NodeEvent::PeerUp { node } => {
+            Text::info("peer_up", format!("node {} can be reached", node.get()))
+        }
+        NodeEvent::PeerDown { node } => {
+            Text::warn("peer_down", format!("node {} cannot be reached", node.get()))
+        }
+        NodeEvent::LinkRefused { node, reason } => {
+            let whom = node.map_or("somebody".to_owned(), |node| format!("node {}", node.get()));
+            Text::warn("link_refused", format!("a link with {whom} was refused: {reason:?}"))
+        }
+        NodeEvent::DiskOpened { disk, id, map } => {
+            let text = format!("disk {} of this node is open; it saw map {map}", disk.0);
+            id.iter().fold(Text::info("disk_opened", text), |text, id| text.disk(*id))
+        }
+        NodeEvent::DiskOut { disk, why } => Text::error(
+            "disk_out",
+            format!("disk {} of this node is out of service: {why}", disk.0),
+        ),
+        NodeEvent::Store { disk, event } => store_event(disk.0, event),
+        NodeEvent::Volume { volume, event } => volume_event(event).volume(*volume),
+        NodeEvent::Owning { volume } => {
+            let text = format!("this node owns volume {}", volume.get());
+            Text::info("owning", text).volume(*volume)
+        }
+        NodeEvent::OwningEnded { volume } => {
+            let text = format!("this node does not own volume {} any more", volume.get());
+            Text::info("owning_ended", text).volume(*volume)
+        }
+        NodeEvent::Superseded { by } => {
+            let text = format!("another process of this node runs ({by}); this one stops");
+            Text::error("superseded", text)
+        }
+    }
+}
+
+fn store_event(disk: u32, event: &StoreEvent) -> Text {
+    match event {
+        StoreEvent::Recovered { frames, entries_dropped } => {
+            let text = format!(
+                "disk {disk} of this node replayed {frames} frames of its journal and dropped \
+                 {entries_dropped} entries that were never answered"
+            );
+            Text::info("recovered", text)
+        }
+        StoreEvent::Corrupt { volume, segment, block } => {
+            let text = format!(
+                "disk {disk} of this node gave wrong data for block {block} of segment {segment} \
+                 of volume {volume}"
+            );
+            Text::warn("corrupt", text).volume(VolumeId::new(*volume))
+        }
+        StoreEvent::Checkpointed { pages } => {
+            Text::info("checkpoint", format!("disk {disk} of this node wrote {pages} pages"))
+        }
+    }
+}
+
+fn volume_event(event: &VolumeEvent) -> Text {
+    match event {
+        VolumeEvent::TookOver { segments, settled_blocks, lost_blocks, took } => {
+            let text = format!(
+                "took over: {segments} segments, {settled_blocks} blocks settled, \
+                 {lost_blocks} lost, in {took:?}"
+            );
+            if *lost_blocks > 0 {
+                return Text::error("takeover", text);
+            }
+            Text::info("takeover", text)
+        }
+        VolumeEvent::MemberFailed { disk, why } => {
+            let text = format!("the copies on disk {} failed: {why:?}", disk.get());
+            Text::warn("member_failed", text).disk(*disk)
+        }
+        VolumeEvent::FillStarted { disk, segment, full } => {
+            let how = if *full { "from the base" } else { "by what it missed" };
+            let text = format!("segment {segment} on disk {} is being filled {how}", disk.get());
+            Text::info("fill_started", text).disk(*disk)
+        }
+        VolumeEvent::FillDone { disk, segment, copied_bytes, took } => {
+            let text = format!(
+                "segment {segment} on disk {} is filled: {copied_bytes} bytes in {took:?}",
+                disk.get()
+            );
+            Text::info("fill_done", text).disk(*disk)
+        }
+        VolumeEvent::Repaired { disk, segment, blocks } => {
+            let text =
+                format!("{blocks} blocks of segment {segment} were mended on disk {}", disk.get());
+            Text::warn("repaired", text).disk(*disk)
+        }
+        VolumeEvent::Held { segment } => {
+            Text::error("held", format!("segment {segment} has no usable copy: its I/O waits"))
+        }
+        VolumeEvent::HoldOver { segment } => {
+            Text::info("hold_over", format!("segment {segment} is served again"))
+        }
+    }
+}
+
+fn map_event(event: &MapEvent) -> Text {
+    match &event.what {
+        Fact::Initialized => Text::info("initialized", "the cluster is made".to_owned()),
+        Fact::NodeRegistered { node, incarnation } => {
+            let text = format!("node {} started ({incarnation})", node.get());
+            Text::info("node_registered", text)
+        }
+        Fact::NodeSilent { node } => {
+            Text::warn("node_silent", format!("node {} is silent: its lease ended", node.get()))
+        }
+        Fact::NodeRevived { node } => {
+            Text::info("node_revived", format!("node {} is back", node.get()))
+        }
+        Fact::Led { node, term } => {
+            Text::info("leader", format!("node {} leads the cluster in term {term}", node.get()))
+        }
+        Fact::DiskAdded { disk, node } => {
+            let text = format!("disk {} was added on node {}", disk.get(), node.get());
+            Text::info("disk_added", text).disk(*disk)
+        }
+        Fact::DiskMoved { disk, node } => {
+            let text = format!("disk {} is on node {} now", disk.get(), node.get());
+            Text::info("disk_moved", text).disk(*disk)
+        }
+        Fact::DiskFailed { disk } => {
+            let text = format!("disk {} failed for good", disk.get());
+            Text::error("disk_failed", text).disk(*disk)
+        }
+        Fact::VolumeCreated { volume, name } => {
+            Text::info("volume_created", format!("volume {name} was created")).volume(*volume)
+        }
+        Fact::VolumeReady { volume } => {
+            let text = format!("volume {} is ready", volume.get());
+            Text::info("volume_ready", text).volume(*volume)
+        }
+        Fact::VolumeResized { volume, size_bytes } => {
+            let text = format!("volume {} has {size_bytes} bytes", volume.get());
+            Text::info("volume_resized", text).volume(*volume)
+        }
+        Fact::VolumeDeleted { volume, name } => {
+            Text::info("volume_deleted", format!("volume {name} was deleted")).volume(*volume)
+        }
+        Fact::TakenOver { volume, node, epoch } => {
+            let text = format!("node {} owns volume {} at {epoch}", node.get(), volume.get());
+            Text::info("taken_over", text).volume(*volume)
+        }
+        Fact::Released { volume, clean } => {
+            let how = if *clean { "clean" } else { "not clean" };
+            Text::info("released", format!("volume {} was released, {how}", volume.get()))
+                .volume(*volume)
+        }
+        Fact::Disowned { volume, node } => {
+            let text = format!("node {} lost volume {}", node.get(), volume.get());
+            Text::warn("disowned", text).volume(*volume)
+        }
+        Fact::MemberRemoved { .. }
+        | Fact::JoinerAdded { .. }
+        | Fact::Promoted { .. }
+        | Fact::Forgotten { .. }
+        | Fact::SettingChanged { .. } => member_event(&event.what),
+    }
+}
+
+fn member_event(fact: &Fact) -> Text {
+    let of = |kind, verb: &str, volume: &VolumeId, disk: &DiskId, segments: &u32| {
+        let (id, on) = (volume.get(), disk.get());
+        let text = format!("{segments} copies of volume {id} on disk {on} {verb}");
+        Text::info(kind, text).volume(*volume).disk(*disk)
+    };
+    match fact {
+        Fact::MemberRemoved { volume, disk, segments } => Text {
+            severity: Severity::Warn,
+            ..of("member_removed", "were removed", volume, disk, segments)
+        },
+        Fact::JoinerAdded { volume, disk, segments } => {
+            of("joiner_added", "began to join", volume, disk, segments)
+        }
+        Fact::Promoted { volume, disk, segments } => {
+            of("promoted", "are in sync", volume, disk, segments)
+        }
+        Fact::Forgotten { volume, disk, segments } => {
+            of("forgotten", "are dropped", volume, disk, segments)
+        }
+        Fact::SettingChanged { name, value } => {
+            Text::info("setting_changed", format!("setting {name} is {value}"))
+        }
+        Fact::Initialized
+        | Fact::NodeRegistered { .. }
+        | Fact::NodeSilent { .. }
+        | Fact::NodeRevived { .. }
+        | Fact::Led { .. }
+        | Fact::DiskAdded { .. }
+        | Fact::DiskMoved { .. }
+        | Fact::DiskFailed { .. }
+        | Fact::VolumeCreated { .. }
+        | Fact::VolumeReady { .. }
+        | Fact::VolumeResized { .. }
+        | Fact::VolumeDeleted { .. }
+        | Fact::TakenOver { .. }
+        | Fact::Released { .. }
+        | Fact::Disowned { .. } => Text::info("map", format!("{fact:?}")),
+    }
+}

@@ -1,0 +1,107 @@
+//! The service between nodes: consensus, proposals, what only this node knows.
+
+use crate::consensus::{Answerer, MetaStore, ProposeError};
+use crate::control::peers::{INTERNAL_MESSAGE_BYTES_MAX, Peers};
+use gabion_api::v1::internal_server::{Internal, InternalServer};
+use gabion_api::v1::{
+    ConsensusMessage, ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse,
+    LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
+};
+use gabion_cluster::Command;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What only this node knows of itself.
+pub trait Local: Send + Sync + 'static {
+    fn stats(&self) -> LocalStatsResponse;
+}
+
+pub struct InternalService {
+    peers: Arc<Peers>,
+    answerer: Answerer,
+    store: Arc<dyn MetaStore>,
+    local: Arc<dyn Local>,
+}
+
+impl InternalService {
+    pub fn server(
+        peers: Arc<Peers>,
+        answerer: Answerer,
+        store: Arc<dyn MetaStore>,
+        local: Arc<dyn Local>,
+    ) -> InternalServer<Self> {
+        InternalServer::new(Self { peers, answerer, store, local })
+            .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
+    }
+
+    fn open<T>(&self, request: Request<T>) -> Result<T, Status> {
+        if self.peers.proves(request.metadata()) {
+            return Ok(request.into_inner());
+        }
+        let what = "the caller did not prove the cluster's secret";
+        let next = "give all nodes of a cluster the same `secret`";
+        Err(ErrorDetail::of(ErrorCode::WrongSecret, what, next).into_status())
+    }
+}
+
+#[tonic::async_trait]
+impl Internal for InternalService {
+    async fn append(
+        &self,
+        request: Request<ConsensusMessage>,
+    ) -> Result<Response<ConsensusMessage>, Status> {
+        Ok(Response::new(self.answerer.append(self.open(request)?).await?))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<ConsensusMessage>,
+    ) -> Result<Response<ConsensusMessage>, Status> {
+        Ok(Response::new(self.answerer.vote(self.open(request)?).await?))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<ConsensusMessage>, Status> {
+        let chunks = self.open(request)?;
+        Ok(Response::new(self.answerer.install_snapshot(chunks).await?))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeResponse>, Status> {
+        let bytes = self.open(request)?.command;
+        let command: Command = serde_json::from_slice(&bytes)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let answer = match self.store.propose_here(command).await {
+            Ok(()) => ProposeResponse { taken: true, leader: Some(self.peers.me.get()) },
+            Err(ProposeError::NotLeader { leader }) => {
+                ProposeResponse { taken: false, leader: leader.map(|node| node.get()) }
+            }
+            Err(ProposeError::Full | ProposeError::Unreachable | ProposeError::Stopped) => {
+                ProposeResponse { taken: false, leader: None }
+            }
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn local_stats(
+        &self,
+        request: Request<LocalStatsRequest>,
+    ) -> Result<Response<LocalStatsResponse>, Status> {
+        self.open(request)?;
+        Ok(Response::new(self.local.stats()))
+    }
+
+    async fn local_locate(
+        &self,
+        request: Request<LocalLocateRequest>,
+    ) -> Result<Response<LocalLocateResponse>, Status> {
+        self.open(request)?;
+        let what = "a node cannot tell yet where a block lies on its disks";
+        Err(ErrorDetail::of(ErrorCode::NotBuilt, what, "").into_status())
+    }
+}

@@ -1,0 +1,129 @@
+//! What only this node knows of itself, for whichever node an operator asks.
+
+use crate::control::internal::Local;
+use crate::data::Published;
+use gabion_api::v1::{LocalDisk, LocalFill, LocalLost, LocalStatsResponse, LocalVolume};
+use gabion_node::{DiskCondition, DiskStats};
+use gabion_types::{DiskId, VolumeId};
+use gabion_volume::VolumeStats;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How often the speed of filling is measured.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+pub struct LocalStats {
+    state: watch::Receiver<Arc<Published>>,
+    /// Of the volumes that this node owns.
+    speeds: Mutex<BTreeMap<VolumeId, Speed>>,
+}
+
+#[derive(Clone, Copy)]
+struct Speed {
+    filled_bytes: u64,
+    at: Instant,
+    bytes_per_s: u64,
+}
+
+impl LocalStats {
+    pub fn start(state: watch::Receiver<Arc<Published>>) -> Arc<Self> {
+        let local = Arc::new(Self { state, speeds: Mutex::default() });
+        let weak = Arc::downgrade(&local);
+        tokio::spawn(async move {
+            while let Some(local) = weak.upgrade() {
+                local.sample();
+                drop(local);
+                tokio::time::sleep(SAMPLE).await;
+            }
+        });
+        local
+    }
+
+    fn sample(&self) {
+        let published = Arc::clone(&self.state.borrow());
+        let mut speeds = self.speeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let next = |(id, stats): &(VolumeId, VolumeStats)| {
+            let before = speeds.get(id).copied();
+            let before = before.filter(|before| before.filled_bytes <= stats.filled_bytes);
+            let bytes_per_s = before.map_or(0, |before| {
+                let took = u64::try_from((now - before.at).as_millis()).unwrap_or(u64::MAX).max(1);
+                let latest = (stats.filled_bytes - before.filled_bytes).saturating_mul(1000) / took;
+                // Half of what was: a pause of a second does not make it zero.
+                if before.bytes_per_s == 0 { latest } else { before.bytes_per_s.midpoint(latest) }
+            });
+            (*id, Speed { filled_bytes: stats.filled_bytes, at: now, bytes_per_s })
+        };
+        *speeds = published.stats.volumes.iter().map(next).collect();
+    }
+
+    fn volume(&self, id: VolumeId, stats: &VolumeStats) -> LocalVolume {
+        let speeds = self.speeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let fill = |fill: &gabion_volume::FillStats| LocalFill {
+            segment: fill.segment,
+            disk: fill.disk.get(),
+            copied_bytes: fill.copied_bytes,
+            total_bytes: fill.total_bytes,
+            waiting: fill.waiting,
+        };
+        let lost = |(segment, block, count): &(u32, u32, u32)| LocalLost {
+            segment: *segment,
+            block: *block,
+            count: *count,
+        };
+        LocalVolume {
+            volume: id.get(),
+            serving: stats.serving,
+            held_requests: stats.held_requests,
+            in_flight: stats.in_flight,
+            reads: stats.reads,
+            read_bytes: stats.read_bytes,
+            writes: stats.writes,
+            write_bytes: stats.write_bytes,
+            filled_bytes: stats.filled_bytes,
+            repaired_blocks: stats.repaired_blocks,
+            fills: stats.fills.iter().map(fill).collect(),
+            held_segments: stats.held_segments.clone(),
+            lost: stats.lost.iter().map(lost).collect(),
+            fill_bytes_per_s: speeds.get(&id).map_or(0, |speed| speed.bytes_per_s),
+            guests: 0,
+        }
+    }
+}
+
+impl Local for LocalStats {
+    fn stats(&self) -> LocalStatsResponse {
+        let published = Arc::clone(&self.state.borrow());
+        let stats = &published.stats;
+        LocalStatsResponse {
+            node: stats.node.get(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            guests: u64::try_from(stats.guests).unwrap_or(u64::MAX),
+            disks: stats.disks.iter().map(disk).collect(),
+            volumes: stats.volumes.iter().map(|(id, stats)| self.volume(*id, stats)).collect(),
+        }
+    }
+}
+
+fn disk(stats: &DiskStats) -> LocalDisk {
+    let store = &stats.store;
+    LocalDisk {
+        disk: stats.id.map_or(0, DiskId::get),
+        path: stats.path.clone(),
+        in_service: matches!(stats.condition, DiskCondition::InService { .. }),
+        capacity_bytes: store.capacity_bytes,
+        used_bytes: store.used_bytes,
+        reserve_bytes: store.reserve_bytes,
+        reads: store.reads,
+        read_bytes: store.read_bytes,
+        writes: store.writes,
+        write_bytes: store.write_bytes,
+        syncs: store.syncs,
+        checkpoints: store.checkpoints,
+        corrupt_blocks: store.corrupt_blocks,
+        pending: store.pending,
+    }
+}

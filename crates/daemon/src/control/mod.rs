@@ -1,0 +1,16 @@
+//! The control plane's gRPC: what operators, guests and other nodes ask of this node.
+
+pub mod ask;
+pub mod cluster;
+pub mod errors;
+pub mod events;
+pub mod guest;
+pub mod hub;
+pub mod internal;
+pub mod known;
+pub mod local;
+pub mod observer;
+pub mod peers;
+pub mod server;
+pub mod show;
+pub mod volumes;

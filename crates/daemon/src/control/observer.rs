@@ -1,0 +1,70 @@
+//! Watches this node's copy of the map: where nodes are, since when they are up or silent, events.
+
+use crate::consensus::SharedMap;
+use crate::control::events::EventLog;
+use crate::control::peers::Peers;
+use gabion_cluster::{Map, MapEvent, NodeState};
+use gabion_types::{MapIndex, NodeId};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub struct Observer {
+    map: SharedMap,
+    peers: Arc<Peers>,
+    events: Arc<EventLog>,
+    since: Mutex<BTreeMap<NodeId, (NodeState, Instant)>>,
+}
+
+impl Observer {
+    /// What the map tells already is not an event.
+    pub fn start(map: SharedMap, peers: Arc<Peers>, events: Arc<EventLog>) -> Arc<Self> {
+        let observer = Arc::new(Self { map, peers, events, since: Mutex::default() });
+        let mut seen = observer.map.read_map(Map::applied);
+        let weak = Arc::downgrade(&observer);
+        let mut applied = observer.map.applied();
+        tokio::spawn(async move {
+            while let Some(observer) = weak.upgrade() {
+                applied.mark_unchanged();
+                observer.look(&mut seen);
+                drop(observer);
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        observer
+    }
+
+    /// How long a node has been in the state that the map gives it, as far as this process knows.
+    pub fn since(&self, node: NodeId) -> Duration {
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.get(&node).map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    fn look(&self, seen: &mut MapIndex) {
+        let (nodes, events, applied) = self.map.read_map(|map| {
+            let nodes: Vec<_> = map
+                .nodes()
+                .iter()
+                .map(|(id, node)| (*id, node.state, node.info.api.clone()))
+                .collect();
+            let newer = |event: &&MapEvent| event.index > *seen;
+            let events: Vec<MapEvent> = map.events().filter(newer).cloned().collect();
+            (nodes, events, map.applied())
+        });
+        *seen = applied;
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, state, api) in nodes {
+            self.peers.learn(id, &api);
+            match since.get(&id) {
+                Some((before, _)) if *before == state => {}
+                Some(_) | None => {
+                    since.insert(id, (state, Instant::now()));
+                }
+            }
+        }
+        drop(since);
+        events.iter().for_each(|event| self.events.on_map_event(event));
+    }
+}

@@ -1,0 +1,297 @@
+//! The map, and what nodes tell of themselves, as operators read it.
+
+use gabion_api::v1::{
+    Attach, Disk, DiskState, Health, LocalDisk, LocalStatsResponse, LocalVolume, LostBlocks, Node,
+    NodeState, Owner, Rebuild, Replica, Segment, Traffic, Volume, VolumeState,
+};
+use gabion_cluster::{self as cluster, Map, VolumeEntry};
+use gabion_types::{DiskId, HoldPolicy, NodeId, SegmentMembers};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What the nodes that could be asked just now say of themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub nodes: BTreeMap<NodeId, LocalStatsResponse>,
+}
+
+impl Told {
+    /// By the volume's owner.
+    fn volume(&self, entry: &VolumeEntry) -> Option<&LocalVolume> {
+        let (owner, _) = entry.owner?;
+        let node = self.nodes.get(&owner)?;
+        node.volumes.iter().find(|volume| volume.volume == entry.id.get())
+    }
+
+    fn disk(&self, node: NodeId, disk: DiskId) -> Option<&LocalDisk> {
+        self.nodes.get(&node)?.disks.iter().find(|told| told.disk == disk.get())
+    }
+}
+
+/// Replicas by disk, over all volumes.
+pub fn replicas_by_disk(map: &Map) -> BTreeMap<DiskId, u64> {
+    let mut counts = BTreeMap::new();
+    for members in map.volumes().values().flat_map(|volume| &volume.segments) {
+        for disk in members.write_set().chain(members.stale.iter().map(|stale| stale.disk)) {
+            *counts.entry(disk).or_default() += 1;
+        }
+    }
+    counts
+}
+
+pub fn disk(map: &Map, told: &Told, id: DiskId, entry: &cluster::DiskEntry, replicas: u64) -> Disk {
+    let told = told.disk(entry.node, id);
+    let state = match entry.state {
+        cluster::DiskState::Failed => DiskState::Failed,
+        cluster::DiskState::InService if map.is_alive(entry.node) => DiskState::InService,
+        cluster::DiskState::InService => DiskState::Away,
+    };
+    Disk {
+        id: id.get(),
+        node: entry.node.get(),
+        uuid: entry.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+        path: entry.path.clone(),
+        state: state.into(),
+        capacity_bytes: entry.capacity_bytes,
+        used_bytes: told.map(|told| told.used_bytes),
+        corrupt_blocks: told.map(|told| told.corrupt_blocks),
+        replicas,
+    }
+}
+
+pub fn disks(map: &Map, told: &Told) -> Vec<Disk> {
+    let replicas = replicas_by_disk(map);
+    let count = |id| replicas.get(id).copied().unwrap_or_default();
+    map.disks().iter().map(|(id, entry)| disk(map, told, *id, entry, count(id))).collect()
+}
+
+/// `since` says how long a node has been in its state.
+pub fn nodes(
+    map: &Map,
+    told: &Told,
+    leader: Option<NodeId>,
+    since: impl Fn(NodeId) -> Duration,
+) -> Vec<Node> {
+    let disks = disks(map, told);
+    let node = |(id, entry): (&NodeId, &cluster::NodeEntry)| {
+        let told = told.nodes.get(id);
+        let state = match entry.state {
+            cluster::NodeState::Alive => NodeState::Up,
+            cluster::NodeState::Silent => NodeState::Silent,
+        };
+        Node {
+            id: id.get(),
+            name: entry.info.name.clone(),
+            state: state.into(),
+            since_ms: ms(since(*id)),
+            api: entry.info.api.clone(),
+            peer: entry.info.peer.clone(),
+            nbd: entry.info.nbd.clone(),
+            http: entry.info.http.clone(),
+            disks: disks.iter().filter(|disk| disk.node == id.get()).cloned().collect(),
+            leader: leader == Some(*id),
+            reachable: told.is_some(),
+            pid: told.map(|told| told.pid),
+            version: told.map_or_else(String::new, |told| told.version.clone()),
+            guests: told.map_or(0, |told| told.guests),
+        }
+    };
+    map.nodes().iter().map(node).collect()
+}
+
+/// `segments`: also what holds each of them.
+pub fn volume(map: &Map, told: &Told, entry: &VolumeEntry, segments: bool) -> Volume {
+    let stats = told.volume(entry);
+    let spec = &entry.spec;
+    let rf = usize::from(spec.rf);
+    let short = entry.segments.iter().filter(|members| members.in_sync.len() < rf).count();
+    let (health, reasons) = health(map, entry, stats, short);
+    Volume {
+        id: entry.id.get(),
+        name: spec.name.clone(),
+        size_bytes: spec.size_bytes,
+        rf: u32::from(spec.rf),
+        hold_ms: match spec.hold {
+            HoldPolicy::NeverFail => 0,
+            HoldPolicy::FailAfter(after) => ms(after),
+        },
+        attach: if spec.exclusive { Attach::Exclusive } else { Attach::Any }.into(),
+        state: match entry.state {
+            cluster::VolumeState::Creating { .. } => VolumeState::Creating,
+            cluster::VolumeState::Ready => VolumeState::Ready,
+            cluster::VolumeState::Deleting => VolumeState::Deleting,
+        }
+        .into(),
+        owner: entry.owner.map(|(node, _)| Owner {
+            node: node.get(),
+            name: node_name(map, node),
+            epoch: entry.owner_epoch.get(),
+        }),
+        epoch: entry.epoch.get(),
+        health: health.into(),
+        segments_total: count(entry.segments.len()),
+        segments_degraded: count(short),
+        segments: if segments { all_segments(map, entry, stats) } else { Vec::new() },
+        rebuild: rebuild(map, entry, stats),
+        traffic: stats.map(traffic),
+        guests: stats.map_or(0, |stats| stats.guests),
+        reasons,
+    }
+}
+
+fn all_segments(map: &Map, entry: &VolumeEntry, stats: Option<&LocalVolume>) -> Vec<Segment> {
+    let numbered = (0u32..).zip(&entry.segments);
+    numbered.map(|(index, members)| segment(map, index, members, stats)).collect()
+}
+
+fn segment(
+    map: &Map,
+    index: u32,
+    members: &SegmentMembers,
+    stats: Option<&LocalVolume>,
+) -> Segment {
+    let segment_bytes = map.limits().segment.bytes();
+    let plain = |disk: DiskId| Replica {
+        node: home(map, disk).map_or(0, NodeId::get),
+        disk: disk.get(),
+        ..Replica::default()
+    };
+    let joining = |joining: &gabion_types::Joining| {
+        let fill = stats.and_then(|stats| {
+            let mut fills = stats.fills.iter();
+            fills.find(|fill| fill.segment == index && fill.disk == joining.disk.get())
+        });
+        Replica {
+            copied_bytes: fill.map_or(0, |fill| fill.copied_bytes),
+            total_bytes: fill.map_or(segment_bytes, |fill| fill.total_bytes),
+            waiting: fill.map_or(joining.fill_waits, |fill| fill.waiting),
+            ..plain(joining.disk)
+        }
+    };
+    let lost = stats.into_iter().flat_map(|stats| &stats.lost);
+    let lost = lost.filter(|lost| lost.segment == index);
+    Segment {
+        index: u64::from(index),
+        in_sync: members.in_sync.iter().map(|disk| plain(*disk)).collect(),
+        joining: members.joining.iter().map(joining).collect(),
+        stale: members.stale.iter().map(|stale| plain(stale.disk)).collect(),
+        lost: lost
+            .map(|lost| LostBlocks { block: lost.block.into(), count: lost.count.into() })
+            .collect(),
+        held: stats.is_some_and(|stats| stats.held_segments.contains(&index))
+            || !has_usable_copy(map, members),
+    }
+}
+
+fn traffic(stats: &LocalVolume) -> Traffic {
+    Traffic {
+        serving: stats.serving,
+        held_requests: stats.held_requests,
+        in_flight: stats.in_flight,
+        reads: stats.reads,
+        read_bytes: stats.read_bytes,
+        writes: stats.writes,
+        write_bytes: stats.write_bytes,
+        filled_bytes: stats.filled_bytes,
+        repaired_blocks: stats.repaired_blocks,
+    }
+}
+
+/// What is left to copy. A joiner of which nothing is told counts as a whole segment.
+fn rebuild(map: &Map, entry: &VolumeEntry, stats: Option<&LocalVolume>) -> Option<Rebuild> {
+    let segment_bytes = map.limits().segment.bytes();
+    let mut remaining_bytes = 0u64;
+    let mut joiners = 0u64;
+    for (index, members) in (0u32..).zip(&entry.segments) {
+        for joining in &members.joining {
+            joiners += 1;
+            let fill = stats.and_then(|stats| {
+                let mut fills = stats.fills.iter();
+                fills.find(|fill| fill.segment == index && fill.disk == joining.disk.get())
+            });
+            let left = fill.map(|fill| fill.total_bytes.saturating_sub(fill.copied_bytes));
+            remaining_bytes = remaining_bytes.saturating_add(left.unwrap_or(segment_bytes));
+        }
+    }
+    if joiners == 0 {
+        return None;
+    }
+    let bytes_per_s = stats.map_or(0, |stats| stats.fill_bytes_per_s);
+    let eta_ms =
+        (bytes_per_s > 0).then(|| remaining_bytes.saturating_mul(1000).div_ceil(bytes_per_s));
+    Some(Rebuild { remaining_bytes, bytes_per_s, eta_ms })
+}
+
+/// And why it is not healthy, worst first.
+fn health(
+    map: &Map,
+    entry: &VolumeEntry,
+    stats: Option<&LocalVolume>,
+    short: usize,
+) -> (Health, Vec<String>) {
+    let mut reasons = Vec::new();
+    let lost: u64 =
+        stats.into_iter().flat_map(|stats| &stats.lost).map(|lost| u64::from(lost.count)).sum();
+    if lost > 0 {
+        reasons.push(format!("{lost} blocks are lost: no copy of them is readable"));
+    }
+    let held = entry.segments.iter().filter(|members| !has_usable_copy(map, members)).count();
+    let held = held.max(stats.map_or(0, |stats| stats.held_segments.len()));
+    if held > 0 {
+        reasons.push(format!("{held} segments have no usable copy now: their I/O waits"));
+    }
+    if short > 0 {
+        let of = entry.segments.len();
+        reasons.push(format!("{short} of {of} segments have fewer than {} copies", entry.spec.rf));
+    }
+    let away = away_nodes(map, entry);
+    if !away.is_empty() {
+        reasons.push(format!("copies are on nodes that are silent: {}", away.join(", ")));
+    }
+    if let cluster::VolumeState::Creating { waiting } = &entry.state {
+        reasons.push(format!("it is being made: {} disks have not recorded it", waiting.len()));
+    }
+    let health = if lost > 0 {
+        Health::Lost
+    } else if held > 0 {
+        Health::Held
+    } else if reasons.is_empty() {
+        Health::Healthy
+    } else {
+        Health::Degraded
+    };
+    (health, reasons)
+}
+
+fn away_nodes(map: &Map, entry: &VolumeEntry) -> Vec<String> {
+    let in_sync = entry.segments.iter().flat_map(|members| &members.in_sync);
+    let mut nodes: Vec<NodeId> = in_sync.filter_map(|disk| home(map, *disk)).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes.retain(|node| !map.is_alive(*node));
+    nodes.into_iter().map(|node| node_name(map, node)).collect()
+}
+
+fn has_usable_copy(map: &Map, members: &SegmentMembers) -> bool {
+    let usable = |disk: &DiskId| {
+        let entry = map.disk(*disk);
+        entry.is_some_and(|entry| entry.is_in_service() && map.is_alive(entry.node))
+    };
+    members.in_sync.iter().any(usable)
+}
+
+fn home(map: &Map, disk: DiskId) -> Option<NodeId> {
+    map.disk(disk).map(|entry| entry.node)
+}
+
+pub fn node_name(map: &Map, node: NodeId) -> String {
+    map.node(node).map_or_else(|| format!("node {}", node.get()), |entry| entry.info.name.clone())
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,382 @@
+//! One node, from its configuration to its end: everything is started, wired and stopped here.
+
+use crate::consensus::{
+    Answerer, Committed, ConsensusConfig, ConsensusError, MetaStore, OpenraftStore, Voter,
+};
+use crate::control::ask::Context;
+use crate::control::events::EventLog;
+use crate::control::hub::{Hub, Milestone};
+use crate::control::local::LocalStats;
+use crate::control::observer::Observer;
+use crate::control::peers::Peers;
+use crate::control::server;
+use crate::data::{DataConfig, DataError, DataPlane, NewDiskError, make_disk_file};
+use crate::home::{Home, HomeError, random};
+use crate::http::{self, HttpState};
+use crate::settings::{Settings, SettingsError};
+use gabion_cluster::{Change, Command, Map, Proposer};
+use gabion_engine::EngineConfig;
+use gabion_node::{Input, NodeConfig, NodeSettings};
+use gabion_store::NewDisk;
+use gabion_types::{Incarnation, NodeId};
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// Entries of the log on their way to the data plane.
+const LOG_QUEUED: usize = 64;
+/// A snapshot of the map is made after so many entries of the log.
+const SNAPSHOT_AFTER: u64 = 2000;
+/// A clean stop takes no longer.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+/// The disks are recovered by then, or their node starts without knowing what map they saw.
+const DISKS_WAIT: Duration = Duration::from_secs(120);
+/// How often the leader of a cluster without a map tries to make it.
+const INIT_PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Disk(#[from] NewDiskError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+    #[error("cannot listen for {whom} at {at} ({error}); is another node running there?")]
+    Listen { whom: &'static str, at: SocketAddr, error: std::io::Error },
+    #[error("the server for {whom} ended: {error}")]
+    Served { whom: &'static str, error: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the process cannot be set up: {0}")]
+    Process(std::io::Error),
+    #[error(
+        "a disk of this node has seen map {seen}, and its consensus log ends at {log_end}: the \
+         directory {dir} was lost or rolled back; a node that votes with a log like that could \
+         undo what was decided; bring the old directory back, or give the node a new id and new \
+         disks", dir = dir.display()
+    )]
+    RolledBack { dir: PathBuf, seen: u64, log_end: u64 },
+    #[error(
+        "node {node} is known to the cluster, and its consensus log is not in {dir}: who lost the \
+         log is a new node; bring the old directory back, or give the node a new id and new disks",
+        node = node.get(), dir = dir.display()
+    )]
+    LogLost { node: NodeId, dir: PathBuf },
+    #[error("another process of this node runs ({0}); this one stops")]
+    Superseded(Incarnation),
+    #[error("the data plane ended; the log says why")]
+    DataDied,
+    #[error("the consensus log cannot be kept any more: {0}")]
+    ConsensusFailed(String),
+}
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT; then hands its volumes over and
+/// leaves. The log goes to stderr.
+///
+/// Errors: it could not start, or could not go on.
+pub fn run(config: &Path) -> Result<(), RunError> {
+    let settings = Settings::read(config)?;
+    run_with(settings)
+}
+
+/// As `run`, with a configuration that may have been changed by options.
+pub fn run_with(settings: Settings) -> Result<(), RunError> {
+    start_log();
+    let home = Home::lock(&settings.dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("gabion-control")
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(RunError::Process)?;
+    let result = runtime.block_on(live(&settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(home);
+    match &result {
+        Ok(()) => tracing::info!("stopped"),
+        Err(error) => tracing::error!("{error}"),
+    }
+    result
+}
+
+/// To stderr; `GABION_LOG` chooses what, as in `debug` or `info,gabion_daemon=trace`.
+fn start_log() {
+    // openraft calls each try to reach a node that is down an error.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GABION_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=off"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A process that has a log of its own keeps it.
+    let _kept = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+async fn live(settings: &Settings) -> Result<(), RunError> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Process)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Process)?;
+    let mut asked = async || {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    };
+    let mut node = tokio::select! {
+        node = Running::start(settings) => node?,
+        name = asked() => {
+            tracing::info!(name, "told to stop before it had started");
+            return Ok(());
+        }
+    };
+    let ended = tokio::select! {
+        error = node.ended() => Err(error),
+        name = asked() => {
+            tracing::info!(name, "told to stop");
+            Ok(())
+        }
+    };
+    node.stop().await;
+    ended
+}
+
+/// A node that takes part.
+struct Running {
+    hub: Arc<Hub>,
+    store: Arc<OpenraftStore>,
+    servers: tokio::task::JoinSet<RunError>,
+    milestone: watch::Receiver<Milestone>,
+}
+
+impl Running {
+    async fn start(settings: &Settings) -> Result<Self, RunError> {
+        let listeners = Listeners::bind(settings).await?;
+        let me = settings.info.id;
+        let voters = settings.voters.iter().map(|voter| (voter.id, voter.api.clone()));
+        let peers = Arc::new(Peers::new(me, settings.cluster, settings.secret, voters));
+        let config = consensus_config(settings)?;
+        if !OpenraftStore::exists(&config) && crate::control::known::by_others(&peers).await {
+            return Err(RunError::LogLost { node: me, dir: settings.dir.clone() });
+        }
+        let log_end = OpenraftStore::log_end(&config).await?;
+
+        let incarnation = Incarnation::new(random()?);
+        let data_config = data_config(settings, incarnation)?;
+        let start = settings.clone();
+        let data = tokio::task::spawn_blocking(move || {
+            make_missing_disks(&start)?;
+            Ok::<_, RunError>(DataPlane::spawn(data_config)?)
+        });
+        let data = data.await.map_err(|_| RunError::DataDied)??;
+        let bound = data.bound();
+        let (sender, effects, state, _thread) = data.into_parts();
+        let events = Arc::new(EventLog::new(me));
+        let hub = Hub::start(sender, state.clone(), effects, Arc::clone(&events));
+        let mut milestone = hub.milestone.subscribe();
+        disks_agree(settings, &hub, &mut milestone, log_end).await?;
+
+        let (committed, log) = mpsc::channel::<Committed>(LOG_QUEUED);
+        let feed = Arc::clone(&hub);
+        tokio::spawn(async move { feed.carry_log(log).await });
+        let store = OpenraftStore::start(config, Arc::clone(&peers), committed).await?;
+        let meta: Arc<dyn MetaStore> = store.clone();
+        hub.connect(Arc::clone(&meta));
+        tokio::spawn(make_map(Arc::clone(&meta), settings.clone()));
+        let local = LocalStats::start(state.clone());
+        let context = Arc::new(Context {
+            me,
+            map: meta.map(),
+            observer: Observer::start(meta.map(), Arc::clone(&peers), events),
+            store: meta,
+            hub: Arc::clone(&hub),
+            peers,
+            local,
+        });
+        tracing::info!(
+            node = me.get(), %incarnation, api = %settings.listen.api, peer = %bound.peer,
+            http = %settings.listen.http, "running"
+        );
+        let servers = listeners.serve(context, Answerer::new(Arc::clone(&store)), state);
+        Ok(Self { hub, store, servers, milestone })
+    }
+
+    /// Ends only when something went wrong.
+    async fn ended(&mut self) -> RunError {
+        let milestone = self.milestone.wait_for(|milestone| *milestone != Milestone::Running);
+        tokio::select! {
+            milestone = milestone => match milestone.map(|milestone| milestone.clone()) {
+                Ok(Milestone::Superseded(by)) => RunError::Superseded(by),
+                Ok(Milestone::Running | Milestone::Stopped | Milestone::Died) | Err(_) => {
+                    RunError::DataDied
+                }
+            },
+            failed = self.store.failed() => RunError::ConsensusFailed(failed),
+            Some(Ok(error)) = self.servers.join_next() => error,
+        }
+    }
+
+    /// Hands over and leaves: the consensus and the servers go on until the data plane is done.
+    async fn stop(mut self) {
+        let stopped = async {
+            if self.hub.send(Input::Stop).await.is_err() {
+                return;
+            }
+            let over =
+                |milestone: &Milestone| matches!(milestone, Milestone::Stopped | Milestone::Died);
+            let _gone = self.milestone.wait_for(over).await;
+        };
+        if tokio::time::timeout(STOP_WAIT, stopped).await.is_err() {
+            tracing::warn!("not everything was handed over in time");
+        }
+        self.servers.abort_all();
+        self.store.shutdown().await;
+    }
+}
+
+/// Bound before anything else: an address in use is told at once.
+struct Listeners {
+    api: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(settings: &Settings) -> Result<Self, RunError> {
+        let bind = async |whom, at: SocketAddr| {
+            TcpListener::bind(at).await.map_err(|error| RunError::Listen { whom, at, error })
+        };
+        let api = bind("the API", settings.listen.api).await?;
+        let http = bind("HTTP", settings.listen.http).await?;
+        Ok(Self { api, http })
+    }
+
+    fn serve(
+        self,
+        context: Arc<Context>,
+        answerer: Answerer,
+        state: watch::Receiver<Arc<crate::data::Published>>,
+    ) -> tokio::task::JoinSet<RunError> {
+        let mut servers = tokio::task::JoinSet::new();
+        let ready = state.clone();
+        servers.spawn(async move {
+            let error = match server::serve(self.api, context, answerer, ready).await {
+                Ok(()) => "it closed its listener".into(),
+                Err(error) => error.into(),
+            };
+            RunError::Served { whom: "the API", error }
+        });
+        servers.spawn(async move {
+            let error = match http::serve(self.http, HttpState { state }).await {
+                Ok(()) => "it closed its listener".into(),
+                Err(error) => error.into(),
+            };
+            RunError::Served { whom: "HTTP", error }
+        });
+        servers
+    }
+}
+
+fn consensus_config(settings: &Settings) -> Result<ConsensusConfig, RunError> {
+    let voter = |info: &gabion_cluster::NodeInfo| Voter { node: info.id, api: info.api.clone() };
+    Ok(ConsensusConfig {
+        cluster: settings.cluster,
+        node: settings.info.id,
+        dir: settings.dir.join("meta"),
+        voters: settings.voters.iter().map(voter).collect(),
+        seed: random()?,
+        snapshot_after: SNAPSHOT_AFTER,
+    })
+}
+
+fn data_config(settings: &Settings, incarnation: Incarnation) -> Result<DataConfig, RunError> {
+    let node = NodeConfig {
+        cluster: settings.cluster,
+        node: settings.info.id,
+        incarnation,
+        secret: settings.secret,
+        seed: random()?,
+        settings: NodeSettings { limits: settings.limits, ..NodeSettings::default() },
+        info: settings.info.clone(),
+        disks: Vec::new(),
+    };
+    Ok(DataConfig {
+        node,
+        engine: EngineConfig { mode: settings.io, ..EngineConfig::default() },
+        disks: settings.disks.iter().map(|disk| disk.path.clone()).collect(),
+        listen_peer: settings.listen.peer,
+        listen_nbd: Some(settings.listen.nbd),
+        listen_nbd_unix: settings.listen.nbd_unix.clone(),
+        voters: settings.voters.iter().map(|voter| (voter.id, voter.peer.clone())).collect(),
+    })
+}
+
+/// A disk file that is not there is written full and formatted.
+fn make_missing_disks(settings: &Settings) -> Result<(), RunError> {
+    for disk in settings.disks.iter().filter(|disk| !disk.path.exists()) {
+        let (low, high): (u64, u64) = (random()?, random()?);
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&low.to_le_bytes());
+        uuid[8..].copy_from_slice(&high.to_le_bytes());
+        let new = NewDisk {
+            cluster: settings.cluster,
+            uuid,
+            capacity_bytes: disk.size_bytes,
+            limits: settings.limits,
+        };
+        tracing::info!(path = %disk.path.display(), bytes = disk.size_bytes, "making a disk");
+        make_disk_file(&disk.path, &new, |_| {})?;
+    }
+    Ok(())
+}
+
+/// Waits until the disks have told what map they saw: a log that ends below it was rolled back, and
+/// must not vote.
+async fn disks_agree(
+    settings: &Settings,
+    hub: &Hub,
+    milestone: &mut watch::Receiver<Milestone>,
+    log_end: u64,
+) -> Result<(), RunError> {
+    let mut disks = hub.disks.subscribe();
+    let all = settings.disks.len();
+    let decided = tokio::time::timeout(DISKS_WAIT, disks.wait_for(|seen| seen.decided >= all));
+    tokio::select! {
+        decided = decided => {
+            if decided.is_err() {
+                tracing::warn!("not all disks are recovered yet; the node starts without them");
+            }
+        }
+        _ = milestone.wait_for(|milestone| *milestone == Milestone::Died) => {
+            return Err(RunError::DataDied);
+        }
+    }
+    let seen = hub.disks.borrow().highest_map.get();
+    if seen > log_end {
+        return Err(RunError::RolledBack { dir: settings.dir.clone(), seen, log_end });
+    }
+    Ok(())
+}
+
+/// The leader of a cluster whose map is empty proposes its first entry.
+async fn make_map(store: Arc<dyn MetaStore>, settings: Settings) {
+    let map = store.map();
+    loop {
+        tokio::time::sleep(INIT_PAUSE).await;
+        if map.read_map(Map::cluster).is_some() {
+            return;
+        }
+        if store.confirm_leader().await.is_none() || map.read_map(Map::cluster).is_some() {
+            continue;
+        }
+        let Ok(random) = random() else { continue };
+        let incarnation = Incarnation::new(random);
+        let from = Proposer { node: settings.info.id, incarnation, number: 1 };
+        let change = Change::Init { cluster: settings.cluster, limits: settings.limits };
+        if let Err(error) = store.propose_here(Command { from, change }).await {
+            tracing::debug!(%error, "the first entry is proposed again");
+        }
+    }
+}

@@ -6,7 +6,9 @@ use crate::io::{Effect, NodeEvent};
 use crate::node::{Job, Node, Stage};
 use crate::owners::Beginning;
 use crate::proposals::Source;
-use gabion_cluster::{Change, Command, CreateOrder, DropOrder, Map, VolumeState, manager};
+use gabion_cluster::{
+    Change, Command, CreateOrder, DiskState, DropOrder, Map, VolumeState, manager,
+};
 use gabion_store::Origin;
 use gabion_types::{DiskId, Duration, Epoch, Incarnation, MapIndex, NodeId, Outcome, VolumeId};
 use gabion_volume::Input as VolumeInput;
@@ -191,7 +193,12 @@ impl Node {
                     let here = known
                         .and_then(|id| self.map.disk(id))
                         .is_some_and(|entry| entry.node == self.config.node);
-                    if let (Some(id), true) = (known, here) {
+                    let failed = known
+                        .and_then(|id| self.map.disk(id))
+                        .is_some_and(|entry| entry.state == DiskState::Failed);
+                    if failed && self.disks.id(slot).is_none() {
+                        self.disks.retire(slot);
+                    } else if let (Some(id), true) = (known, here) {
                         if self.disks.id(slot) != Some(id) {
                             self.disks.set_id(slot, id);
                         }
@@ -202,9 +209,10 @@ impl Node {
                 }
                 Some(DiskCondition::Out(_)) => {
                     if let Some(disk) = self.disks.id(slot)
-                        && self.map.disk(disk).is_some_and(|entry| {
-                            entry.state == gabion_cluster::DiskState::InService
-                        })
+                        && self
+                            .map
+                            .disk(disk)
+                            .is_some_and(|entry| entry.state == DiskState::InService)
                     {
                         self.reconcile(Change::DiskFailed { disk });
                     }

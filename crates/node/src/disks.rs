@@ -106,6 +106,15 @@ impl Disks {
         }
     }
 
+    /// The map gave up a disk once: what its cache held then is unknown.
+    pub fn retire(&mut self, disk: DiskSlot) {
+        if let Some(entry) = self.disks.get_mut(disk.0 as usize) {
+            let why = OutOfService::Retired;
+            entry.condition = DiskCondition::Out(why.clone());
+            self.outputs.push_back(DisksOutput::Out { disk, why });
+        }
+    }
+
     /// No disk waits for its recovery.
     pub fn all_decided(&self) -> bool {
         self.disks.iter().all(|disk| disk.condition != DiskCondition::Opening)

@@ -297,6 +297,11 @@ impl Owners {
         }
     }
 
+    /// Guests of other nodes are on the volume.
+    pub fn has_remote_guests(&self, volume: VolumeId) -> bool {
+        self.owners.get(&volume).is_some_and(|owner| owner.sessions.has_remote_guests())
+    }
+
     pub fn release(&mut self, now: Instant, volume: VolumeId) {
         if let Some(owner) = self.owners.get_mut(&volume)
             && !owner.releasing

@@ -130,7 +130,7 @@ impl Node {
                 self.manage(manager::Input::Renew { node, incarnation, number, term });
             }
             LinkMessage::Renewed { number } => self.on_renewed(number),
-            LinkMessage::ReleaseVolume { volume } => self.on_ask_release(volume, false),
+            LinkMessage::ReleaseVolume { volume, idle } => self.on_ask_release(volume, idle),
             LinkMessage::Hello(_)
             | LinkMessage::Proof { .. }
             | LinkMessage::Refused { .. }
@@ -352,9 +352,9 @@ impl Node {
             manager::Effect::AskRelease { node, volume, idle } if node == self.config.node => {
                 self.on_ask_release(volume, idle);
             }
-            manager::Effect::AskRelease { node, volume, .. } => {
+            manager::Effect::AskRelease { node, volume, idle } => {
                 if let Some(link) = self.links.up(node, LinkClass::Control) {
-                    let body = Body::Link(LinkMessage::ReleaseVolume { volume });
+                    let body = Body::Link(LinkMessage::ReleaseVolume { volume, idle });
                     let message = Message { request: RequestId(0), body };
                     self.effects.push_back(Effect::Send { link, message });
                 }
@@ -363,8 +363,8 @@ impl Node {
     }
 
     fn on_ask_release(&mut self, volume: VolumeId, idle: bool) {
-        let guests = self.fronts.get(volume).is_some_and(|front| front.has_guests());
-        if !(idle && guests) {
+        let local = self.fronts.get(volume).is_some_and(|front| front.has_guests());
+        if !(idle && (local || self.owners.has_remote_guests(volume))) {
             self.owners.release(self.now, volume);
         }
     }

@@ -153,9 +153,7 @@ impl Sessions {
 
     /// Guests of other nodes are on the volume.
     pub fn has_remote_guests(&self) -> bool {
-        self.sessions.iter().any(|(node, session)| {
-            *node != self.me && session.via().is_some() && !session.guests.is_empty()
-        })
+        self.sessions.iter().any(|(node, session)| *node != self.me && !session.guests.is_empty())
     }
 
     /// The volume's core took over.

@@ -69,6 +69,11 @@ pub enum OutOfService {
     Truncated { found: u64, expected: u64 },
     #[error("its metadata is damaged beyond recovery")]
     Damaged,
+    /// Not found by the store itself, but known to its node.
+    #[error(
+        "the cluster map says that it failed once, and what it holds is not trusted; format it anew"
+    )]
+    Retired,
     #[error("{during} failed: {error}")]
     Failed { during: During, error: DiskError },
 }

@@ -60,9 +60,10 @@ pub enum LinkMessage {
     Renewed {
         number: u64,
     },
-    /// A front node asks the owner's node to let an idle volume go (rule 9).
+    /// The manager asks the owner's node to let a volume go; `idle`: only if no guest is on it.
     ReleaseVolume {
         volume: VolumeId,
+        idle: bool,
     },
 }
 

@@ -31,9 +31,10 @@ pub(super) fn encode(request: RequestId, link: &LinkMessage) -> Outgoing {
         LinkMessage::Renew { incarnation, number, term } => {
             Outgoing::new(Kind::Renew, request).u64(*number).u64(incarnation.get()).u64(*term)
         }
-        LinkMessage::ReleaseVolume { volume } => {
+        LinkMessage::ReleaseVolume { volume, idle } => {
             let mut out = Outgoing::new(Kind::ReleaseVolume, request);
             out.header.volume = volume.get();
+            out.aux.u8(u8::from(*idle));
             out
         }
     }
@@ -95,7 +96,14 @@ pub(super) fn decode(mut from: Incoming<'_>) -> Result<LinkMessage, WireError> {
             let incarnation = Incarnation::new(from.aux.u64()?);
             LinkMessage::Renew { incarnation, number, term: from.aux.u64()? }
         }
-        Kind::ReleaseVolume => LinkMessage::ReleaseVolume { volume: from.volume() },
+        Kind::ReleaseVolume => LinkMessage::ReleaseVolume {
+            volume: from.volume(),
+            idle: match from.aux.u8()? {
+                0 => false,
+                1 => true,
+                other => return Err(from.value("a flag", u64::from(other))),
+            },
+        },
         other => {
             return Err(WireError::UnknownKind { found: other.code() });
         }

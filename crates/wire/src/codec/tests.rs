@@ -70,7 +70,7 @@ fn links() -> Vec<LinkMessage> {
         LinkMessage::Pong { number: 3 },
         LinkMessage::Renew { incarnation: Incarnation::new(9), number: 4, term: 5 },
         LinkMessage::Renewed { number: 4 },
-        LinkMessage::ReleaseVolume { volume: VolumeId::new(11) },
+        LinkMessage::ReleaseVolume { volume: VolumeId::new(11), idle: true },
     ]
 }
 

@@ -293,3 +293,47 @@ fn note_seq(meta: &mut SegmentMeta, rule: Rule, version: Version, content: &Cont
         Rule::Repair | Rule::Move => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pages::{Geometry, PageKey};
+    use gabion_format::PageRef;
+    use gabion_types::VolumeId;
+
+    fn version(epoch: u64, seq: u64) -> Version {
+        Version::new(Epoch::new(epoch).unwrap(), Seq::new(seq))
+    }
+
+    // rule: store/replay-above-page-lsn
+    #[test]
+    fn a_page_takes_only_entries_above_its_stored_lsn() {
+        let geometry = Geometry {
+            segments_max: 4,
+            segment_blocks: 256,
+            pages_per_segment: 2,
+            chunks_per_segment: 1,
+            slots: 100,
+        };
+        let mut table = Table::new(geometry, 1);
+        let key = SegmentKey::new(VolumeId::new(1), SegmentIndex::new(0));
+        table.add_segment(key, SegmentMeta::new(Epoch::ZERO));
+        let range = BlockRange::new(BlockIndex::new(126), 4).unwrap();
+        let zero = |seq| Entry::Blocks {
+            key,
+            rule: Rule::Write,
+            range,
+            version: version(1, seq),
+            content: Content::Zero,
+        };
+        let mut freed = Freed::default();
+        table.apply(Lsn::new(5), &zero(1), &mut freed).unwrap();
+        let instance = table.segment(key).unwrap().instance;
+        let page = table.page_mut(PageKey { key, instance, index: 0 }).unwrap();
+        page.live = Some(PageRef { slot: Slot::new(1), lsn: Lsn::new(6) });
+        table.apply(Lsn::new(6), &zero(2), &mut freed).unwrap();
+        let seqs = [126, 127, 128, 129]
+            .map(|block| table.block(key, BlockIndex::new(block)).unwrap().version().seq.get());
+        assert_eq!(seqs, [1, 1, 2, 2]);
+    }
+}

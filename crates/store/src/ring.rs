@@ -85,3 +85,70 @@ impl RingScan {
         said.max().unwrap_or_default().max(superblock.lsn)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gabion_format::{Entry, FrameHead, encode_frame};
+    use gabion_types::{ClusterId, Limits, MapIndex};
+
+    const SUPERBLOCK: Superblock = Superblock {
+        uuid: [1; 16],
+        cluster: ClusterId::new([2; 16]),
+        generation: 5,
+        life: 7,
+        capacity: 0,
+        limits: Limits::DEFAULT,
+        lsn: Lsn::new(10),
+        chain: 0,
+        journal_next: 0,
+        root_length: 0,
+        root_crc: 0,
+        highest_map: MapIndex::new(0),
+    };
+
+    fn frame(life: u64, generation: u64, lsn: u64, entries: usize) -> Vec<u8> {
+        let head = FrameHead {
+            uuid: SUPERBLOCK.uuid,
+            life,
+            lsn: Lsn::new(lsn),
+            durable: Lsn::new(lsn - 1),
+            generation,
+            chain: 0,
+        };
+        let entries = vec![Entry::SawMap { index: MapIndex::new(1) }; entries];
+        encode_frame(&head, entries.iter()).0.to_vec()
+    }
+
+    fn lsns(parts: Vec<Vec<u8>>) -> (Vec<u64>, bool) {
+        let mut scan = RingScan::default();
+        // The last part comes first.
+        for (nth, part) in parts.into_iter().enumerate().rev() {
+            scan.put(&SUPERBLOCK, nth as u64 * RING_PART_BYTES, Some(part.into()));
+        }
+        scan.end(&SUPERBLOCK);
+        (scan.frames.keys().map(|lsn| lsn.get()).collect(), scan.newer)
+    }
+
+    // rule: store/other-life-counts-for-nothing
+    #[test]
+    fn only_frames_of_this_life_behind_the_checkpoint_count() {
+        let ring = [frame(7, 5, 11, 1), frame(6, 5, 12, 1), frame(7, 4, 13, 1), frame(7, 5, 10, 1)];
+        assert_eq!(lsns(vec![ring.concat()]), (vec![11, 13], false));
+        assert_eq!(lsns(vec![frame(8, 5, 12, 1)]), (vec![], true));
+        assert_eq!(lsns(vec![frame(7, 6, 12, 1)]), (vec![], true));
+    }
+
+    #[test]
+    fn a_frame_across_two_parts_is_found_and_one_that_is_cut_off_is_not() {
+        let part = usize::try_from(RING_PART_BYTES).unwrap();
+        let long = frame(7, 5, 12, 1000);
+        let cut = 2 * PAGE_BYTES;
+        let mut first = vec![0; part - cut];
+        first.extend_from_slice(&long[..cut]);
+        let mut second = long[cut..].to_vec();
+        second.extend(frame(7, 5, 13, 1));
+        assert_eq!(lsns(vec![first.clone(), second]), (vec![12, 13], false));
+        assert_eq!(lsns(vec![first, frame(7, 5, 13, 1)]), (vec![13], false));
+    }
+}

@@ -184,6 +184,25 @@ fn a_tail_whose_data_is_not_there_is_dropped_and_told_until_the_next_epoch_start
     assert_eq!(report(&mut world, 3).dropped_from, None);
 }
 
+/// A frame that does not name the one before it is not its successor.
+#[test]
+fn a_frame_behind_another_than_it_names_counts_for_nothing() {
+    let mut world = World::new(1);
+    for seq in 1..=3 {
+        world.ok(1, write(0, version(1, seq), u32::try_from(seq).unwrap(), 1));
+    }
+    world.cut();
+    let (offset, second) = &frames(&world.disk)[2];
+    let head = gabion_format::FrameHead { durable: second.head.lsn, ..second.head };
+    let (forged, _) = gabion_format::encode_frame(&head, second.entries.iter());
+    let mut disk = world.disk;
+    disk.put(*offset, &forged);
+    let mut world = World::on(disk, 1);
+    world.run();
+    assert_eq!(world.read_one(0, 2), data(version(1, 2), 2));
+    assert_eq!(world.read_one(0, 3).kind, BlockKind::Absent);
+}
+
 // promise: no-silent-corruption
 // rule: store/lost-map-write-noticed
 // rule: store/lost-page-is-bad-not-empty

@@ -186,7 +186,6 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     // promise: self-describing
-    // rule: store/replay-above-page-lsn
     #[test]
     fn what_is_recovered_is_what_was(seed: u64) {
         run(seed, 300);

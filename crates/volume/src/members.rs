@@ -33,7 +33,7 @@ impl Volume {
                 changed = true;
             }
         }
-        self.take_new_segments(now);
+        self.take_new_segments(now, self.settings.fence_wait, false);
         if changed {
             self.forget_strangers(now);
         }
@@ -179,10 +179,13 @@ impl Volume {
         if let Some((why, _)) = self.disks.get(disk).and_then(|state| state.failed) {
             return Some(why);
         }
+        let takeover = segment.takeover();
         if self.disks.home(disk).is_none_or(|home| self.links.is_down(home)) {
-            return Some(MemberFailure::NodeDown);
+            // After a start of the whole cluster, who is not there yet may only be slower.
+            let awaited = takeover.is_some_and(|takeover| takeover.awaits_all(disk));
+            return (!awaited).then_some(MemberFailure::NodeDown);
         }
-        let overdue = segment.takeover().is_some_and(|takeover| takeover.is_overdue(disk));
+        let overdue = takeover.is_some_and(|takeover| takeover.is_overdue(disk));
         (overdue && self.needs_report(index, disk)).then_some(MemberFailure::NoFenceAnswer)
     }
 
@@ -222,7 +225,7 @@ impl Volume {
                     VolumeEvent::HoldOver { segment }
                 });
             }
-            if failing && !self.segments[at].is_serving() {
+            if !self.segments[at].is_serving() {
                 self.dirty.insert(index);
             }
         }

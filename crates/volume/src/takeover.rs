@@ -25,6 +25,8 @@ pub(crate) struct Takeover {
     /// Who has not answered by then is removed.
     until: Instant,
     overdue: bool,
+    /// Also nodes that are down are waited for until then.
+    patient: bool,
     /// `Settle`s that members have not answered; nothing is judged anew before they have.
     pub(crate) settles_out: u32,
     pub(crate) stage: Stage,
@@ -48,13 +50,14 @@ pub(crate) enum Stage {
 }
 
 impl Takeover {
-    pub(crate) fn new(until: Instant) -> Self {
+    pub(crate) fn new(until: Instant, patient: bool) -> Self {
         Self {
             reports: BTreeMap::new(),
             highest: Seq::ZERO,
             generation: 0,
             until,
             overdue: false,
+            patient,
             settles_out: 0,
             stage: Stage::Fencing,
         }
@@ -62,6 +65,10 @@ impl Takeover {
 
     pub(crate) fn has_report(&self, disk: DiskId) -> bool {
         self.reports.contains_key(&disk)
+    }
+
+    pub(crate) fn awaits_all(&self, disk: DiskId) -> bool {
+        self.patient && !self.overdue && !self.has_report(disk)
     }
 
     pub(crate) fn is_overdue(&self, disk: DiskId) -> bool {

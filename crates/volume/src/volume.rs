@@ -115,14 +115,10 @@ impl Volume {
         config.down.iter().filter(|node| **node != config.me).for_each(|node| {
             links.note_down(*node);
         });
-        let mut settings = config.settings;
-        if config.cluster_start {
-            settings.fence_wait = settings.fence_wait.saturating_mul(CLUSTER_START_FACTOR);
-        }
         let mut volume = Self {
             me: config.me,
             limits: config.limits,
-            settings,
+            settings: config.settings,
             prng: Prng::new(config.seed),
             view,
             segments: Vec::new(),
@@ -165,8 +161,9 @@ impl Volume {
             lost: BTreeSet::new(),
             counts: VolumeStats::default(),
         };
-        volume.take_new_segments(now);
-        volume.settings.fence_wait = config.settings.fence_wait;
+        let factor = if config.cluster_start { CLUSTER_START_FACTOR } else { 1 };
+        let fence_wait = config.settings.fence_wait.saturating_mul(factor);
+        volume.take_new_segments(now, fence_wait, config.cluster_start);
         volume.conclude(now);
         volume
     }
@@ -465,12 +462,12 @@ impl Volume {
     }
 
     /// Segments of the view that are not known yet: each is taken over.
-    pub(crate) fn take_new_segments(&mut self, now: Instant) {
+    pub(crate) fn take_new_segments(&mut self, now: Instant, wait: Duration, patient: bool) {
         let known = self.segments.len();
-        let until = now + self.settings.fence_wait;
+        let until = now + wait;
         for index in known..self.view.segments.len() {
             let index = SegmentIndex::new(u32::try_from(index).expect("segments count in 32 bits"));
-            self.segments.push(Segment::new(index, Takeover::new(until)));
+            self.segments.push(Segment::new(index, Takeover::new(until, patient)));
             self.dirty.insert(index);
         }
         if self.segments.len() > known {

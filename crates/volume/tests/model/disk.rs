@@ -144,7 +144,16 @@ impl Disk {
                     .map(|p| self.answer(p.from, p.request, &p.ask, refusal.clone()))
                     .collect()
             }
-            _ => {
+            ReplicaOp::Create { .. }
+            | ReplicaOp::Write { .. }
+            | ReplicaOp::Zero { .. }
+            | ReplicaOp::Settle { .. }
+            | ReplicaOp::Repair { .. }
+            | ReplicaOp::EpochStart { .. }
+            | ReplicaOp::JoinStart { .. }
+            | ReplicaOp::Install { .. }
+            | ReplicaOp::Promoted { .. }
+            | ReplicaOp::Drop { .. } => {
                 self.queue.push_back(Pending { from, request, ask });
                 Vec::new()
             }

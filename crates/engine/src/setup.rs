@@ -18,6 +18,7 @@ pub struct EngineConfig {
     pub mode: IoMode,
     /// Aligned memory that is registered with the ring. Beyond it, the heap helps out.
     pub arena_bytes: usize,
+    // promise: bounded
     /// Connections at a time; one more is closed as soon as it is accepted, or not dialled.
     pub connections_max: u32,
 }

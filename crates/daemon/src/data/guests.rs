@@ -6,9 +6,9 @@ use gabion_engine::ConnHandle;
 use gabion_node::{GuestId, Input};
 use std::collections::BTreeMap;
 
-/// Bytes of answers that one guest has not read. More: nothing is read from it until it reads.
-/// The largest answer is 32 MiB and its request was taken before; so twice that is never exceeded
-/// by more than what is in flight.
+// promise: bounded
+/// Bytes of answers that one guest has not read. More: nothing more is read from it until it reads.
+/// Answers to what was taken before may still come on top; the limits of its NBD core bound those.
 const GUEST_BACKLOG_MAX: u64 = 8 << 20;
 
 #[derive(Default)]

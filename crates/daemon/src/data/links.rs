@@ -9,8 +9,11 @@ use gabion_types::NodeId;
 use gabion_wire::{Assembler, Message, encode};
 use std::collections::HashMap;
 
+// promise: bounded
 /// Bytes queued for one link. More: the peer doesn't read, and the link is closed.
 const LINK_BACKLOG_MAX: u64 = 64 << 20;
+/// A link that is closed from here says so much more before it ends.
+const LAST_WORD_BYTES_MAX: u64 = 4096;
 /// Links that peers dialled. More are closed at once.
 const ACCEPTED_MAX: usize = 512;
 
@@ -149,10 +152,14 @@ impl Plane {
         }
     }
 
-    /// The node does not want it any more; what it said last still goes out.
+    /// The node does not want it any more. A word that says why still goes out; requests that wait
+    /// on a link that is given up don't.
     pub(crate) fn close_link(&mut self, link: LinkId) {
-        if let Some(conn) = self.forget_link(link) {
+        let Some(conn) = self.forget_link(link) else { return };
+        if self.engine.send_backlog(conn) <= LAST_WORD_BYTES_MAX {
             self.engine.close_after_send(conn);
+        } else {
+            self.engine.close(conn);
         }
     }
 

@@ -302,6 +302,38 @@ fn a_guest_writes_and_reads_through_either_node() {
     rig.stop();
 }
 
+// promise: bounded
+#[test]
+fn a_guest_that_does_not_read_its_answers_is_not_read_from() {
+    let scratch = Scratch::new("greedy");
+    let rig = Rig::start(vec![config(1, &scratch, true)]);
+    rig.wait(0, "its disk is in the map", |state| state.map.disks().len() == 1);
+    rig.create_volume("vm1", 8 << 20, 1);
+    let mut greedy = NbdClient::open(rig.nodes[0].2, "vm1");
+    // Requests for far more than is ever buffered, until the socket takes no more of them.
+    greedy.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut asked = 0u64;
+    let length = 1u32 << 20;
+    let request = |cookie: u64| {
+        let mut request = 0x2560_9513_u32.to_be_bytes().to_vec();
+        request.extend([0; 4]);
+        request.extend(cookie.to_be_bytes());
+        request.extend(0u64.to_be_bytes());
+        request.extend(length.to_be_bytes());
+        request
+    };
+    while let Ok(()) = greedy.stream.write_all(&request(asked)) {
+        asked += 1;
+        assert!(asked < 1 << 20, "the node takes requests without end");
+    }
+    // Others are served meanwhile.
+    let mut other = NbdClient::open(rig.nodes[0].2, "vm1");
+    other.write(0, &pattern(4096, 1));
+    assert_eq!(other.read(0, 4096), pattern(4096, 1));
+    drop((greedy, other));
+    rig.stop();
+}
+
 #[test]
 fn garbage_on_the_peers_port_closes_only_itself() {
     let scratch = Scratch::new("garbage");

@@ -354,6 +354,7 @@ fn unix_sockets_do_the_same() {
     assert_eq!(until(&mut engine, hung_up), conn);
 }
 
+// promise: bounded
 #[test]
 fn connections_are_bounded() {
     let mut engine = engine();

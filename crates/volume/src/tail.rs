@@ -304,3 +304,79 @@ impl Volume {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Fix, decide, runs};
+    use gabion_types::{
+        BlockIndex, BlockInfo, BlockKind, Crc, DiskId, Epoch, Joining, SegmentMembers, Seq, Version,
+    };
+
+    const A: DiskId = DiskId::new(1);
+    const B: DiskId = DiskId::new(2);
+    const JOINER: DiskId = DiskId::new(3);
+
+    fn epoch(value: u64) -> Epoch {
+        Epoch::new(value).unwrap()
+    }
+
+    fn entry(block: u32, kind: BlockKind, at: u64, seq: u64) -> BlockInfo {
+        let version = Version::new(epoch(at), Seq::new(seq));
+        BlockInfo { block: BlockIndex::new(block), kind, version, crc: Crc::default() }
+    }
+
+    /// The joiner's J is 5.
+    fn members() -> SegmentMembers {
+        let joined = epoch(5);
+        let (left, compare_all, fill_waits) = (None, false, false);
+        SegmentMembers {
+            creation: epoch(1),
+            in_sync: vec![A, B],
+            joining: vec![Joining { disk: JOINER, joined, left, compare_all, fill_waits }],
+            stale: Vec::new(),
+        }
+    }
+
+    // rule: volume/joiner-counts-from-its-j
+    #[test]
+    fn the_highest_version_that_counts_goes_to_who_lacks_it() {
+        let data = |at, seq| entry(0, BlockKind::Data, at, seq);
+        let decided = |row: &[(DiskId, BlockInfo)]| {
+            decide(row, &members()).map(|fix| (fix.blocks[0].version, fix.sources, fix.targets))
+        };
+        // From before J it is not owed to the joiner, and the joiner's own tail does not count.
+        let old = data(4, 9);
+        assert_eq!(decided(&[(A, old)]), Some((old.version, vec![A], vec![B])));
+        assert_eq!(decided(&[(A, old), (B, old), (JOINER, data(4, 99))]), None);
+        assert_eq!(decided(&[(JOINER, data(4, 99))]), None);
+        // From J on it is and does.
+        let new = data(5, 10);
+        assert_eq!(decided(&[(A, new), (B, old)]), Some((new.version, vec![A], vec![B, JOINER])));
+        let row = [(A, old), (JOINER, new)];
+        assert_eq!(decided(&row), Some((new.version, vec![JOINER], vec![A, B])));
+        assert_eq!(decided(&[(A, new), (B, new), (JOINER, new)]), None);
+        // What a replica knows nothing of any more does not count, and is owed to it.
+        let unknown = BlockInfo { kind: BlockKind::Bad, ..BlockInfo::absent(BlockIndex::new(0)) };
+        assert_eq!(decided(&[(A, unknown)]), None);
+        let row = [(A, unknown), (B, old)];
+        assert_eq!(decided(&row), Some((old.version, vec![B], vec![A])));
+    }
+
+    #[test]
+    fn neighbours_of_the_same_kind_are_one_run() {
+        let fix = |block, kind| Fix {
+            blocks: vec![entry(block, kind, 5, 1)],
+            sources: vec![A],
+            targets: vec![B],
+            in_sync: true,
+        };
+        let fixes = vec![
+            fix(0, BlockKind::Data),
+            fix(1, BlockKind::Data),
+            fix(2, BlockKind::Zero),
+            fix(4, BlockKind::Data),
+        ];
+        let lengths: Vec<usize> = runs(fixes).iter().map(|run| run.fix.blocks.len()).collect();
+        assert_eq!(lengths, [2, 1, 1]);
+    }
+}

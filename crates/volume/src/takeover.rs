@@ -404,3 +404,53 @@ impl Joiner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{FenceReport, MemberFailure, judge};
+    use gabion_types::{DiskId, SegmentIndex, Seq};
+
+    const A: DiskId = DiskId::new(1);
+    const B: DiskId = DiskId::new(2);
+
+    fn report(settled: u64, highest: u64, next: u64) -> FenceReport {
+        FenceReport {
+            segment: SegmentIndex::new(0),
+            present: true,
+            settled: Seq::new(settled),
+            highest: Seq::new(highest),
+            joined: None,
+            next: Seq::new(next),
+            dropped_from: None,
+            damaged: false,
+        }
+    }
+
+    /// Who is bad of two members.
+    fn bad(a: FenceReport, b: FenceReport) -> Vec<(DiskId, MemberFailure)> {
+        judge(&[(A, a), (B, b)]).unwrap().bad
+    }
+
+    // rule: volume/rolled-back-replica-joins-anew
+    #[test]
+    fn who_lacks_what_another_has_settled_is_removed() {
+        use MemberFailure::{NoSegment, RolledBack};
+        let good = report(10, 15, 1);
+        assert_eq!(bad(good, report(10, 12, 1)), []);
+        assert_eq!(bad(good, report(4, 10, 1)), []);
+        assert_eq!(bad(good, report(4, 9, 1)), [(B, RolledBack)]);
+        // The start of an epoch is as good as a write: the seqs below it are void.
+        assert_eq!(bad(good, report(4, 9, 11)), []);
+        let dropped = |from| FenceReport { dropped_from: Some(Seq::new(from)), ..report(8, 15, 1) };
+        assert_eq!(bad(good, dropped(11)), []);
+        assert_eq!(bad(good, dropped(10)), [(B, RolledBack)]);
+        let damaged = FenceReport { damaged: true, ..good };
+        assert_eq!(bad(good, damaged), [(B, RolledBack)]);
+        let absent = FenceReport { present: false, ..report(0, 0, 0) };
+        assert_eq!(bad(good, absent), [(B, NoSegment)]);
+        // All that is left is kept, if it is there at all.
+        assert_eq!(bad(damaged, damaged), []);
+        assert_eq!(bad(damaged, absent), [(B, NoSegment)]);
+        assert_eq!(judge(&[(A, absent), (B, absent)]), None);
+    }
+}

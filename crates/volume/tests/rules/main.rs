@@ -1,0 +1,453 @@
+//! Each rule of the owner by a script of its own.
+
+// A test fails by a panic; its helpers do too.
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+#[allow(dead_code)]
+#[path = "../model/disk.rs"]
+mod disk;
+
+use bench::{Bench, disk, epoch, node, replace_second, view};
+use gabion_types::{
+    BlockIndex, ByteRange, Duration, GuestData, GuestOp, HoldPolicy, Instant, IoError, Joining,
+    MappedExtent, Outcome, OwnerChange, SegmentIndex, Seq,
+};
+use gabion_volume::{Input, Ticket, VolumeEvent};
+use gabion_wire::{LinkClass, ReplicaOp};
+
+const DONE: Option<&Result<GuestData, IoError>> = Some(&Ok(GuestData::Done));
+
+fn version_of(op: &ReplicaOp) -> (u64, u64) {
+    let ReplicaOp::Write { version, .. } = op else { panic!("{op:?}") };
+    (version.epoch.get(), version.seq.get())
+}
+
+// rule: volume/write-goes-to-whole-write-set
+// promise: acked-survives
+#[test]
+fn a_write_is_acknowledged_when_every_member_has_it() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 2);
+    bench.write(1, range, 7);
+    assert_eq!((bench.writes(1), bench.writes(2)), (1, 1));
+    bench.answer_disk(1);
+    assert_eq!(bench.done.get(&1), None);
+    bench.answer_disk(2);
+    assert_eq!(bench.done.get(&1), DONE);
+}
+
+// rule: volume/restamp-on-change-of-members
+// rule: volume/undecided-change-freezes-acknowledgements
+// rule: volume/only-answers-to-the-present-version-count
+// rule: volume/join-start-before-writes
+// rule: volume/joiner-is-fenced-first
+// promise: majority-first
+#[test]
+fn fewer_copies_acknowledge_only_after_the_map_said_so() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 1);
+    bench.write(1, range, 7);
+    assert_eq!(version_of(bench.asked_of(1)[0]), (2, 1));
+    bench.feed(Input::NodeDown { node: node(2) });
+    let (_, change) = bench.proposed.last().unwrap();
+    let OwnerChange::RemoveMembers { removals, add_joiner: true, .. } = change else {
+        panic!("{change:?}")
+    };
+    assert_eq!(removals.len(), 2, "all segments in one entry");
+    // Nothing before the map has decided.
+    let late = bench.asked.iter().find(|asked| asked.ask.disk == disk(1)).cloned().unwrap();
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::Write { .. }));
+    assert_eq!(bench.done.get(&1), None);
+    bench.commit(|view| {
+        let left = view.epoch;
+        view.segments.iter_mut().for_each(|members| replace_second(members, left));
+    });
+    // A new version to the new members, and to the joiner only after its disk was fenced and it
+    // has started.
+    assert_eq!(version_of(bench.asked_of(1)[0]), (3, 2));
+    assert!(matches!(bench.asked_of(3)[..], [ReplicaOp::Fence { .. }]));
+    bench.answer_disk(3);
+    let joins = bench.asked_of(3);
+    assert!(joins.iter().all(|op| matches!(op, ReplicaOp::JoinStart { .. })) && joins.len() == 2);
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::JoinStart { .. }));
+    assert_eq!(version_of(bench.asked_of(3)[0]), (3, 2));
+    // The new member's answer counts, one to the old version does not.
+    bench.answer_disk(3);
+    bench.asked.push(late);
+    bench.answer(
+        |ask| matches!(&ask.op, ReplicaOp::Write { version, .. } if version.seq == Seq::new(1)),
+    );
+    assert_eq!(bench.done.get(&1), None);
+    bench.answer_disk(1);
+    assert_eq!(bench.done.get(&1), DONE);
+}
+
+// rule: volume/settled-goes-to-in-sync-only
+#[test]
+fn a_joiner_is_not_told_what_is_settled() {
+    let mut bench = Bench::serving(view());
+    bench.feed(Input::NodeDown { node: node(2) });
+    bench.commit(|view| {
+        let left = view.epoch;
+        view.segments.iter_mut().for_each(|members| replace_second(members, left));
+    });
+    bench.answer_all();
+    let range = bench.block(0, 1);
+    bench.write(1, range, 1);
+    bench.answer_all();
+    bench.write(2, range, 2);
+    let settled = |bench: &Bench, id| match bench.asked_of(id)[..] {
+        [ReplicaOp::Write { settled, .. }] => *settled,
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!(settled(&bench, 1), Seq::new(1));
+    assert_eq!(settled(&bench, 3), Seq::ZERO);
+    bench.answer_all();
+    bench.wait(Duration::from_secs(1));
+    let told = bench.asked.iter().filter(|asked| matches!(asked.ask.op, ReplicaOp::Advance { .. }));
+    assert!(told.map(|asked| asked.ask.disk).all(|told| told == disk(1)));
+    assert_eq!(bench.disks[&disk(3)].durable.segments[&SegmentIndex::new(0)].settled, Seq::ZERO);
+}
+
+// rule: volume/overlapping-requests-wait
+#[test]
+fn requests_on_one_block_wait_for_each_other() {
+    let mut bench = Bench::serving(view());
+    let (low, high) = (bench.block(0, 2), bench.block(1, 2));
+    bench.write(1, low, 1);
+    bench.write(2, high, 2);
+    bench.read(3, high);
+    let free = bench.block(5, 1);
+    bench.read(4, free);
+    assert_eq!(bench.writes(1), 1);
+    bench.answer_disk(2);
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::Read { .. }));
+    assert!(bench.done.contains_key(&4) && !bench.done.contains_key(&3));
+    bench.answer_all();
+    let Some(Ok(GuestData::Read(data))) = bench.done.get(&3) else { panic!("{:?}", bench.done) };
+    assert!(data.iter().all(|byte| *byte == 2));
+}
+
+// rule: volume/request-keeps-its-place-until-done
+// promise: one-register
+#[test]
+fn a_part_that_is_done_is_not_shown_before_the_whole_request_is() {
+    let mut bench = Bench::serving(view());
+    // The last block of the first segment and the first one of the second.
+    let range = bench.block(15, 2);
+    bench.write(1, range, 1);
+    bench.answer(|ask| matches!(&ask.op, ReplicaOp::Write { segment, .. } if segment.get() == 1));
+    let second = bench.block(16, 1);
+    bench.read(2, second);
+    assert!(!bench.asked.iter().any(|asked| matches!(asked.ask.op, ReplicaOp::Read { .. })));
+    bench.answer_all();
+    assert!(bench.done.contains_key(&1) && bench.done.contains_key(&2));
+}
+
+// rule: volume/lease-after-the-data
+// promise: one-owner
+#[test]
+fn what_was_read_is_not_told_after_the_lease() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 1);
+    bench.read(1, range);
+    bench.write(2, bench.block(1, 1), 1);
+    bench.feed(Input::Lease { until: bench.now });
+    bench.answer_all();
+    bench.feed(Input::Guest { ticket: Ticket(3), op: GuestOp::Flush });
+    assert!(bench.done.is_empty(), "{:?}", bench.done);
+    bench.feed(Input::Lease { until: Instant::from_nanos(u64::MAX) });
+    // Written is written; read is read again.
+    assert_eq!(bench.done.get(&2), DONE);
+    assert_eq!(bench.done.get(&3), DONE);
+    assert_eq!(bench.done.get(&1), None);
+    bench.answer_all();
+    assert!(bench.done.contains_key(&1));
+}
+
+// rule: volume/fence-the-whole-write-set
+// rule: volume/serve-only-with-fenced-members
+#[test]
+fn who_does_not_answer_the_fence_is_removed_before_anything_is_served() {
+    let mut bench = Bench::new(view());
+    let fences = |bench: &Bench, id| match bench.asked_of(id)[..] {
+        [ReplicaOp::Fence { segments }] => segments.len(),
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!((fences(&bench, 1), fences(&bench, 2)), (2, 2));
+    bench.answer_disk(1);
+    bench.wait(Duration::from_millis(999));
+    assert!(bench.proposed.is_empty());
+    bench.wait(Duration::from_millis(2));
+    assert!(matches!(bench.proposed[..], [(_, OwnerChange::RemoveMembers { .. })]));
+    while bench.answer(|ask| ask.disk == disk(1)) > 0 {}
+    assert!(!bench.serving);
+    bench.commit(|view| {
+        let left = view.epoch;
+        view.segments.iter_mut().for_each(|members| replace_second(members, left));
+    });
+    bench.answer_all();
+    assert!(bench.serving);
+}
+
+// rule: volume/epoch-start-on-all-before-settled-moves
+#[test]
+fn a_segment_serves_when_every_member_knows_where_the_epoch_starts() {
+    let mut bench = Bench::new(view());
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::Fence { .. }));
+    bench.answer(|ask| ask.disk == disk(1) && matches!(ask.op, ReplicaOp::EpochStart { .. }));
+    let range = bench.block(0, 1);
+    bench.write(1, range, 1);
+    bench.wait(Duration::from_millis(500));
+    assert!(!bench.serving && bench.writes(1) == 0);
+    assert!(!bench.asked.iter().any(|asked| matches!(asked.ask.op, ReplicaOp::Advance { .. })));
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::EpochStart { .. }));
+    assert!(bench.serving && bench.writes(1) == 1);
+}
+
+// rule: volume/never-remove-without-a-sound-copy
+// promise: hold-not-fail
+#[test]
+fn the_last_copies_are_held_and_not_removed() {
+    let mut bench = Bench::serving(view());
+    bench.disks.values_mut().for_each(|disk| disk.out = true);
+    let range = bench.block(0, 1);
+    bench.write(1, range, 1);
+    bench.feed(Input::NodeDown { node: node(2) });
+    bench.answer_all();
+    bench.wait(Duration::from_secs(30));
+    assert!(bench.events.contains(&VolumeEvent::Held { segment: 0 }), "{:?}", bench.events);
+    let proposed = bench.proposed.len();
+    assert!(bench.done.is_empty());
+    // The map may know no better: what was proposed before the last one failed is refused.
+    for (number, _) in bench.proposed.clone() {
+        let refused = gabion_types::RefusedChange::LastInSync;
+        bench.feed(Input::Proposed { number, outcome: Outcome::Refused(refused) });
+    }
+    bench.wait(Duration::from_secs(30));
+    assert_eq!(bench.proposed.len(), proposed);
+    assert!(bench.done.is_empty());
+}
+
+// rule: volume/in-doubt-is-asked-again
+#[test]
+fn a_write_in_doubt_is_sent_again_as_it_was() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 1);
+    bench.write(1, range, 1);
+    let first: Vec<_> = bench.asked_of(2).into_iter().cloned().collect();
+    bench.asked.clear();
+    bench.feed(Input::LinkLost { node: node(2), class: LinkClass::Data });
+    bench.feed(Input::LinkUp { node: node(2) });
+    let again: Vec<_> = bench.asked_of(2).into_iter().cloned().collect();
+    assert_eq!(first, again);
+}
+
+// rule: volume/full-disk-refuses-before-anything-is-sent
+// promise: bounded
+#[test]
+fn a_full_disk_takes_overwrites_and_nothing_new() {
+    let mut bench = Bench::serving(view());
+    let (old, new) = (bench.block(0, 1), bench.block(9, 1));
+    bench.write(1, old, 1);
+    bench.answer_all();
+    bench.disks.get_mut(&disk(2)).unwrap().room = 1;
+    bench.write(2, old, 2);
+    bench.answer_all();
+    bench.write(3, new, 3);
+    bench.write(4, old, 4);
+    assert_eq!(bench.writes(1) + bench.writes(2), 0, "the disk is asked first");
+    bench.answer_all();
+    assert_eq!(bench.done.get(&3), Some(&Err(IoError::NoSpace)));
+    assert_eq!(bench.done.get(&4), DONE);
+    let first = &bench.disks[&disk(1)].durable.segments[&SegmentIndex::new(0)];
+    assert!(!first.blocks.contains_key(&BlockIndex::new(9)));
+}
+
+// rule: volume/release-is-clean-only-when-all-is-settled
+#[test]
+fn a_release_waits_for_what_is_in_flight() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 1);
+    bench.write(1, range, 1);
+    bench.feed(Input::Release);
+    assert!(bench.proposed.is_empty());
+    bench.answer_all();
+    assert_eq!(bench.done.get(&1), DONE);
+    let (number, change) = bench.proposed[0].clone();
+    assert!(matches!(change, OwnerChange::Release { clean: true, .. }));
+    bench.feed(Input::Proposed { number, outcome: Outcome::Done });
+    assert!(bench.ended);
+
+    let mut bench = Bench::serving(view());
+    bench.write(1, range, 1);
+    bench.feed(Input::Release);
+    bench.answer_disk(1);
+    bench.wait(Duration::from_secs(2));
+    assert!(matches!(bench.proposed[0].1, OwnerChange::Release { clean: false, .. }));
+    // The next owner may be there already: nothing is told any more.
+    bench.answer_all();
+    assert!(bench.done.is_empty());
+}
+
+// promise: flush-means-flush
+#[test]
+fn a_flush_waits_for_nothing_that_is_not_done() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 1);
+    bench.write(1, range, 1);
+    bench.feed(Input::Guest { ticket: Ticket(2), op: GuestOp::Flush });
+    assert_eq!(bench.done.get(&2), DONE);
+    assert_eq!(bench.done.get(&1), None);
+}
+
+// promise: no-silent-corruption
+#[test]
+fn a_bad_copy_is_passed_over_and_mended_and_the_last_one_is_an_error() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 1);
+    bench.write(1, range, 5);
+    bench.answer_all();
+    let spoil = |bench: &mut Bench, id| {
+        let segments = &mut bench.disks.get_mut(&disk(id)).unwrap().durable.segments;
+        let segment = segments.get_mut(&SegmentIndex::new(0)).unwrap();
+        segment.blocks.get_mut(&BlockIndex::new(0)).unwrap().bad = true;
+    };
+    spoil(&mut bench, 1);
+    bench.read(2, range);
+    bench.answer_all();
+    let Some(Ok(GuestData::Read(data))) = bench.done.get(&2) else { panic!("{:?}", bench.done) };
+    assert!(data.iter().all(|byte| *byte == 5));
+    assert!(bench.events.contains(&VolumeEvent::Repaired { disk: disk(1), segment: 0, blocks: 1 }));
+    spoil(&mut bench, 1);
+    spoil(&mut bench, 2);
+    bench.read(3, range);
+    bench.answer_all();
+    assert_eq!(bench.done.get(&3), Some(&Err(IoError::Lost)));
+    assert_eq!(bench.volume.stats().lost, vec![(0, 0, 1)]);
+    bench.write(4, range, 6);
+    bench.answer_all();
+    assert!(bench.volume.stats().lost.is_empty());
+}
+
+// promise: hold-not-fail
+#[test]
+fn a_held_request_fails_only_by_the_volumes_deadline() {
+    let mut with_deadline = view();
+    with_deadline.hold = HoldPolicy::FailAfter(Duration::from_secs(10));
+    for (view, fails) in [(view(), false), (with_deadline, true)] {
+        let mut bench = Bench::serving(view);
+        bench.feed(Input::Lease { until: bench.now });
+        let range = bench.block(0, 1);
+        bench.read(1, range);
+        bench.wait(Duration::from_secs(9));
+        assert!(bench.done.is_empty());
+        bench.wait(Duration::from_secs(2));
+        let expected = fails.then_some(Err(IoError::HeldTooLong));
+        assert_eq!(bench.done.get(&1).cloned(), expected);
+    }
+}
+
+#[test]
+fn sectors_are_written_into_their_blocks() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 3);
+    bench.write(1, range, 1);
+    bench.answer_all();
+    // From the middle of block 0 to the middle of block 2.
+    let middle = ByteRange::new(512, 2 * 4096).unwrap();
+    bench.write(2, middle, 2);
+    bench.answer_all();
+    bench.read(3, range);
+    bench.answer_all();
+    let Some(Ok(GuestData::Read(data))) = bench.done.get(&3) else { panic!("{:?}", bench.done) };
+    let wrong = data.iter().enumerate().find(|(at, byte)| {
+        let inside = (512..512 + 2 * 4096).contains(at);
+        **byte != if inside { 2 } else { 1 }
+    });
+    assert_eq!(wrong, None);
+    // Zeros take edges too, trim only whole blocks.
+    let op = GuestOp::Zero { range: ByteRange::new(0, 512).unwrap(), fua: false };
+    bench.feed(Input::Guest { ticket: Ticket(4), op });
+    let op = GuestOp::Trim { range: ByteRange::new(4096 - 512, 4096 + 1024).unwrap(), fua: false };
+    bench.feed(Input::Guest { ticket: Ticket(5), op });
+    bench.feed(Input::Guest { ticket: Ticket(6), op: GuestOp::Status { range } });
+    bench.answer_all();
+    let extent = |length, data| MappedExtent { length, data };
+    let extents = vec![extent(4096, true), extent(4096, false), extent(4096, true)];
+    assert_eq!(bench.done.get(&6), Some(&Ok(GuestData::Status(extents))));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_at_once() {
+    let mut bench = Bench::serving(view());
+    let size = bench.view.size_bytes;
+    let cases = [
+        (ByteRange::new(size, 512).unwrap(), IoError::OutOfRange),
+        (ByteRange::new(100, 512).unwrap(), IoError::Misaligned),
+        (ByteRange::new(0, 100).unwrap(), IoError::Misaligned),
+    ];
+    for (ticket, (range, error)) in (1..).zip(cases) {
+        bench.read(ticket, range);
+        assert_eq!(bench.done.get(&ticket), Some(&Err(error)));
+    }
+    assert!(bench.asked.is_empty());
+}
+
+#[test]
+fn a_stale_replica_returns_by_delta_and_its_stand_in_goes() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 4);
+    bench.write(1, range, 1);
+    bench.answer_all();
+    bench.wait(Duration::from_millis(300));
+    bench.answer_all();
+    bench.feed(Input::NodeDown { node: node(2) });
+    bench.commit(|view| {
+        let left = view.epoch;
+        view.segments.iter_mut().for_each(|members| replace_second(members, left));
+    });
+    bench.write(2, bench.block(2, 1), 2);
+    bench.answer_all();
+    bench.feed(Input::LinkUp { node: node(2) });
+    bench.wait(Duration::from_secs(1));
+    let (_, change) = bench.proposed.last().unwrap().clone();
+    let OwnerChange::AddJoining { joins, .. } = change else { panic!("{change:?}") };
+    assert!(joins.iter().all(|(_, joiner)| *joiner == Some(disk(2))));
+    bench.commit(|view| {
+        let joined = view.epoch;
+        for members in &mut view.segments {
+            let stale = members.stale.pop().unwrap();
+            members.joining.push(Joining {
+                disk: stale.disk,
+                joined,
+                left: Some(stale.left),
+                compare_all: stale.compare_all,
+                fill_waits: false,
+            });
+        }
+    });
+    bench.answer_all();
+    // Only what was written meanwhile was copied.
+    assert_eq!(bench.volume.stats().filled_bytes, 4096);
+    let (_, change) = bench.proposed.last().unwrap().clone();
+    assert!(
+        matches!(&change, OwnerChange::Promote { promotes, .. } if promotes[0].disk == disk(2))
+    );
+    bench.commit(|view| {
+        for members in &mut view.segments {
+            members.joining.retain(|joining| joining.disk != disk(2));
+            members.in_sync.push(disk(2));
+        }
+    });
+    bench.answer_all();
+    let (_, change) = bench.proposed.last().unwrap().clone();
+    let OwnerChange::RemoveMembers { removals, add_joiner: false, .. } = change else {
+        panic!("{change:?}")
+    };
+    assert!(removals.iter().all(|removal| removal.disk == disk(3)));
+    let second = &bench.disks[&disk(2)].durable.segments[&SegmentIndex::new(0)];
+    assert!(!second.joining);
+    assert_eq!(second.blocks[&BlockIndex::new(2)].version.epoch, epoch(3));
+}

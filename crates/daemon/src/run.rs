@@ -380,3 +380,6 @@ async fn make_map(store: Arc<dyn MetaStore>, settings: Settings) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

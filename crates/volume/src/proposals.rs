@@ -17,6 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 const REPLICAS_PER_ENTRY: usize = 4096;
 /// The map had no room for a copy: asked again after so long, and up to half as long again.
 const NO_ROOM_WAIT: Duration = Duration::from_secs(5);
+/// A new copy on a disk of the map's choice that fails within so long was a bad choice: the next
+/// one waits, each time longer. Else the map and the owner could change places with each other as
+/// fast as consensus goes.
+const NEW_COPY_PROVED: Duration = Duration::from_secs(5);
+const NEW_COPY_WAIT_MAX: Duration = Duration::from_secs(80);
 
 #[derive(Debug, Default)]
 pub(crate) struct Proposals {
@@ -24,8 +29,9 @@ pub(crate) struct Proposals {
     given: u64,
     /// After a refusal that makes no sense to repeat at once.
     not_before: Instant,
-    /// After the map had no room.
+    /// After the map had no room, or its choice failed.
     no_copies_before: Instant,
+    copies_failed: u32,
 }
 
 #[derive(Debug)]
@@ -102,7 +108,7 @@ impl Volume {
     fn propose_removals(&mut self, now: Instant) -> bool {
         let mut removals = Vec::new();
         let mut failed: BTreeMap<DiskId, MemberFailure> = BTreeMap::new();
-        let mut add_joiner = false;
+        let (mut add_joiner, mut bad_choice) = (false, false);
         for segment in &self.segments {
             let index = segment.index;
             let members = self.members(index);
@@ -112,7 +118,11 @@ impl Volume {
             for disk in members.write_set() {
                 let Some(why) = self.failure_of(index, disk) else { continue };
                 failed.insert(disk, why);
-                add_joiner |= members.is_in_sync(disk) || why != MemberFailure::NoSpace;
+                let joiner = segment.joiners.get(&disk);
+                let bad = joiner.is_some_and(|joiner| now.since(joiner.seen) < NEW_COPY_PROVED);
+                let full = joiner.is_some() && why == MemberFailure::NoSpace;
+                bad_choice |= bad || full;
+                add_joiner |= !bad && !full;
                 removals.push(removal(index, disk, why));
             }
             if removals.len() >= REPLICAS_PER_ENTRY {
@@ -126,8 +136,11 @@ impl Volume {
             self.disks.get_mut(disk).note_failure(now);
             self.event(VolumeEvent::MemberFailed { disk, why });
         }
-        if !add_joiner {
-            self.proposals.no_copies_before = now + NO_ROOM_WAIT;
+        if bad_choice {
+            self.proposals.copies_failed = self.proposals.copies_failed.saturating_add(1);
+            let doubled = 1 << (self.proposals.copies_failed - 1).min(8);
+            let wait = NO_ROOM_WAIT.saturating_mul(doubled).min(NEW_COPY_WAIT_MAX);
+            self.proposals.no_copies_before = now + wait;
         }
         let epoch = self.view.epoch;
         let segments: Vec<_> = removals.iter().map(|removal| removal.segment).collect();
@@ -153,6 +166,7 @@ impl Volume {
         if promotes.is_empty() {
             return false;
         }
+        self.proposals.copies_failed = 0;
         let segments: Vec<_> = promotes.iter().map(|promotion| promotion.segment).collect();
         let change = OwnerChange::Promote { epoch: self.view.epoch, promotes };
         self.emit(Kind::Members, segments, change)

@@ -101,6 +101,7 @@ pub struct Volume {
 
     tells: BTreeSet<(Instant, SegmentIndex)>,
     looked: Instant,
+    members_looked: Instant,
     look_at: Option<Instant>,
     pub(crate) lost: BTreeSet<(SegmentIndex, BlockIndex)>,
     pub(crate) counts: VolumeStats,
@@ -157,6 +158,7 @@ impl Volume {
             fill_bytes: 0,
             tells: BTreeSet::new(),
             looked: now,
+            members_looked: now,
             look_at: None,
             lost: BTreeSet::new(),
             counts: VolumeStats::default(),
@@ -325,6 +327,7 @@ impl Volume {
             }
             self.start_epochs(now);
             if std::mem::take(&mut self.members_dirty) {
+                self.members_looked = now;
                 self.look_at_members();
                 self.propose(now);
             }
@@ -365,7 +368,10 @@ impl Volume {
         self.look_for_slow(now);
         self.answer_held_too_long(now);
         self.wake_stalled();
-        self.members_dirty |= self.disks.forgive_old(now) || self.degraded;
+        self.members_dirty |= self.disks.forgive_old(now);
+        if self.degraded && now.since(self.members_looked) >= LOOK_DEGRADED {
+            self.members_dirty = true;
+        }
         self.fills_dirty |= !self.joiners.is_empty();
     }
 

@@ -74,19 +74,23 @@ impl World {
 
     pub(super) fn answer_all(&mut self, node: NodeId, answers: Vec<Answer>) {
         for (from, request, answer) in answers {
-            let delay = self.between(1000, 2 * MS);
+            let delay = self.between(1000, 2 * MS) + self.stall(answer.disk);
             let after = self.in_order(from.owner, (node, false, LinkClass::Data), delay);
             let (owner, link) = (from.owner, from.link);
             self.at(after, Event::Answer { owner, link, node, request, answer });
         }
     }
 
+    /// How long a stalled disk does nothing yet.
+    fn stall(&self, id: DiskId) -> u64 {
+        self.stalled.get(&id).map_or(0, |until| until.saturating_sub(self.now))
+    }
+
     pub(super) fn commit_later(&mut self, id: DiskId) {
         if self.disks[&id].is_idle() || !self.committing.insert(id) {
             return;
         }
-        let stall = self.stalled.get(&id).map_or(0, |until| until.saturating_sub(self.now));
-        let after = self.between(50_000, 5 * MS) + stall;
+        let after = self.between(50_000, 5 * MS) + self.stall(id);
         self.at(after, Event::Commit { disk: id });
     }
 

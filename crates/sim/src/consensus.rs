@@ -143,6 +143,11 @@ impl<C: Clone> Consensus<C> {
         !self.due.is_empty()
     }
 
+    /// What stands in the log before anybody proposes.
+    pub fn seed_log(&mut self, entry: C) {
+        self.log.push(entry);
+    }
+
     pub fn log(&self) -> &[C] {
         &self.log
     }
@@ -162,26 +167,13 @@ impl<C: Clone> Consensus<C> {
         let copies = 1 + u64::from(self.prng.chance(1, self.times.twice_of));
         for _ in 0..copies {
             let at = now + self.times.message.draw(&mut self.prng);
-            self.due.push((
-                at,
-                ConsensusEvent::Proposed {
-                    from,
-                    entry: entry.clone(),
-                },
-            ));
+            self.due.push((at, ConsensusEvent::Proposed { from, entry: entry.clone() }));
         }
     }
 
     pub fn confirm(&mut self, now: Instant, machine: Machine, number: u64, term: u64) {
         let at = now + self.times.message.draw(&mut self.prng);
-        self.due.push((
-            at,
-            ConsensusEvent::Confirm {
-                machine,
-                number,
-                term,
-            },
-        ));
+        self.due.push((at, ConsensusEvent::Confirm { machine, number, term }));
     }
 
     /// A process starts with `kept` entries of its own log applied; the rest comes.
@@ -213,51 +205,24 @@ impl<C: Clone> Consensus<C> {
     ) -> Vec<ConsensusTold<C>> {
         match event {
             ConsensusEvent::Proposed { from, entry } => self.on_proposed(now, from, entry, reach),
-            ConsensusEvent::Confirm {
-                machine,
-                number,
-                term,
-            } => {
+            ConsensusEvent::Confirm { machine, number, term } => {
                 let leads = self.leader == Some(machine) && self.term == term;
                 if leads && self.has_majority(machine, reach) {
                     let life = self.members[machine].life;
                     let at = now + self.times.message.draw(&mut self.prng);
-                    let event = ConsensusEvent::Confirmed {
-                        machine,
-                        life,
-                        number,
-                        term,
-                    };
+                    let event = ConsensusEvent::Confirmed { machine, life, number, term };
                     self.due.push((at, event));
                 }
             }
-            ConsensusEvent::Confirmed {
-                machine,
-                life,
-                number,
-                term,
-            } => {
+            ConsensusEvent::Confirmed { machine, life, number, term } => {
                 if self.members[machine].life == life {
-                    return vec![ConsensusTold::Confirmed {
-                        machine,
-                        number,
-                        term,
-                    }];
+                    return vec![ConsensusTold::Confirmed { machine, number, term }];
                 }
             }
             ConsensusEvent::Deliver { machine } => return self.on_deliver(machine, reach),
-            ConsensusEvent::News {
-                machine,
-                life,
-                term,
-                leader,
-            } => {
+            ConsensusEvent::News { machine, life, term, leader } => {
                 if self.members[machine].life == life {
-                    return vec![ConsensusTold::Leader {
-                        machine,
-                        term,
-                        leader,
-                    }];
+                    return vec![ConsensusTold::Leader { machine, term, leader }];
                 }
             }
             ConsensusEvent::Beat => self.on_beat(now, reach),
@@ -348,15 +313,7 @@ impl<C: Clone> Consensus<C> {
             let life = self.members[machine].life;
             let at = now + self.times.message.low_us_wait();
             let (term, leader) = news;
-            self.due.push((
-                at,
-                ConsensusEvent::News {
-                    machine,
-                    life,
-                    term,
-                    leader,
-                },
-            ));
+            self.due.push((at, ConsensusEvent::News { machine, life, term, leader }));
         }
     }
 

@@ -38,21 +38,13 @@ pub fn identify(data: &[u8], unit: u64) -> Found {
     let label = Label(u64::from_le_bytes(*head));
     if label == Label::ZEROS {
         let zeros = data.chunks_exact(8).all(|word| word == [0; 8]);
-        return if zeros {
-            Found::Label(label)
-        } else {
-            Found::Garbage
-        };
+        return if zeros { Found::Label(label) } else { Found::Garbage };
     }
     let equal = data
         .chunks_exact(8)
         .zip(words(label, unit, data.len()))
         .all(|(chunk, word)| chunk == word.to_le_bytes());
-    if equal {
-        Found::Label(label)
-    } else {
-        Found::Garbage
-    }
+    if equal { Found::Label(label) } else { Found::Garbage }
 }
 
 fn words(label: Label, unit: u64, unit_bytes: usize) -> impl Iterator<Item = u64> {

@@ -111,26 +111,13 @@ impl VirtualDisk {
     pub fn submit(&mut self, op: DiskOp) -> Duration {
         let (spread, work) = match op.kind {
             DiskOpKind::Read { offset, length } => (self.times.read, Work::Read { offset, length }),
-            DiskOpKind::Write { offset, pieces } => (
-                self.times.write,
-                Work::Write {
-                    offset,
-                    data: joined(pieces),
-                },
-            ),
-            DiskOpKind::Sync => (
-                self.times.sync,
-                Work::Sync {
-                    covers: self.completed,
-                },
-            ),
+            DiskOpKind::Write { offset, pieces } => {
+                (self.times.write, Work::Write { offset, data: joined(pieces) })
+            }
+            DiskOpKind::Sync => (self.times.sync, Work::Sync { covers: self.completed }),
         };
         let before = self.in_flight.insert(op.token, InFlight { work });
-        assert!(
-            before.is_none(),
-            "a disk token is used twice: {:?}",
-            op.token
-        );
+        assert!(before.is_none(), "a disk token is used twice: {:?}", op.token);
         spread.draw(&mut self.prng) * self.slow
     }
 
@@ -153,9 +140,7 @@ impl VirtualDisk {
     /// What a read of one page would give now, without time or faults.
     pub fn page(&self, page: u64) -> Option<&Bytes> {
         let cached = self.cache.get(&page).and_then(|writes| writes.last());
-        cached
-            .map(|cached| &cached.data)
-            .or_else(|| self.durable.get(index(page))?.as_ref())
+        cached.map(|cached| &cached.data).or_else(|| self.durable.get(index(page))?.as_ref())
     }
 
     fn read(&mut self, offset: u64, length: u64) -> Result<Bytes, DiskError> {
@@ -211,25 +196,15 @@ impl VirtualDisk {
     }
 
     fn cache_page(&mut self, page: u64, data: Bytes) {
-        let cached = Cached {
-            write: self.completed,
-            data,
-        };
+        let cached = Cached { write: self.completed, data };
         self.cache.entry(page).or_default().push(cached);
     }
 
     fn check_range(&self, offset: u64, length: u64) -> Result<(), DiskError> {
         let aligned = offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES);
-        assert!(
-            aligned && length > 0,
-            "disk access of {length} bytes at {offset}: not aligned"
-        );
+        assert!(aligned && length > 0, "disk access of {length} bytes at {offset}: not aligned");
         let end = offset.saturating_add(length);
-        if end > self.capacity_bytes() {
-            Err(DiskError::PastEnd { end })
-        } else {
-            Ok(())
-        }
+        if end > self.capacity_bytes() { Err(DiskError::PastEnd { end }) } else { Ok(()) }
     }
 }
 
@@ -238,9 +213,7 @@ fn joined(pieces: Vec<Bytes>) -> Bytes {
         return pieces.into_iter().next().expect("its length was looked at");
     }
     let mut data = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    pieces
-        .iter()
-        .for_each(|piece| data.extend_from_slice(piece));
+    pieces.iter().for_each(|piece| data.extend_from_slice(piece));
     data.freeze()
 }
 

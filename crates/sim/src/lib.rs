@@ -1,8 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+pub mod cluster;
 pub mod consensus;
 pub mod content;
 pub mod disk;
+mod formatting;
+pub mod invariants;
 pub mod net;
 pub mod oracle;
+pub mod report;
+pub mod solo;
+pub mod workload;
 pub mod world;
+
+pub use report::{Options, Report};

@@ -151,13 +151,7 @@ impl<M> Network<M> {
         self.messages += 1;
         let connection = self.connections.get_mut(&conn).expect("it was there");
         let ready = connection.direction(side).push(now + wait, message);
-        self.due.push((
-            ready,
-            NetEvent::Arrive {
-                conn,
-                side: side.other(),
-            },
-        ));
+        self.due.push((ready, NetEvent::Arrive { conn, side: side.other() }));
     }
 
     /// One side closes. Gently: what it had sent still arrives. Else that may be lost.
@@ -177,13 +171,7 @@ impl<M> Network<M> {
         let wait = self.way(from, to);
         let connection = self.connections.get_mut(&conn).expect("it was there");
         let at = (now + wait).max(connection.direction(side).last_ready());
-        self.due.push((
-            at,
-            NetEvent::Hangup {
-                conn,
-                side: side.other(),
-            },
-        ));
+        self.due.push((at, NetEvent::Hangup { conn, side: side.other() }));
         self.forget_if_over(conn);
     }
 
@@ -201,19 +189,13 @@ impl<M> Network<M> {
     }
 
     pub fn conns(&self) -> impl Iterator<Item = (Conn, Machine, Machine)> {
-        self.connections
-            .iter()
-            .map(|(conn, one)| (*conn, one.from, one.to))
+        self.connections.iter().map(|(conn, one)| (*conn, one.from, one.to))
     }
 
     /// The process of a machine came up or went away, the machine stays.
     pub fn set_process(&mut self, now: Instant, machine: Machine, up: bool) {
         let was = self.presence[machine];
-        self.presence[machine] = if up {
-            Presence::Up
-        } else {
-            Presence::ProcessDown
-        };
+        self.presence[machine] = if up { Presence::Up } else { Presence::ProcessDown };
         if was == Presence::Off {
             self.wake(now, machine);
         }
@@ -254,25 +236,12 @@ impl<M> Network<M> {
                 let other = side.other();
                 let direction: &mut Direction<M> = connection.direction(side);
                 let waiting = direction.delay_until(now + wait);
-                let arrivals = (0..waiting).map(|_| {
-                    (
-                        now + wait,
-                        NetEvent::Arrive {
-                            conn: *conn,
-                            side: other,
-                        },
-                    )
-                });
+                let arrivals = (0..waiting)
+                    .map(|_| (now + wait, NetEvent::Arrive { conn: *conn, side: other }));
                 due.extend(arrivals);
                 if connection.hangup_waits.remove(&other) {
                     let at = connection.direction(side).last_ready().max(now + wait);
-                    due.push((
-                        at,
-                        NetEvent::Hangup {
-                            conn: *conn,
-                            side: other,
-                        },
-                    ));
+                    due.push((at, NetEvent::Hangup { conn: *conn, side: other }));
                 }
             }
         }
@@ -302,24 +271,14 @@ impl<M> Network<M> {
         let answered = connection.is_alive(Side::Acceptor) && self.presence[to] == Presence::Up;
         if !alive || !reachable || !answered {
             self.connections.remove(&conn);
-            let told = Told::Closed {
-                machine: from,
-                conn,
-            };
+            let told = Told::Closed { machine: from, conn };
             return if alive { vec![told] } else { Vec::new() };
         }
         let connection = self.connections.get_mut(&conn).expect("it was there");
         let arrivals = connection.establish(now);
         let side = Side::Acceptor;
-        self.due
-            .extend((0..arrivals).map(|_| (now, NetEvent::Arrive { conn, side })));
-        vec![
-            Told::Accepted { machine: to, conn },
-            Told::Connected {
-                machine: from,
-                conn,
-            },
-        ]
+        self.due.extend((0..arrivals).map(|_| (now, NetEvent::Arrive { conn, side })));
+        vec![Told::Accepted { machine: to, conn }, Told::Connected { machine: from, conn }]
     }
 
     fn on_arrive(&mut self, now: Instant, conn: Conn, side: Side) -> Vec<Told<M>> {
@@ -331,14 +290,7 @@ impl<M> Network<M> {
             return Vec::new();
         }
         let message = connection.direction(side.other()).pop(now);
-        message
-            .map(|message| Told::Message {
-                machine: to,
-                conn,
-                message,
-            })
-            .into_iter()
-            .collect()
+        message.map(|message| Told::Message { machine: to, conn, message }).into_iter().collect()
     }
 
     fn on_hangup(&mut self, conn: Conn, side: Side) -> Vec<Told<M>> {
@@ -358,11 +310,7 @@ impl<M> Network<M> {
             connection.close(side.other());
         }
         self.forget_if_over(conn);
-        if told {
-            vec![Told::Closed { machine: to, conn }]
-        } else {
-            Vec::new()
-        }
+        if told { vec![Told::Closed { machine: to, conn }] } else { Vec::new() }
     }
 
     /// A machine is back after a power cut: the others' next packets are answered by a reset.
@@ -371,13 +319,7 @@ impl<M> Network<M> {
             let connection = self.connections.get_mut(&conn).expect("it was listed");
             connection.close(side);
             let wait = Duration::from_millis(self.prng.between(1, 400));
-            self.due.push((
-                now + wait,
-                NetEvent::Hangup {
-                    conn,
-                    side: side.other(),
-                },
-            ));
+            self.due.push((now + wait, NetEvent::Hangup { conn, side: side.other() }));
         }
     }
 

@@ -55,11 +55,7 @@ pub struct Oracle {
 impl Oracle {
     /// Units of 512 or 4096 bytes.
     pub fn new(unit_bytes: u64) -> Self {
-        let none = Units {
-            volume: 0,
-            first: 0,
-            count: 0,
-        };
+        let none = Units { volume: 0, first: 0, count: 0 };
         Self {
             unit_bytes,
             volumes: Vec::new(),
@@ -115,32 +111,22 @@ impl Oracle {
     /// Errors: the acknowledged write contradicts what was read of it before.
     pub fn acknowledged(&mut self, id: WriteId, now: Instant) -> Result<(), Broken> {
         let units = self.writes[crate::world::index(id.0)];
-        let verdicts = self
-            .registers(units)
-            .iter_mut()
-            .map(|register| register.acknowledge(id, now));
-        let bad = verdicts
-            .zip(units.first..)
-            .find_map(|(verdict, unit)| Some((verdict?, unit)));
-        bad.map_or(Ok(()), |(verdict, unit)| {
-            Err(self.broken(units.volume, unit, verdict))
-        })
+        let verdicts =
+            self.registers(units).iter_mut().map(|register| register.acknowledge(id, now));
+        let bad = verdicts.zip(units.first..).find_map(|(verdict, unit)| Some((verdict?, unit)));
+        bad.map_or(Ok(()), |(verdict, unit)| Err(self.broken(units.volume, unit, verdict)))
     }
 
     /// It is known that it did not happen and never will.
     pub fn void(&mut self, id: WriteId) {
         let units = self.writes[crate::world::index(id.0)];
-        self.registers(units)
-            .iter_mut()
-            .for_each(|register| register.void(id));
+        self.registers(units).iter_mut().for_each(|register| register.void(id));
     }
 
     /// It does not happen after `at` any more.
     pub fn bound(&mut self, id: WriteId, at: Instant) {
         let units = self.writes[crate::world::index(id.0)];
-        self.registers(units)
-            .iter_mut()
-            .for_each(|register| register.bound(id, at));
+        self.registers(units).iter_mut().for_each(|register| register.bound(id, at));
     }
 
     /// A read that began and ended then, and what it found.
@@ -196,11 +182,8 @@ impl Oracle {
             for (other, wrote) in &block {
                 let covers = self.writes[crate::world::index(wrote.0)];
                 if wrote.0 != *label && write.has(*other) && covers.has(unit) {
-                    let verdict = Verdict::Torn {
-                        unit: *other,
-                        this: WriteId(*label),
-                        other: *wrote,
-                    };
+                    let verdict =
+                        Verdict::Torn { unit: *other, this: WriteId(*label), other: *wrote };
                     return Err(self.broken(units.volume, unit, verdict));
                 }
             }
@@ -223,10 +206,7 @@ impl Oracle {
     fn broken(&self, volume: usize, unit: u64, verdict: Verdict) -> Broken {
         let history = self.volumes[volume][crate::world::index(unit)].history();
         let text = format!("volume {volume} unit {unit}: {verdict}; it knows of {history}");
-        Broken {
-            promise: verdict.promise(),
-            text,
-        }
+        Broken { promise: verdict.promise(), text }
     }
 }
 

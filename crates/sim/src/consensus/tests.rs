@@ -24,20 +24,11 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let times = ConsensusTimes {
-            lost_of: 10,
-            twice_of: 10,
-            ..ConsensusTimes::FAST
-        };
+        let times = ConsensusTimes { lost_of: 10, twice_of: 10, ..ConsensusTimes::FAST };
         let mut consensus = Consensus::new(&[true; 5], times, Prng::new(seed));
         (0..5).for_each(|machine| consensus.start(Instant::ZERO, machine, 0));
         let logs = vec![Vec::new(); 5];
-        Self {
-            consensus,
-            queue: Queue::default(),
-            apart: Apart::default(),
-            logs,
-        }
+        Self { consensus, queue: Queue::default(), apart: Apart::default(), logs }
     }
 
     fn run(&mut self, duration: Duration) {
@@ -52,11 +43,7 @@ impl World {
             let event = self.queue.pop().unwrap();
             for told in self.consensus.due(self.queue.now(), event, &self.apart) {
                 match told {
-                    ConsensusTold::Committed {
-                        machine,
-                        index,
-                        entry,
-                    } => {
+                    ConsensusTold::Committed { machine, index, entry } => {
                         self.logs[machine].push(entry);
                         assert_eq!(self.logs[machine].len() as u64, index);
                     }

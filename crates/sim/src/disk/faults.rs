@@ -38,13 +38,7 @@ pub enum Rot {
 
 impl PowerCut {
     pub fn draw(prng: &mut Prng) -> Self {
-        let all = [
-            Self::LosesAll,
-            Self::KeepsAll,
-            Self::Writes,
-            Self::Tears,
-            Self::Tears,
-        ];
+        let all = [Self::LosesAll, Self::KeepsAll, Self::Writes, Self::Tears, Self::Tears];
         *prng.pick(&all).expect("there are some")
     }
 }
@@ -102,10 +96,8 @@ impl VirtualDisk {
 
     pub fn rot(&mut self, page: u64, rot: Rot) {
         let old = self.page(page).cloned();
-        let mut data = old.map_or_else(
-            || BytesMut::zeroed(index(BLOCK_BYTES)),
-            |old| BytesMut::from(&old[..]),
-        );
+        let mut data = old
+            .map_or_else(|| BytesMut::zeroed(index(BLOCK_BYTES)), |old| BytesMut::from(&old[..]));
         match rot {
             Rot::Flip { bit } => {
                 let bit = bit % (BLOCK_BYTES * 8);

@@ -6,29 +6,14 @@ fn disk(seed: u64) -> VirtualDisk {
 
 fn write(disk: &mut VirtualDisk, token: u64, page: u64, fill: u8) {
     let pieces = vec![Bytes::from(vec![fill; 4096])];
-    let kind = DiskOpKind::Write {
-        offset: page * 4096,
-        pieces,
-    };
-    disk.submit(DiskOp {
-        token: DiskToken(token),
-        kind,
-    });
-    assert_eq!(
-        disk.complete(DiskToken(token)).unwrap().result,
-        Ok(Bytes::new())
-    );
+    let kind = DiskOpKind::Write { offset: page * 4096, pieces };
+    disk.submit(DiskOp { token: DiskToken(token), kind });
+    assert_eq!(disk.complete(DiskToken(token)).unwrap().result, Ok(Bytes::new()));
 }
 
 fn read(disk: &mut VirtualDisk, page: u64, pages: u64) -> Result<Bytes, DiskError> {
-    let kind = DiskOpKind::Read {
-        offset: page * 4096,
-        length: pages * 4096,
-    };
-    disk.submit(DiskOp {
-        token: DiskToken(999),
-        kind,
-    });
+    let kind = DiskOpKind::Read { offset: page * 4096, length: pages * 4096 };
+    disk.submit(DiskOp { token: DiskToken(999), kind });
     disk.complete(DiskToken(999)).unwrap().result
 }
 
@@ -36,10 +21,7 @@ fn read(disk: &mut VirtualDisk, page: u64, pages: u64) -> Result<Bytes, DiskErro
 fn a_sync_covers_what_had_completed_when_it_was_issued() {
     let mut disk = disk(1);
     write(&mut disk, 1, 7, 0x11);
-    disk.submit(DiskOp {
-        token: DiskToken(2),
-        kind: DiskOpKind::Sync,
-    });
+    disk.submit(DiskOp { token: DiskToken(2), kind: DiskOpKind::Sync });
     write(&mut disk, 3, 8, 0x22);
     disk.complete(DiskToken(2)).unwrap();
     disk.lose_power(PowerCut::LosesAll);
@@ -64,28 +46,14 @@ fn a_power_cut_tears_and_reorders_what_was_not_synced() {
         write(&mut disk, 1, 0, 1);
         write(&mut disk, 2, 0, 2);
         write(&mut disk, 3, 1, 3);
-        disk.lose_power(if seed % 2 == 0 {
-            PowerCut::Tears
-        } else {
-            PowerCut::Writes
-        });
+        disk.lose_power(if seed % 2 == 0 { PowerCut::Tears } else { PowerCut::Writes });
         let data = read(&mut disk, 0, 2).unwrap();
         let sectors: Vec<u8> = data.chunks(512).map(|sector| sector[0]).collect();
         outcomes.insert(sectors);
     }
     assert!(outcomes.len() > 50);
-    assert!(
-        outcomes
-            .iter()
-            .any(|sectors| sectors[0] == 0 && sectors[8] == 3),
-        "reordered"
-    );
-    assert!(
-        outcomes
-            .iter()
-            .any(|sectors| sectors[0] == 1 && sectors[1] == 2),
-        "torn"
-    );
+    assert!(outcomes.iter().any(|sectors| sectors[0] == 0 && sectors[8] == 3), "reordered");
+    assert!(outcomes.iter().any(|sectors| sectors[0] == 1 && sectors[1] == 2), "torn");
 }
 
 #[test]
@@ -97,8 +65,5 @@ fn rot_stays_until_the_page_is_written() {
     write(&mut disk, 2, 5, 0x56);
     disk.rot(5, Rot::Flip { bit: 8 });
     assert_eq!(read(&mut disk, 5, 1).unwrap()[..3], [0x56, 0x57, 0x56]);
-    assert_eq!(
-        read(&mut disk, 255, 2),
-        Err(DiskError::PastEnd { end: 257 * 4096 })
-    );
+    assert_eq!(read(&mut disk, 255, 2), Err(DiskError::PastEnd { end: 257 * 4096 }));
 }

@@ -90,10 +90,7 @@ impl<M> Connection<M> {
 
 impl<M> Default for Direction<M> {
     fn default() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            last_ready: Instant::ZERO,
-        }
+        Self { queue: VecDeque::new(), last_ready: Instant::ZERO }
     }
 }
 
@@ -123,9 +120,7 @@ impl<M> Direction<M> {
     /// Nothing arrives before. Returns how many wait.
     pub fn delay_until(&mut self, ready: Instant) -> usize {
         self.last_ready = self.last_ready.max(ready);
-        self.queue
-            .iter_mut()
-            .for_each(|(at, _)| *at = (*at).max(ready));
+        self.queue.iter_mut().for_each(|(at, _)| *at = (*at).max(ready));
         self.queue.len()
     }
 }

@@ -12,11 +12,7 @@ impl World {
         let mut net = Network::new(2, Spread::new(50, 500), Prng::new(seed));
         net.set_process(Instant::ZERO, 0, true);
         net.set_process(Instant::ZERO, 1, true);
-        Self {
-            net,
-            queue: Queue::default(),
-            told: Vec::new(),
-        }
+        Self { net, queue: Queue::default(), told: Vec::new() }
     }
 
     fn run(&mut self, duration: Duration) -> Vec<Told<u32>> {
@@ -60,9 +56,7 @@ fn messages_arrive_in_order_and_before_the_hangup() {
     let mut world = World::new(1);
     let conn = world.connected();
     world.send(conn, Side::Dialler, 0..20);
-    world
-        .net
-        .close(world.queue.now(), conn, Side::Dialler, true);
+    world.net.close(world.queue.now(), conn, Side::Dialler, true);
     let told = world.run(Duration::from_secs(1));
     assert_eq!(numbers(&told), (0..20).collect::<Vec<_>>());
     assert_eq!(told.last(), Some(&Told::Closed { machine: 1, conn }));
@@ -76,14 +70,8 @@ fn a_cut_way_holds_messages_until_it_is_mended() {
     world.net.cut(0, 1);
     world.send(conn, Side::Dialler, 0..5);
     world.send(conn, Side::Acceptor, 5..6);
-    assert_eq!(
-        numbers(&world.run(Duration::from_secs(3))),
-        [5],
-        "the other way is open"
-    );
-    world
-        .net
-        .close(world.queue.now(), conn, Side::Dialler, true);
+    assert_eq!(numbers(&world.run(Duration::from_secs(3))), [5], "the other way is open");
+    world.net.close(world.queue.now(), conn, Side::Dialler, true);
     assert_eq!(world.run(Duration::from_secs(3)), []);
     world.net.mend(world.queue.now(), 0, 1);
     let told = world.run(Duration::from_secs(3));
@@ -101,13 +89,7 @@ fn a_dead_process_hangs_up_and_a_dark_machine_does_not() {
     assert_eq!(told.last(), Some(&Told::Closed { machine: 0, conn }));
     let refused = world.net.dial(world.queue.now(), 0, 1);
     let told = world.run(Duration::from_millis(100));
-    assert_eq!(
-        told,
-        [Told::Closed {
-            machine: 0,
-            conn: refused
-        }]
-    );
+    assert_eq!(told, [Told::Closed { machine: 0, conn: refused }]);
 
     world.net.set_process(world.queue.now(), 1, true);
     let conn = world.connected();
@@ -115,10 +97,7 @@ fn a_dead_process_hangs_up_and_a_dark_machine_does_not() {
     world.send(conn, Side::Dialler, 0..3);
     assert_eq!(world.run(Duration::from_secs(60)), []);
     world.net.set_process(world.queue.now(), 1, true);
-    assert_eq!(
-        world.run(Duration::from_secs(1)),
-        [Told::Closed { machine: 0, conn }]
-    );
+    assert_eq!(world.run(Duration::from_secs(1)), [Told::Closed { machine: 0, conn }]);
     assert_eq!(world.net.open(), 0);
 }
 

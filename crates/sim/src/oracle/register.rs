@@ -68,10 +68,7 @@ impl Default for Register {
             happened: true,
             bound: start,
         };
-        Self {
-            values: vec![first],
-            prune_at: VALUES_BEFORE_PRUNE,
-        }
+        Self { values: vec![first], prune_at: VALUES_BEFORE_PRUNE }
     }
 }
 
@@ -103,8 +100,7 @@ impl Register {
     }
 
     pub fn void(&mut self, write: WriteId) {
-        self.values
-            .retain(|value| value.write != write || value.happened);
+        self.values.retain(|value| value.write != write || value.happened);
     }
 
     pub fn bound(&mut self, write: WriteId, at: Instant) {
@@ -141,21 +137,13 @@ impl Register {
         if let [only] = fits[..] {
             self.values[only].seen(began, ended);
         }
-        if fits.is_empty() {
-            Err(Verdict::Zeros)
-        } else {
-            Ok(fits.len() == 1)
-        }
+        if fits.is_empty() { Err(Verdict::Zeros) } else { Ok(fits.len() == 1) }
     }
 
     pub fn history(&self) -> String {
         self.values.iter().fold(String::new(), |mut text, value| {
             let end = |at: Instant| {
-                if at == NEVER {
-                    "-".into()
-                } else {
-                    at.nanos().to_string()
-                }
+                if at == NEVER { "-".into() } else { at.nanos().to_string() }
             };
             let _ = write!(
                 text,
@@ -164,11 +152,7 @@ impl Register {
                 value.began.nanos(),
                 end(value.first_end),
                 value.last_begin.nanos(),
-                if value.acknowledged {
-                    " acknowledged"
-                } else {
-                    ""
-                },
+                if value.acknowledged { " acknowledged" } else { "" },
                 if value.zeros { " zeros" } else { "" },
                 if value.bound == NEVER {
                     String::new()
@@ -186,34 +170,23 @@ impl Register {
 
     fn contradiction(&self, at: usize) -> Option<Verdict> {
         let this = &self.values[at];
-        let others = self
-            .values
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != at);
+        let others = self.values.iter().enumerate().filter(|(index, _)| *index != at);
         let bad = others.map(|(_, other)| other).find(|other| {
             other.happened && this.first_end < other.last_begin && other.first_end < this.last_begin
         })?;
         let acknowledged = bad.acknowledged;
-        Some(Verdict::Contradiction {
-            this: this.write,
-            other: bad.write,
-            acknowledged,
-        })
+        Some(Verdict::Contradiction { this: this.write, other: bad.write, acknowledged })
     }
 
     /// Forgets what nothing can return any more: another value came after it, and an operation on
     /// that one ended before anything began that is still in progress.
     fn prune(&mut self, horizon: Instant) {
-        let later = self
-            .values
-            .iter()
-            .filter(|value| value.happened && value.first_end < horizon);
-        let Some(newest) = later.map(|value| value.last_begin).max() else {
-            return;
-        };
-        self.values
-            .retain(|value| value.first_end.min(value.bound) >= newest);
+        let over = self.values.iter().filter(|value| value.happened && value.first_end < horizon);
+        let Some(newest) = over.max_by_key(|value| value.last_begin).copied() else { return };
+        self.values.retain(|value| {
+            let last = value.first_end.min(value.bound);
+            value.write == newest.write || last >= newest.last_begin
+        });
     }
 }
 
@@ -229,14 +202,9 @@ impl Verdict {
     pub fn promise(&self) -> &'static str {
         match self {
             Self::Garbage | Self::Zeros => "no-silent-corruption",
-            Self::Contradiction {
-                acknowledged: true, ..
-            } => "acked-survives",
+            Self::Contradiction { acknowledged: true, .. } => "acked-survives",
             Self::Gone { .. }
-            | Self::Contradiction {
-                acknowledged: false,
-                ..
-            }
+            | Self::Contradiction { acknowledged: false, .. }
             | Self::ReadBeforeWritten { .. }
             | Self::Torn { .. } => "one-register",
         }
@@ -248,32 +216,16 @@ impl fmt::Display for Verdict {
         match self {
             Self::Garbage => f.write_str("data that no write made"),
             Self::Gone { this } => write!(f, "write {} was read, which can't be", this.0),
-            Self::Contradiction {
-                this,
-                other,
-                acknowledged,
-            } => {
-                let how = if *acknowledged {
-                    "acknowledged"
-                } else {
-                    "read"
-                };
-                write!(
-                    f,
-                    "write {} came back after {how} write {}",
-                    this.0, other.0
-                )
+            Self::Contradiction { this, other, acknowledged } => {
+                let how = if *acknowledged { "acknowledged" } else { "read" };
+                write!(f, "write {} came back after {how} write {}", this.0, other.0)
             }
             Self::ReadBeforeWritten { this } => {
                 write!(f, "write {} was read before it was asked for", this.0)
             }
             Self::Zeros => f.write_str("zeros where data must be"),
             Self::Torn { unit, this, other } => {
-                write!(
-                    f,
-                    "torn: write {} here, write {} in unit {unit}",
-                    this.0, other.0
-                )
+                write!(f, "torn: write {} here, write {} in unit {unit}", this.0, other.0)
             }
         }
     }

@@ -9,11 +9,7 @@ fn label(id: WriteId) -> [Found; 1] {
 }
 
 const ZEROS: [Found; 1] = [Found::Label(Label::ZEROS)];
-const UNIT: Units = Units {
-    volume: 0,
-    first: 3,
-    count: 1,
-};
+const UNIT: Units = Units { volume: 0, first: 3, count: 1 };
 
 fn oracle() -> Oracle {
     let mut oracle = Oracle::new(4096);
@@ -49,16 +45,8 @@ fn a_value_that_was_read_stays_even_if_nobody_acknowledged_it() {
     let old = oracle.write(UNIT, false, at(10));
     oracle.acknowledged(old, at(11)).unwrap();
     let new = oracle.write(UNIT, false, at(20));
-    assert_eq!(
-        oracle.read(UNIT, &label(old), at(30), at(31)),
-        Ok(()),
-        "it may not have happened"
-    );
-    assert_eq!(
-        oracle.read(UNIT, &label(new), at(32), at(33)),
-        Ok(()),
-        "or later"
-    );
+    assert_eq!(oracle.read(UNIT, &label(old), at(30), at(31)), Ok(()), "it may not have happened");
+    assert_eq!(oracle.read(UNIT, &label(new), at(32), at(33)), Ok(()), "or later");
     let broken = oracle.read(UNIT, &label(old), at(34), at(35)).unwrap_err();
     assert_eq!(broken.promise, "one-register");
 }
@@ -68,11 +56,7 @@ fn concurrent_reads_may_differ_in_one_order_only() {
     let mut oracle = oracle();
     let new = oracle.write(UNIT, false, at(20));
     assert_eq!(oracle.read(UNIT, &label(new), at(30), at(50)), Ok(()));
-    assert_eq!(
-        oracle.read(UNIT, &ZEROS, at(31), at(49)),
-        Ok(()),
-        "it overlaps the other read"
-    );
+    assert_eq!(oracle.read(UNIT, &ZEROS, at(31), at(49)), Ok(()), "it overlaps the other read");
     assert!(oracle.read(UNIT, &ZEROS, at(51), at(52)).is_err());
 }
 
@@ -109,11 +93,7 @@ fn zeros_need_a_reason() {
 fn a_block_is_not_torn() {
     let mut oracle = Oracle::new(512);
     oracle.add_volume(1 << 20);
-    let block = Units {
-        volume: 0,
-        first: 8,
-        count: 8,
-    };
+    let block = Units { volume: 0, first: 8, count: 8 };
     let first = oracle.write(block, false, at(10));
     let second = oracle.write(block, false, at(10));
     let mut found = vec![Found::Label(Label(first.0)); 8];
@@ -133,20 +113,19 @@ fn forgetting_keeps_what_may_still_be_read() {
         let write = oracle.write(UNIT, false, at(20 + number * 10));
         oracle.acknowledged(write, at(25 + number * 10)).unwrap();
     }
-    assert_eq!(
-        oracle.read(UNIT, &label(kept), at(5), at(3000)),
-        Ok(()),
-        "it began before"
-    );
+    assert_eq!(oracle.read(UNIT, &label(kept), at(5), at(3000)), Ok(()), "it began before");
     oracle.end(open);
     for number in 0..1000 {
         let write = oracle.write(UNIT, false, at(4000 + number * 10));
         oracle.acknowledged(write, at(4005 + number * 10)).unwrap();
     }
+    let last = WriteId(1101);
+    assert_eq!(oracle.read(UNIT, &label(last), at(90_000), at(90_001)), Ok(()));
+    for number in 0..100 {
+        let zeroed = oracle.write(UNIT, true, at(90_010 + number));
+        oracle.void(zeroed);
+        assert_eq!(oracle.read(UNIT, &label(last), at(91_000), at(91_001)), Ok(()));
+    }
     let register = &oracle.volumes[0][3];
-    assert!(
-        register.history().matches('w').count() < 100,
-        "{}",
-        register.history()
-    );
+    assert!(register.history().matches('w').count() < 100, "{}", register.history());
 }

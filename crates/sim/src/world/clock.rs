@@ -17,15 +17,8 @@ pub struct Clock {
 
 impl Clock {
     pub fn new(world: Instant, local: Instant, rate_ppm: u64) -> Self {
-        assert!(
-            rate_ppm > 0,
-            "a clock that stands still never fires a timer"
-        );
-        Self {
-            world,
-            local,
-            rate_ppm,
-        }
+        assert!(rate_ppm > 0, "a clock that stands still never fires a timer");
+        Self { world, local, rate_ppm }
     }
 
     pub fn local(&self, world: Instant) -> Instant {
@@ -76,9 +69,6 @@ mod tests {
     fn a_jump_keeps_the_rate() {
         let mut clock = Clock::new(Instant::ZERO, Instant::ZERO, 1_000_000);
         clock.jump(Instant::from_nanos(10), Duration::from_nanos(100));
-        assert_eq!(
-            clock.local(Instant::from_nanos(11)),
-            Instant::from_nanos(111)
-        );
+        assert_eq!(clock.local(Instant::from_nanos(11)), Instant::from_nanos(111));
     }
 }

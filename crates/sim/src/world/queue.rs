@@ -21,11 +21,7 @@ struct Entry<E> {
 
 impl<E> Default for Queue<E> {
     fn default() -> Self {
-        Self {
-            heap: BinaryHeap::new(),
-            now: Instant::ZERO,
-            pushes: 0,
-        }
+        Self { heap: BinaryHeap::new(), now: Instant::ZERO, pushes: 0 }
     }
 }
 
@@ -45,11 +41,7 @@ impl<E> Queue<E> {
     /// A time that is past counts as now.
     pub fn at(&mut self, at: Instant, event: E) {
         self.pushes += 1;
-        self.heap.push(Reverse(Entry {
-            at: at.max(self.now),
-            push: self.pushes,
-            event,
-        }));
+        self.heap.push(Reverse(Entry { at: at.max(self.now), push: self.pushes, event }));
     }
 
     pub fn after(&mut self, wait: Duration, event: E) {

@@ -14,31 +14,19 @@ pub struct Spread {
 
 impl Spread {
     pub const fn new(low_us: u64, high_us: u64) -> Self {
-        Self {
-            low_us,
-            high_us,
-            tail_us: high_us,
-            tail_of: u64::MAX,
-        }
+        Self { low_us, high_us, tail_us: high_us, tail_of: u64::MAX }
     }
 
     #[must_use]
     pub const fn with_tail(self, tail_us: u64, tail_of: u64) -> Self {
-        Self {
-            tail_us,
-            tail_of,
-            ..self
-        }
+        Self { tail_us, tail_of, ..self }
     }
 
     /// To the nanosecond, so that two things rarely happen at once.
     pub fn draw(&self, prng: &mut Prng) -> Duration {
         let tail = self.tail_us > self.high_us && prng.chance(1, self.tail_of);
-        let (low, high) = if tail {
-            (self.high_us, self.tail_us)
-        } else {
-            (self.low_us, self.high_us)
-        };
+        let (low, high) =
+            if tail { (self.high_us, self.tail_us) } else { (self.low_us, self.high_us) };
         Duration::from_nanos(prng.between(low * 1000, high * 1000))
     }
 }

@@ -39,12 +39,7 @@ pub struct Trace {
 
 impl Trace {
     pub fn new(watched: bool) -> Self {
-        Self {
-            hash: 0xcbf2_9ce4_8422_2325,
-            count: 0,
-            lines: VecDeque::new(),
-            watched,
-        }
+        Self { hash: 0xcbf2_9ce4_8422_2325, count: 0, lines: VecDeque::new(), watched }
     }
 
     pub fn hash(&self) -> u64 {
@@ -80,24 +75,12 @@ impl Trace {
         if !self.watched && self.lines.len() >= LINES_KEPT {
             self.lines.pop_front();
         }
-        let detail = if self.watched {
-            detail()
-        } else {
-            String::new()
-        };
-        self.lines.push_back(Line {
-            at,
-            who,
-            what,
-            numbers,
-            detail,
-        });
+        let detail = if self.watched { detail() } else { String::new() };
+        self.lines.push_back(Line { at, who, what, numbers, detail });
     }
 
     fn mix(&mut self, word: u64) {
-        self.hash = (self.hash ^ word)
-            .wrapping_mul(0x0000_0100_0000_01b3)
-            .rotate_left(23);
+        self.hash = (self.hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
     }
 }
 
@@ -126,18 +109,9 @@ impl fmt::Display for Who {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, nanos) = (
-            self.at.nanos() / 1_000_000_000,
-            self.at.nanos() % 1_000_000_000,
-        );
-        write!(
-            f,
-            "{seconds:>4}.{nanos:09} {:<12} {:<16}",
-            self.who, self.what
-        )?;
-        self.numbers
-            .iter()
-            .try_for_each(|number| write!(f, " {number:>8}"))?;
+        let (seconds, nanos) = (self.at.nanos() / 1_000_000_000, self.at.nanos() % 1_000_000_000);
+        write!(f, "{seconds:>4}.{nanos:09} {:<12} {:<16}", self.who, self.what)?;
+        self.numbers.iter().try_for_each(|number| write!(f, " {number:>8}"))?;
         write!(f, "  {}", self.detail)
     }
 }

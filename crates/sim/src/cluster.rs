@@ -1,0 +1,263 @@
+//! A whole cluster: machines with real `node` cores, guests, faults, and the judge.
+//!
+//! First everything may go wrong while guests work (safety). Then all is mended, and everything has
+//! to come back: all copies in-sync and equal, all data readable, nothing held (liveness).
+
+mod fault;
+mod guest;
+mod guests;
+mod machine;
+mod operator;
+mod prove;
+mod route;
+mod swarm;
+
+use crate::consensus::{Consensus, ConsensusEvent};
+use crate::disk::VirtualDisk;
+use crate::net::{Machine, NetEvent, Network};
+use crate::oracle::{Broken, Oracle};
+use crate::report::{Options, Report};
+use crate::world::{Queue, Trace};
+use fault::Mend;
+use gabion_cluster::{AdminReply, Change, Command, Map, Proposer};
+use gabion_node::{Effect, NodeEvent};
+use gabion_types::{DiskToken, Duration, Incarnation, Instant, Prng};
+use gabion_wire::Message;
+use guest::{Guest, Orphan};
+use machine::Host;
+use operator::Operator;
+use prove::Phase;
+use std::collections::BTreeMap;
+pub use swarm::Swarm;
+
+/// A run that has not come to its end after so many events never will.
+const EVENTS_MAX: u64 = 30_000_000;
+
+#[derive(Debug)]
+enum Event {
+    Net(NetEvent),
+    Consensus(ConsensusEvent<Command>),
+    Disk {
+        machine: Machine,
+        slot: usize,
+        life: u64,
+        token: DiskToken,
+    },
+    Tick {
+        machine: Machine,
+        life: u64,
+    },
+    Exit {
+        machine: Machine,
+        life: u64,
+    },
+    Act {
+        guest: usize,
+        act: u64,
+    },
+    Operate {
+        number: u64,
+    },
+    Strike,
+    Mend(Mend),
+    /// Looks whether the phase is over.
+    Look,
+}
+
+#[derive(Debug)]
+pub struct Cluster {
+    swarm: Swarm,
+    queue: Queue<Event>,
+    trace: Trace,
+    prng: Prng,
+    machines: Vec<Host>,
+    net: Network<Message>,
+    consensus: Consensus<Command>,
+    /// The world's own copy of the map, and how many entries of the log are in it.
+    map: Map,
+    applied: usize,
+    running: Vec<bool>,
+    guests: Vec<Guest>,
+    next_guest: u64,
+    oracle: Oracle,
+    orphans: Vec<Orphan>,
+    operator: Operator,
+    last_refusal: Option<AdminReply>,
+    phase: Phase,
+    effects: Vec<Effect>,
+    counts: BTreeMap<&'static str, u64>,
+    operations: u64,
+    events: u64,
+    broken: Option<Broken>,
+}
+
+/// Runs what a seed decides.
+pub fn run(options: Options) -> Report {
+    let mut prng = Prng::new(options.seed);
+    let swarm = Swarm::draw(&mut prng);
+    run_swarm(options, swarm, prng)
+}
+
+/// Runs a given world; `prng` decides what happens in it.
+pub fn run_swarm(options: Options, swarm: Swarm, prng: Prng) -> Report {
+    let mut cluster = Cluster::new(swarm, prng, options.watch);
+    cluster.begin();
+    while cluster.broken.is_none() && !cluster.phase.is_end() {
+        if !cluster.step() {
+            break;
+        }
+    }
+    cluster.report(options.seed)
+}
+
+impl Cluster {
+    fn new(swarm: Swarm, mut prng: Prng, watch: bool) -> Self {
+        let mut machines = Vec::new();
+        for (disks, ppm) in swarm.disks.iter().zip(&swarm.clocks_ppm) {
+            let disks = (0..*disks).map(|_| {
+                let disk = VirtualDisk::new(swarm.disk_bytes, swarm.disk_times, prng.fork());
+                machine::formatted(disk, swarm.limits, &mut prng)
+            });
+            machines.push(Host::new(disks.collect(), *ppm));
+        }
+        let mut oracle = Oracle::new(swarm.unit_bytes);
+        for volume in &swarm.volumes {
+            oracle.add_volume(volume.size_bytes);
+        }
+        let guests = swarm.guests.iter().map(|plan| Guest::new(plan.clone(), prng.fork()));
+        Self {
+            guests: guests.collect(),
+            net: Network::new(machines.len(), swarm.net, prng.fork()),
+            consensus: Consensus::new(&vec![true; machines.len()], swarm.consensus, prng.fork()),
+            queue: Queue::default(),
+            trace: Trace::new(watch),
+            prng,
+            running: vec![false; machines.len()],
+            machines,
+            map: Map::default(),
+            applied: 0,
+            next_guest: 0,
+            oracle,
+            orphans: Vec::new(),
+            operator: Operator::default(),
+            last_refusal: None,
+            phase: Phase::Making,
+            effects: Vec::new(),
+            counts: BTreeMap::new(),
+            operations: 0,
+            events: 0,
+            broken: None,
+            swarm,
+        }
+    }
+
+    /// Everything starts; the log begins with the making of the cluster.
+    fn begin(&mut self) {
+        let from =
+            Proposer { node: machine::node_id(0), incarnation: Incarnation::new(0), number: 0 };
+        let change = Change::Init { cluster: machine::CLUSTER, limits: self.swarm.limits };
+        self.consensus.seed_log(Command { from, change });
+        for machine in 0..self.machines.len() {
+            self.start(machine);
+        }
+        self.first_tasks();
+        self.queue.after(Duration::from_secs(1), Event::Look);
+    }
+
+    /// False: nothing will ever happen again, or far too much happened.
+    fn step(&mut self) -> bool {
+        self.drain_due();
+        let Some(event) = self.queue.pop() else { return false };
+        match event {
+            Event::Net(event) => self.on_net(event),
+            Event::Consensus(event) => {
+                self.refresh_running();
+                self.on_consensus(event);
+            }
+            Event::Disk { machine, slot, life, token } => self.on_disk(machine, slot, life, token),
+            Event::Tick { machine, life } => self.on_tick(machine, life),
+            Event::Exit { machine, life } => self.on_exit(machine, life),
+            Event::Act { guest, act } => self.on_act(guest, act),
+            Event::Operate { number } => self.operate(number),
+            Event::Strike => self.strike(),
+            Event::Mend(mend) => self.mend(mend),
+            Event::Look => self.look(),
+        }
+        self.events += 1;
+        if self.events > EVENTS_MAX {
+            let text = format!("no end after {EVENTS_MAX} events in phase {:?}", self.phase);
+            self.break_promise("comes-to-an-end", text);
+        }
+        true
+    }
+
+    fn drain_due(&mut self) {
+        if self.net.has_due() {
+            for (at, event) in self.net.take_due() {
+                self.queue.at(at, Event::Net(event));
+            }
+        }
+        if self.consensus.has_due() {
+            for (at, event) in self.consensus.take_due() {
+                self.queue.at(at, Event::Consensus(event));
+            }
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// The first one counts; the run ends with it.
+    fn break_promise(&mut self, promise: &'static str, text: String) {
+        self.broken.get_or_insert(Broken { promise, text });
+    }
+
+    /// A moment that is never the same as that of its cause.
+    fn no_time(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn report(self, seed: u64) -> Report {
+        let mut counts = self.counts;
+        let disks = self.machines.iter().flat_map(|host| &host.disks);
+        let lost: u64 = disks.map(|disk| disk.virtual_disk.counts().sectors_lost).sum();
+        counts.insert("sectors-lost-at-power-cuts", lost);
+        counts.insert("writes", self.oracle.writes() as u64);
+        counts.insert("units-checked", self.oracle.units_checked);
+        counts.insert("map-entries", self.applied as u64);
+        counts.insert("elections", self.consensus.elections);
+        counts.insert("messages", self.net.messages);
+        Report {
+            seed,
+            hash: self.trace.hash(),
+            events: self.events,
+            virtual_time: self.queue.now().since(Instant::ZERO),
+            operations: self.operations,
+            counts,
+            broken: self.broken,
+            lines: self.trace.lines().cloned().collect(),
+        }
+    }
+
+    fn note_event(&mut self, machine: Machine, event: &NodeEvent) {
+        self.trace.note_with(self.queue.now(), machine::who(machine), "event", [0, 0, 0], || {
+            format!("{event:?}")
+        });
+        self.count(match event {
+            NodeEvent::PeerUp { .. } => "event-peer-up",
+            NodeEvent::PeerDown { .. } => "event-peer-down",
+            NodeEvent::LinkRefused { .. } => "event-link-refused",
+            NodeEvent::DiskOpened { .. } => "event-disk-opened",
+            NodeEvent::DiskOut { .. } => "event-disk-out",
+            NodeEvent::Store { .. } => "event-store",
+            NodeEvent::Volume { .. } => "event-volume",
+            NodeEvent::Owning { .. } => "event-owning",
+            NodeEvent::OwningEnded { .. } => "event-owning-ended",
+            NodeEvent::Superseded { .. } => "event-superseded",
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

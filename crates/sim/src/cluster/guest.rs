@@ -1,0 +1,82 @@
+//! A guest: asks, waits, and goes elsewhere when nobody answers.
+
+use super::swarm::GuestPlan;
+use crate::net::Machine;
+use crate::oracle::{Open, WriteId};
+use crate::workload::OpPlan;
+use gabion_node::GuestId;
+use gabion_types::{Instant, Prng};
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Debug)]
+pub struct Guest {
+    pub plan: GuestPlan,
+    pub prng: Prng,
+    pub state: GuestState,
+    /// What was not answered on the last connection; asked again, first.
+    pub again: VecDeque<OpPlan>,
+    /// Invents new requests.
+    pub busy: bool,
+    /// The number of the act that is on the list; an earlier one is void.
+    pub acts: u64,
+    pub answered: u64,
+}
+
+#[derive(Debug)]
+pub enum GuestState {
+    Away,
+    Opening { machine: Machine, id: GuestId, since: Instant },
+    Attached { machine: Machine, id: GuestId, flights: BTreeMap<u64, Flight>, next_tag: u64 },
+}
+
+/// A request without an answer.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub plan: OpPlan,
+    pub write: Option<WriteId>,
+    pub open: Open,
+    pub began: Instant,
+}
+
+/// A write without an answer whose guest is gone: it happens soon or never.
+#[derive(Clone, Copy, Debug)]
+pub struct Orphan {
+    pub volume: usize,
+    pub write: WriteId,
+    pub gone_since: Instant,
+}
+
+impl Guest {
+    pub fn new(plan: GuestPlan, prng: Prng) -> Self {
+        Self {
+            plan,
+            prng,
+            state: GuestState::Away,
+            again: VecDeque::new(),
+            busy: true,
+            acts: 0,
+            answered: 0,
+        }
+    }
+
+    pub fn in_flight(&self) -> usize {
+        match &self.state {
+            GuestState::Away | GuestState::Opening { .. } => 0,
+            GuestState::Attached { flights, .. } => flights.len(),
+        }
+    }
+
+    /// Nothing is left to be asked or answered.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.again.is_empty()
+    }
+
+    /// When the oldest request without an answer was made.
+    pub fn waits_since(&self) -> Option<Instant> {
+        match &self.state {
+            GuestState::Away => None,
+            GuestState::Opening { since, .. } => Some(*since),
+            GuestState::Attached { flights, .. } => flights.values().map(|one| one.began).min(),
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! A machine: its disks, its clock, and the process on it.
+
+use super::{Cluster, Event};
+use crate::disk::VirtualDisk;
+use crate::net::{Conn, Machine, Side};
+use crate::world::{Clock, Who};
+use gabion_cluster::{Map, NodeInfo};
+use gabion_node::{DiskSlot, GuestId, Input, LinkId, Node, NodeConfig, NodeDisk, NodeSettings};
+use gabion_types::{ClusterId, Duration, Incarnation, Instant, Limits, MapIndex, NodeId, Prng};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The cluster that every run makes.
+pub const CLUSTER: ClusterId = ClusterId::new(*b"a simulated one!");
+const SECRET: [u8; 32] = *b"known to all simulated machines.";
+
+#[derive(Debug)]
+pub enum State {
+    /// Without power.
+    Off,
+    /// With power, without a process.
+    Down,
+    Running(Box<Node>),
+    /// Hangs: what comes waits.
+    Paused(Box<Node>, VecDeque<Input>),
+}
+
+#[derive(Debug)]
+pub struct Disk {
+    pub virtual_disk: VirtualDisk,
+    /// What stands on the disk as its name.
+    pub uuid: [u8; 16],
+}
+
+#[derive(Debug)]
+pub struct Host {
+    pub state: State,
+    pub disks: Vec<Disk>,
+    clock: Clock,
+    /// Local nanoseconds a million of the world's.
+    ppm: u64,
+    /// Counts starts: events of an earlier process are void.
+    pub life: u64,
+    pub incarnation: Incarnation,
+    /// The tick that is on the list, by the world's time.
+    armed: Option<Instant>,
+    links: BTreeMap<LinkId, (Conn, Side)>,
+    ends: BTreeMap<(Conn, Side), LinkId>,
+    next_link: u64,
+    pub guests: BTreeMap<GuestId, usize>,
+    pub stopping: bool,
+}
+
+impl Host {
+    pub fn new(disks: Vec<Disk>, ppm: u64) -> Self {
+        Self {
+            state: State::Off,
+            disks,
+            clock: Clock::new(Instant::ZERO, Instant::ZERO, ppm),
+            ppm,
+            life: 0,
+            incarnation: Incarnation::new(0),
+            armed: None,
+            links: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            next_link: 0,
+            guests: BTreeMap::new(),
+            stopping: false,
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
+    }
+
+    /// A process is there, hanging or not.
+    pub fn has_process(&self) -> bool {
+        matches!(self.state, State::Running(_) | State::Paused(..))
+    }
+
+    pub fn node(&self) -> Option<&Node> {
+        match &self.state {
+            State::Running(node) | State::Paused(node, _) => Some(node),
+            State::Off | State::Down => None,
+        }
+    }
+
+    /// Dialled links have the node's even numbers, accepted ones odd numbers of the driver's.
+    pub fn accept(&mut self, conn: Conn) -> LinkId {
+        let link = LinkId(self.next_link << 1 | 1);
+        self.next_link += 1;
+        self.bind(link, conn, Side::Acceptor);
+        link
+    }
+
+    pub fn bind(&mut self, link: LinkId, conn: Conn, side: Side) {
+        self.links.insert(link, (conn, side));
+        self.ends.insert((conn, side), link);
+    }
+
+    pub fn end_of(&self, link: LinkId) -> Option<(Conn, Side)> {
+        self.links.get(&link).copied()
+    }
+
+    pub fn link_of(&self, conn: Conn, side: Side) -> Option<LinkId> {
+        self.ends.get(&(conn, side)).copied()
+    }
+
+    pub fn unbind(&mut self, link: LinkId) -> Option<(Conn, Side)> {
+        let end = self.links.remove(&link)?;
+        self.ends.remove(&end);
+        Some(end)
+    }
+}
+
+/// Cluster ids count nodes from 1.
+pub fn node_id(machine: Machine) -> NodeId {
+    NodeId::new(u32::try_from(machine + 1).expect("a few machines"))
+}
+
+pub fn machine_of(node: NodeId) -> Machine {
+    usize::try_from(node.get()).expect("a few machines") - 1
+}
+
+pub fn who(machine: Machine) -> Who {
+    Who::Node(u32::try_from(machine).expect("a few machines"))
+}
+
+impl Cluster {
+    /// A process starts, with power if need be. Nothing if there is one.
+    pub(super) fn start(&mut self, machine: Machine) {
+        if self.machines[machine].has_process() {
+            return;
+        }
+        let now = self.queue.now();
+        let seed = self.prng.next_u64();
+        let incarnation = Incarnation::new(self.prng.next_u64());
+        let settings = NodeSettings { limits: self.swarm.limits, ..NodeSettings::default() };
+        let kept = self.kept_entries(machine);
+        let host = &mut self.machines[machine];
+        host.life += 1;
+        host.incarnation = incarnation;
+        host.stopping = false;
+        host.armed = None;
+        host.clock = Clock::new(now, Instant::from_nanos(self.prng.below(1 << 40)), host.ppm);
+        let config = NodeConfig {
+            cluster: CLUSTER,
+            node: node_id(machine),
+            incarnation,
+            secret: SECRET,
+            seed,
+            settings,
+            info: info(machine),
+            disks: host.disks.iter().enumerate().map(disk_config).collect(),
+        };
+        let local = host.clock.local(now);
+        host.state = State::Running(Box::new(Node::new(config, local)));
+        self.net.set_process(now, machine, true);
+        self.trace.note(now, who(machine), "start", [host.life, kept as u64, 0]);
+        self.consensus.start(now, machine, kept);
+        if kept > 0 {
+            let map = Box::new(self.map_at(kept));
+            self.feed(machine, Input::Restored { index: MapIndex::new(kept as u64), map });
+        }
+        self.feed(machine, Input::Tick);
+    }
+
+    /// How much of its log a starting process gets as one map.
+    fn kept_entries(&mut self, machine: Machine) -> usize {
+        let has = self.consensus.has(machine) as u64;
+        if self.prng.chance(1, 2) { crate::world::index(self.prng.between(0, has)) } else { 0 }
+    }
+
+    fn map_at(&self, entries: usize) -> Map {
+        let mut map = Map::default();
+        for (index, command) in (1..).zip(&self.consensus.log()[..entries]) {
+            map.apply(MapIndex::new(index), command);
+        }
+        map
+    }
+
+    /// The process dies; its machine stays.
+    pub(super) fn kill(&mut self, machine: Machine) {
+        if !self.machines[machine].has_process() {
+            return;
+        }
+        self.lose_process(machine);
+        self.machines[machine].state = State::Down;
+        self.net.set_process(self.queue.now(), machine, false);
+    }
+
+    /// What both a kill and a power cut do.
+    pub(super) fn lose_process(&mut self, machine: Machine) {
+        let now = self.queue.now();
+        let host = &mut self.machines[machine];
+        host.life += 1;
+        host.armed = None;
+        host.links.clear();
+        host.ends.clear();
+        for disk in &mut host.disks {
+            disk.virtual_disk.lose_process();
+        }
+        self.trace.note(now, who(machine), "gone", [host.life, 0, 0]);
+        for guest in std::mem::take(&mut host.guests).into_values() {
+            self.guest_cut_off(guest);
+        }
+    }
+
+    /// Asks the process to stop by itself.
+    pub(super) fn stop(&mut self, machine: Machine) {
+        if self.machines[machine].has_process() && !self.machines[machine].stopping {
+            self.machines[machine].stopping = true;
+            self.feed(machine, Input::Stop);
+        }
+    }
+
+    pub(super) fn pause(&mut self, machine: Machine) {
+        let host = &mut self.machines[machine];
+        host.state = match std::mem::replace(&mut host.state, State::Off) {
+            State::Running(node) => State::Paused(node, VecDeque::new()),
+            other @ (State::Off | State::Down | State::Paused(..)) => other,
+        };
+    }
+
+    pub(super) fn resume(&mut self, machine: Machine) {
+        let host = &mut self.machines[machine];
+        let waiting;
+        (host.state, waiting) = match std::mem::replace(&mut host.state, State::Off) {
+            State::Paused(node, waiting) => (State::Running(node), waiting),
+            other @ (State::Off | State::Down | State::Running(_)) => (other, VecDeque::new()),
+        };
+        for input in waiting {
+            self.feed(machine, input);
+        }
+        if self.machines[machine].is_running() {
+            self.feed(machine, Input::Tick);
+        }
+    }
+
+    /// One input into a process; its effects are done, its timer is set.
+    pub(super) fn feed(&mut self, machine: Machine, input: Input) {
+        let now = self.queue.now();
+        let host = &mut self.machines[machine];
+        let local = host.clock.local(now);
+        let node = match &mut host.state {
+            State::Running(node) => node,
+            State::Paused(_, waiting) => {
+                waiting.push_back(input);
+                return;
+            }
+            State::Off | State::Down => return,
+        };
+        self.trace.note_with(now, who(machine), "input", [0, 0, 0], || {
+            let text = format!("{input:?}");
+            text.chars().take(600).collect()
+        });
+        node.handle(local, input);
+        let mut effects = std::mem::take(&mut self.effects);
+        while let Some(effect) = node.next_effect() {
+            effects.push(effect);
+        }
+        for effect in effects.drain(..) {
+            self.perform(machine, effect);
+        }
+        self.effects = effects;
+        self.arm(machine);
+    }
+
+    fn arm(&mut self, machine: Machine) {
+        let now = self.queue.now();
+        let host = &mut self.machines[machine];
+        let Some(deadline) = host.node().and_then(Node::next_deadline) else { return };
+        let late = Duration::from_nanos(self.prng.between(1_000, 200_000));
+        let at = host.clock.world(deadline).max(now) + late;
+        if host.armed.is_none_or(|armed| at < armed) {
+            host.armed = Some(at);
+            self.queue.at(at, Event::Tick { machine, life: host.life });
+        }
+    }
+
+    pub(super) fn on_tick(&mut self, machine: Machine, life: u64) {
+        let host = &mut self.machines[machine];
+        if host.life == life && host.armed.is_some_and(|armed| armed <= self.queue.now()) {
+            host.armed = None;
+            if host.is_running() {
+                self.feed(machine, Input::Tick);
+            }
+        }
+    }
+
+    pub(super) fn on_disk(
+        &mut self,
+        machine: Machine,
+        slot: usize,
+        life: u64,
+        token: gabion_types::DiskToken,
+    ) {
+        let host = &mut self.machines[machine];
+        if host.life != life {
+            return;
+        }
+        if let Some(done) = host.disks[slot].virtual_disk.complete(token) {
+            let disk = DiskSlot(u32::try_from(slot).expect("a few disks"));
+            self.feed(machine, Input::Disk { disk, done });
+        }
+    }
+}
+
+fn info(machine: Machine) -> NodeInfo {
+    let name = format!("node{}", machine + 1);
+    let at = |port: &str| format!("{name}:{port}");
+    NodeInfo {
+        id: node_id(machine),
+        peer: at("peer"),
+        api: at("api"),
+        nbd: at("nbd"),
+        http: at("http"),
+        name,
+    }
+}
+
+fn disk_config((slot, disk): (usize, &Disk)) -> NodeDisk {
+    NodeDisk { capacity_bytes: disk.virtual_disk.capacity_bytes(), path: format!("disk{slot}") }
+}
+
+/// A fresh disk, formatted.
+pub fn formatted(mut disk: VirtualDisk, limits: Limits, prng: &mut Prng) -> Disk {
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&prng.next_u64().to_le_bytes());
+    uuid[8..].copy_from_slice(&prng.next_u64().to_le_bytes());
+    let pieces = crate::formatting::format_disk(CLUSTER, uuid, disk.capacity_bytes(), limits);
+    disk.format(pieces);
+    Disk { virtual_disk: disk, uuid }
+}

@@ -1,0 +1,99 @@
+//! The operator: makes volumes and sets settings, and tries again until it is done.
+
+use super::{Cluster, Event};
+use crate::world::{Spread, Who};
+use gabion_cluster::{AdminError, AdminReply, AdminRequest, VolumeSpec};
+use gabion_node::Input;
+use gabion_types::{Duration, HoldPolicy};
+use std::collections::VecDeque;
+
+/// Without an answer it asks again, elsewhere.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+#[derive(Debug, Default)]
+pub struct Operator {
+    tasks: VecDeque<AdminRequest>,
+    /// The number of the request that is out.
+    number: u64,
+    answered: bool,
+}
+
+impl Operator {
+    pub fn is_done(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    pub fn push(&mut self, task: AdminRequest) {
+        self.tasks.push_back(task);
+    }
+}
+
+impl Cluster {
+    pub(super) fn first_tasks(&mut self) {
+        for (name, value) in &self.swarm.settings {
+            let (name, value) = ((*name).to_string(), value.clone());
+            self.operator.push(AdminRequest::SetSetting { name, value });
+        }
+        for volume in &self.swarm.volumes {
+            let spec = VolumeSpec {
+                name: volume.name.clone(),
+                size_bytes: volume.size_bytes,
+                rf: volume.rf,
+                hold: HoldPolicy::NeverFail,
+                exclusive: false,
+            };
+            self.operator.push(AdminRequest::CreateVolume { spec });
+        }
+        self.queue.after(Duration::from_secs(2), Event::Operate { number: 0 });
+    }
+
+    /// Asks the next thing, or the last one again. `number`: of the request that is given up.
+    pub(super) fn operate(&mut self, number: u64) {
+        if number != self.operator.number {
+            return;
+        }
+        let Some(request) = self.operator.tasks.front().cloned() else {
+            return;
+        };
+        self.operator.number += 1;
+        self.operator.answered = false;
+        let number = self.operator.number;
+        let anybody = crate::world::index(self.prng.below(self.machines.len() as u64));
+        let machine = self.consensus.leader().unwrap_or(anybody);
+        self.queue.after(PATIENCE, Event::Operate { number });
+        self.trace.note_with(self.queue.now(), Who::World, "admin", [number, 0, 0], || {
+            format!("{request:?}")
+        });
+        self.feed(machine, Input::Admin { number, request });
+    }
+
+    pub(super) fn on_admin_done(&mut self, number: u64, reply: AdminReply) {
+        if number != self.operator.number || self.operator.answered {
+            return;
+        }
+        self.operator.answered = true;
+        self.trace.note_with(self.queue.now(), Who::World, "admin done", [number, 0, 0], || {
+            format!("{reply:?}")
+        });
+        let done = match &reply {
+            AdminReply::Done | AdminReply::Created { .. } => true,
+            AdminReply::Refused(error) => matches!(error, AdminError::NameTaken),
+        };
+        if done {
+            self.operator.tasks.pop_front();
+        } else {
+            self.count("admin-refused");
+            self.last_refusal = Some(reply);
+        }
+        let wait = Spread::new(10_000, 500_000).draw(&mut self.prng);
+        self.queue.after(wait, Event::Operate { number });
+    }
+
+    /// All volumes can be opened.
+    pub(super) fn volumes_are_ready(&self) -> bool {
+        self.swarm.volumes.iter().all(|volume| {
+            let entry = self.map.volume_by_name(&volume.name);
+            entry.is_some_and(|entry| self.map.view(entry.id).is_some())
+        })
+    }
+}

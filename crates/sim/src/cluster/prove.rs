@@ -1,0 +1,226 @@
+//! The phases of a run, and what has to hold at the end of each.
+
+use super::guest::Guest;
+use super::machine::State;
+use super::swarm::{Finale, GuestPlan};
+use super::{Cluster, Event};
+use crate::invariants::{replicas_equal, whole};
+use crate::workload::{Mix, OpKind, OpPlan};
+use crate::world::{Spread, Who};
+use gabion_types::{Duration, Instant};
+
+/// How often the end of a phase is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A cluster makes its volumes within.
+const MAKING: Duration = Duration::from_secs(60);
+/// Everything is whole again within, once nothing goes wrong any more.
+const HEALING: Duration = Duration::from_secs(300);
+/// The last requests are answered within.
+const DRAINING: Duration = Duration::from_secs(60);
+const READING: Duration = Duration::from_secs(120);
+const STOPPING: Duration = Duration::from_secs(60);
+/// After the last trouble guests go on a little while.
+const GOES_ON: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Making,
+    /// Things go wrong.
+    Chaos {
+        until: Instant,
+    },
+    /// Nothing goes wrong any more; guests go on.
+    Healing {
+        since: Instant,
+    },
+    /// Guests ask nothing new.
+    Draining {
+        since: Instant,
+    },
+    /// Every block is read once more.
+    Reading {
+        since: Instant,
+    },
+    /// All machines stop; then they start again.
+    Stopping {
+        since: Instant,
+    },
+    End,
+}
+
+impl Phase {
+    pub fn is_end(self) -> bool {
+        self == Self::End
+    }
+
+    pub fn is_stopping(self) -> bool {
+        matches!(self, Self::Stopping { .. })
+    }
+}
+
+impl Cluster {
+    /// Nothing goes wrong from here on.
+    pub(super) fn phase_is_over(&self) -> bool {
+        !matches!(self.phase, Phase::Chaos { .. })
+    }
+
+    pub(super) fn look(&mut self) {
+        let now = self.queue.now();
+        self.queue.after(LOOK_EVERY, Event::Look);
+        match self.phase {
+            Phase::Making => self.look_making(now),
+            Phase::Chaos { until } if now >= until => {
+                self.mend_all();
+                self.enter(Phase::Healing { since: now });
+            }
+            Phase::Chaos { .. } | Phase::End => {}
+            Phase::Healing { since } => self.look_healing(now, since),
+            Phase::Draining { since } => self.look_draining(now, since),
+            Phase::Reading { since } => self.look_reading(now, since),
+            Phase::Stopping { since } => self.look_stopping(now, since),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.trace
+            .note_with(self.queue.now(), Who::World, "phase", [0, 0, 0], || format!("{phase:?}"));
+        self.phase = phase;
+    }
+
+    fn look_making(&mut self, now: Instant) {
+        if self.operator.is_done() && self.volumes_are_ready() {
+            for guest in 0..self.guests.len() {
+                let wait = Spread::new(0, 100_000).draw(&mut self.prng);
+                self.schedule_act(guest, wait);
+            }
+            self.enter(Phase::Chaos { until: now + self.swarm.chaos });
+            self.queue.after(Duration::from_secs(1), Event::Strike);
+        } else if now.since(Instant::ZERO) > MAKING {
+            let text = format!("volumes are not made; last answer {:?}", self.last_refusal);
+            self.break_promise("liveness", text);
+        }
+    }
+
+    fn look_healing(&mut self, now: Instant, since: Instant) {
+        let missing = self.missing();
+        if missing.is_none() && now.since(since) > GOES_ON {
+            self.guests.iter_mut().for_each(|guest| guest.busy = false);
+            self.enter(Phase::Draining { since: now });
+        } else if now.since(since) > HEALING {
+            let text = missing.unwrap_or_default();
+            self.break_promise("liveness", format!("not whole after {HEALING:?}: {text}"));
+        }
+    }
+
+    /// What keeps the cluster from being whole.
+    fn missing(&self) -> Option<String> {
+        if let Some(machine) = self.machines.iter().position(|host| !host.is_running()) {
+            return Some(format!("machine {machine} does not run"));
+        }
+        whole::missing(&self.map)
+    }
+
+    fn look_draining(&mut self, now: Instant, since: Instant) {
+        if self.guests.iter().all(Guest::is_idle) {
+            self.begin_reading();
+            self.enter(Phase::Reading { since: now });
+        } else if now.since(since) > DRAINING {
+            self.break_promise("liveness", format!("held requests: {}", self.held()));
+        }
+    }
+
+    fn held(&self) -> String {
+        let waiting = self.guests.iter().enumerate().filter(|(_, guest)| !guest.is_idle());
+        waiting.map(|(number, guest)| format!("guest {number} {:?}; ", guest.state)).collect()
+    }
+
+    /// A reader for each volume, through any machine.
+    fn begin_reading(&mut self) {
+        let unit_bytes = self.oracle.unit_bytes();
+        let part = u64::from(self.swarm.limits.part_bytes) / unit_bytes;
+        for volume in 0..self.swarm.volumes.len() {
+            let units = self.oracle.units(volume);
+            let mut prng = self.prng.fork();
+            let plan = GuestPlan {
+                volume,
+                mix: Mix::draw(&mut prng, units, unit_bytes, part * unit_bytes),
+                depth: 8,
+                think: Spread::new(1, 20),
+                patience: READING * 2,
+            };
+            let mut guest = Guest::new(plan, prng);
+            guest.busy = false;
+            guest.again.extend((0..units).step_by(crate::world::index(part)).map(|first| OpPlan {
+                kind: OpKind::Read,
+                first,
+                count: part.min(units - first),
+            }));
+            self.guests.push(guest);
+            self.schedule_act(self.guests.len() - 1, Duration::from_micros(1));
+        }
+    }
+
+    fn look_reading(&mut self, now: Instant, since: Instant) {
+        if !self.guests.iter().all(Guest::is_idle) {
+            if now.since(since) > READING {
+                self.break_promise("liveness", format!("data is not readable: {}", self.held()));
+            }
+            return;
+        }
+        if self.missing().is_some() {
+            self.enter(Phase::Healing { since: now });
+            return;
+        }
+        if let Err(broken) = replicas_equal::check(&self.map, &self.nodes()) {
+            // What is not settled yet may be on its way.
+            if now.since(since) > READING {
+                self.break_promise(broken.promise, broken.text);
+            }
+            return;
+        }
+        self.next_finale(now);
+    }
+
+    fn nodes(&self) -> Vec<replicas_equal::Place<'_>> {
+        let mut places = Vec::new();
+        for host in &self.machines {
+            for (slot, disk) in host.disks.iter().enumerate() {
+                let store = host.node().and_then(|node| {
+                    node.store(gabion_node::DiskSlot(u32::try_from(slot).expect("a few disks")))
+                });
+                places.push(replicas_equal::Place { uuid: disk.uuid, store });
+            }
+        }
+        places
+    }
+
+    fn next_finale(&mut self, now: Instant) {
+        let finale = std::mem::replace(&mut self.swarm.finale, Finale::None);
+        match finale {
+            Finale::None => self.enter(Phase::End),
+            Finale::Stop => {
+                (0..self.machines.len()).for_each(|machine| self.stop(machine));
+                self.enter(Phase::Stopping { since: now });
+            }
+            Finale::PowerCut => {
+                self.cut_power_all();
+                self.enter(Phase::Stopping { since: now });
+            }
+            Finale::Kill => {
+                (0..self.machines.len()).for_each(|machine| self.kill(machine));
+                self.enter(Phase::Stopping { since: now });
+            }
+        }
+    }
+
+    fn look_stopping(&mut self, now: Instant, since: Instant) {
+        let down = |state: &State| matches!(state, State::Off | State::Down);
+        let all_down = self.machines.iter().all(|host| down(&host.state));
+        if all_down {
+            self.mend_all();
+            self.enter(Phase::Healing { since: now });
+        } else if now.since(since) > STOPPING {
+            self.break_promise("liveness", "a machine does not stop".to_string());
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What processes ask of the world, and what the world tells them.
+
+use super::machine::{State, machine_of, node_id, who};
+use super::{Cluster, Event};
+use crate::consensus::{ConsensusEvent, ConsensusTold, Reach};
+use crate::net::{Conn, Machine, NetEvent, Network, Side, Told};
+use crate::world::Who;
+use gabion_cluster::Command;
+use gabion_node::{DiskSlot, Effect, Input, LinkId, NodeEvent};
+use gabion_types::{DiskOp, MapIndex, NodeId};
+use gabion_wire::Message;
+
+impl Cluster {
+    pub(super) fn perform(&mut self, machine: Machine, effect: Effect) {
+        let now = self.queue.now();
+        self.trace.note_with(now, who(machine), "effect", effect_numbers(&effect), || {
+            format!("{effect:?}").chars().take(600).collect()
+        });
+        match effect {
+            Effect::Disk { disk, op } => self.submit(machine, disk, op),
+            Effect::Connect { link, node, .. } => self.dial(machine, link, node),
+            Effect::Send { link, message } => {
+                if let Some((conn, side)) = self.machines[machine].end_of(link) {
+                    self.net.send(now, conn, side, message);
+                }
+            }
+            Effect::CloseLink { link } => {
+                if let Some((conn, side)) = self.machines[machine].unbind(link) {
+                    let gently = self.prng.chance(1, 2);
+                    self.net.close(now, conn, side, gently);
+                }
+            }
+            Effect::GuestOpened { guest, result } => self.on_guest_opened(machine, guest, result),
+            Effect::GuestDone { guest, tag, result } => {
+                self.on_guest_done(machine, guest, tag, result);
+            }
+            Effect::GuestEnded { guest } => self.on_guest_ended(machine, guest),
+            Effect::Propose { command } => self.consensus.propose(now, machine, command),
+            Effect::ConfirmLeader { number, term } => {
+                self.consensus.confirm(now, machine, number, term);
+            }
+            Effect::AdminDone { number, reply } => self.on_admin_done(number, reply),
+            Effect::Event(event) => self.on_event(machine, &event),
+            Effect::Stopped => {
+                self.count("stopped");
+                self.queue.after(
+                    self.no_time(),
+                    Event::Exit { machine, life: self.machines[machine].life },
+                );
+            }
+            Effect::NbdWant { .. } | Effect::NbdSend { .. } | Effect::NbdClose { .. } => {
+                self.break_promise("no-nbd-guests", format!("{effect:?}"));
+            }
+        }
+    }
+
+    fn submit(&mut self, machine: Machine, disk: DiskSlot, op: DiskOp) {
+        let slot = crate::world::index(u64::from(disk.0));
+        let token = op.token;
+        let host = &mut self.machines[machine];
+        let wait = host.disks[slot].virtual_disk.submit(op);
+        self.queue.after(wait, Event::Disk { machine, slot, life: host.life, token });
+    }
+
+    fn dial(&mut self, machine: Machine, link: LinkId, node: NodeId) {
+        let to = machine_of(node);
+        let conn = self.net.dial(self.queue.now(), machine, to);
+        self.machines[machine].bind(link, conn, Side::Dialler);
+    }
+
+    fn on_event(&mut self, machine: Machine, event: &NodeEvent) {
+        if let NodeEvent::Superseded { .. } = event {
+            self.count("superseded");
+            let life = self.machines[machine].life;
+            self.queue.after(self.no_time(), Event::Exit { machine, life });
+        }
+        self.note_event(machine, event);
+    }
+
+    /// A process ends by itself.
+    pub(super) fn on_exit(&mut self, machine: Machine, life: u64) {
+        if self.machines[machine].life == life {
+            self.kill(machine);
+        }
+    }
+
+    pub(super) fn on_net(&mut self, event: NetEvent) {
+        for told in self.net.due(self.queue.now(), event) {
+            match told {
+                Told::Connected { machine, conn } => {
+                    self.tell_link(machine, conn, Side::Dialler, None)
+                }
+                Told::Accepted { machine, conn } => {
+                    let link = self.machines[machine].accept(conn);
+                    self.feed(machine, Input::Accepted { link });
+                }
+                Told::Closed { machine, conn } => self.on_closed(machine, conn),
+                Told::Message { machine, conn, message } => {
+                    let side = self.side_of(machine, conn);
+                    self.tell_link(machine, conn, side, Some(message));
+                }
+            }
+        }
+    }
+
+    fn tell_link(&mut self, machine: Machine, conn: Conn, side: Side, message: Option<Message>) {
+        let Some(link) = self.machines[machine].link_of(conn, side) else { return };
+        self.feed(
+            machine,
+            match message {
+                Some(message) => Input::Peer { link, message },
+                None => Input::Connected { link },
+            },
+        );
+    }
+
+    fn on_closed(&mut self, machine: Machine, conn: Conn) {
+        let side = self.side_of(machine, conn);
+        let host = &mut self.machines[machine];
+        if let Some(link) = host.link_of(conn, side) {
+            host.unbind(link);
+            self.feed(machine, Input::LinkClosed { link });
+        }
+    }
+
+    /// No machine dials itself, so a machine has one end of a connection at most.
+    fn side_of(&self, machine: Machine, conn: Conn) -> Side {
+        let dialled = self.machines[machine].link_of(conn, Side::Dialler).is_some();
+        if dialled { Side::Dialler } else { Side::Acceptor }
+    }
+
+    pub(super) fn on_consensus(&mut self, event: ConsensusEvent<Command>) {
+        let now = self.queue.now();
+        let reach = Ways { net: &self.net, running: &self.running };
+        let told = self.consensus.due(now, event, &reach);
+        self.apply_committed();
+        for told in told {
+            match told {
+                ConsensusTold::Committed { machine, index, entry } => {
+                    let index = MapIndex::new(index);
+                    self.feed(machine, Input::Committed { index, command: entry });
+                }
+                ConsensusTold::Leader { machine, term, leader } => {
+                    let leader = leader.map(node_id);
+                    self.feed(machine, Input::Leader { term, leader });
+                }
+                ConsensusTold::Confirmed { machine, number, term } => {
+                    self.feed(machine, Input::LeaderConfirmed { number, term });
+                }
+            }
+        }
+    }
+
+    /// The world's own map follows the log.
+    fn apply_committed(&mut self) {
+        while let Some(command) = self.consensus.log().get(self.applied) {
+            self.applied += 1;
+            let index = self.applied as u64;
+            let applied = self.map.apply(MapIndex::new(index), command);
+            let at = self.queue.now();
+            self.trace.note_with(at, Who::World, "committed", [index, 0, 0], || {
+                format!("{command:?} -> {applied:?}")
+            });
+        }
+    }
+
+    /// Which machines run a process that is not hanging, kept for consensus.
+    pub(super) fn refresh_running(&mut self) {
+        self.running.clear();
+        self.running
+            .extend(self.machines.iter().map(|host| matches!(host.state, State::Running(_))));
+    }
+}
+
+/// Who reaches whom, for consensus.
+struct Ways<'a> {
+    net: &'a Network<Message>,
+    running: &'a [bool],
+}
+
+impl Reach for Ways<'_> {
+    fn is_up(&self, machine: Machine) -> bool {
+        self.running[machine]
+    }
+
+    fn reaches(&self, from: Machine, to: Machine) -> bool {
+        let open = !self.net.is_cut(from, to) && !self.net.is_cut(to, from);
+        open && self.running[from] && self.running[to]
+    }
+}
+
+/// What of an effect goes into the hash of the trace.
+fn effect_numbers(effect: &Effect) -> [u64; 3] {
+    match effect {
+        Effect::Disk { disk, op } => [1, u64::from(disk.0), op.token.0],
+        Effect::Connect { link, node, .. } => [2, link.0, u64::from(node.get())],
+        Effect::Send { link, message } => [3, link.0, message.request.0],
+        Effect::CloseLink { link } => [4, link.0, 0],
+        Effect::GuestOpened { guest, .. } => [5, guest.0, 0],
+        Effect::GuestDone { guest, tag, .. } => [6, guest.0, *tag],
+        Effect::GuestEnded { guest } => [7, guest.0, 0],
+        Effect::Propose { command } => [8, command.from.number, 0],
+        Effect::ConfirmLeader { number, term } => [9, *number, *term],
+        Effect::AdminDone { number, .. } => [10, *number, 0],
+        Effect::Event(_) => [11, 0, 0],
+        Effect::Stopped => [12, 0, 0],
+        Effect::NbdWant { .. } | Effect::NbdSend { .. } | Effect::NbdClose { .. } => [13, 0, 0],
+    }
+}

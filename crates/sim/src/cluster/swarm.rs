@@ -1,0 +1,153 @@
+//! What a seed decides: topology, limits, settings, workload and faults.
+
+use super::fault::FaultKind;
+use crate::consensus::ConsensusTimes;
+use crate::disk::DiskTimes;
+use crate::workload::Mix;
+use crate::world::Spread;
+use gabion_types::{Duration, Limits, Prng, SegmentSize};
+
+/// All that is drawn before the first event.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    /// Disks of each machine; none: a witness.
+    pub disks: Vec<usize>,
+    pub disk_bytes: u64,
+    pub limits: Limits,
+    pub volumes: Vec<VolumePlan>,
+    pub guests: Vec<GuestPlan>,
+    pub unit_bytes: u64,
+    /// Of the cluster map, as an operator sets them.
+    pub settings: Vec<(&'static str, String)>,
+    /// Local nanoseconds a million of the world's, by machine.
+    pub clocks_ppm: Vec<u64>,
+    pub net: Spread,
+    pub disk_times: DiskTimes,
+    pub consensus: ConsensusTimes,
+    pub faults: Vec<FaultKind>,
+    pub fault_every: Duration,
+    /// How long faults go on.
+    pub chaos: Duration,
+    /// What happens after all is well: everything stops, or loses power, and comes back.
+    pub finale: Finale,
+}
+
+#[derive(Clone, Debug)]
+pub struct VolumePlan {
+    pub name: String,
+    pub size_bytes: u64,
+    pub rf: u8,
+}
+
+#[derive(Clone, Debug)]
+pub struct GuestPlan {
+    pub volume: usize,
+    pub mix: Mix,
+    pub depth: usize,
+    pub think: Spread,
+    /// After so long without an answer it hangs up and goes elsewhere.
+    pub patience: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finale {
+    None,
+    Stop,
+    PowerCut,
+    Kill,
+}
+
+impl Swarm {
+    pub fn draw(prng: &mut Prng) -> Self {
+        let machines = pick(prng, &[3, 3, 3, 4, 5]);
+        let rf = if prng.chance(1, 5) { 3 } else { 2 };
+        let disks = Self::draw_disks(prng, machines, rf);
+        let unit_bytes = if prng.chance(1, 4) { 512 } else { 4096 };
+        let limits = Limits {
+            segment: SegmentSize::new(pick(prng, &[256 << 10, 1 << 20, 1 << 20]))
+                .expect("a power of two in range"),
+            part_bytes: pick(prng, &[16 << 10, 64 << 10, 256 << 10]),
+            requests_per_volume: pick(prng, &[8, 64, 256]),
+            write_bytes_per_disk: pick(prng, &[1 << 20, 4 << 20]),
+        };
+        let volumes = Self::draw_volumes(prng, rf);
+        let guests = Self::draw_guests(prng, &volumes, unit_bytes, &limits);
+        let rebuild = pick(prng, &["1s", "5s", "20s"]);
+        Self {
+            clocks_ppm: (0..machines).map(|_| prng.between(920_000, 1_080_000)).collect(),
+            disks,
+            disk_bytes: 64 << 20,
+            limits,
+            volumes,
+            guests,
+            unit_bytes,
+            settings: vec![("rebuild.wait", rebuild.to_string())],
+            net: pick(
+                prng,
+                &[
+                    Spread::new(20, 100),
+                    Spread::new(50, 500).with_tail(20_000, 200),
+                    Spread::new(100, 2000).with_tail(200_000, 500),
+                ],
+            ),
+            disk_times: DiskTimes::FAST,
+            consensus: ConsensusTimes::FAST,
+            faults: FaultKind::draw(prng),
+            fault_every: Duration::from_millis(pick(prng, &[300, 1000, 3000])),
+            chaos: Duration::from_secs(prng.between(10, 30)),
+            finale: pick(prng, &[Finale::None, Finale::Stop, Finale::PowerCut, Finale::Kill]),
+        }
+    }
+
+    pub fn machines(&self) -> usize {
+        self.disks.len()
+    }
+
+    /// At least rf machines have a disk.
+    fn draw_disks(prng: &mut Prng, machines: usize, rf: u8) -> Vec<usize> {
+        let mut disks: Vec<usize> = (0..machines).map(|_| pick(prng, &[1, 1, 2])).collect();
+        if prng.chance(1, 4) && machines > usize::from(rf) {
+            disks[machines - 1] = 0;
+        }
+        disks
+    }
+
+    fn draw_volumes(prng: &mut Prng, rf: u8) -> Vec<VolumePlan> {
+        let count = prng.between(1, 3);
+        (0..count)
+            .map(|number| VolumePlan {
+                name: format!("vm{number}"),
+                size_bytes: prng.between(1, 4 * 256) * 4096,
+                rf: if prng.chance(1, 6) { 1.max(rf - 1) } else { rf },
+            })
+            .collect()
+    }
+
+    fn draw_guests(
+        prng: &mut Prng,
+        volumes: &[VolumePlan],
+        unit_bytes: u64,
+        limits: &Limits,
+    ) -> Vec<GuestPlan> {
+        let count = prng.between(1, 5);
+        let part = u64::from(limits.part_bytes);
+        (0..count)
+            .map(|number| {
+                let volume = crate::world::index(number % volumes.len() as u64);
+                let units = volumes[volume].size_bytes / unit_bytes;
+                GuestPlan {
+                    volume,
+                    mix: Mix::draw(prng, units, unit_bytes, part),
+                    depth: pick(prng, &[1, 4, 16]),
+                    think: pick(prng, &[Spread::new(10, 2000), Spread::new(1000, 20_000)]),
+                    patience: Duration::from_millis(pick(prng, &[1500, 5000, 20_000, 600_000])),
+                }
+            })
+            .collect()
+    }
+}
+
+/// One of several.
+pub fn pick<T: Clone>(prng: &mut Prng, items: &[T]) -> T {
+    prng.pick(items).expect("there are some").clone()
+}

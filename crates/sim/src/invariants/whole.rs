@@ -1,0 +1,24 @@
+//! promise: majority-first, liveness. When nothing goes wrong any more, every segment has all its
+//! copies in-sync, and none is joining or stale.
+
+use gabion_cluster::{Map, NodeState, VolumeState};
+
+/// What is not whole yet, in words; none if all is.
+pub fn missing(map: &Map) -> Option<String> {
+    if let Some((node, _)) = map.nodes().iter().find(|(_, node)| node.state != NodeState::Alive) {
+        return Some(format!("{node} is silent"));
+    }
+    for volume in map.volumes().values() {
+        if volume.state != VolumeState::Ready {
+            return Some(format!("{} is {:?}", volume.id, volume.state));
+        }
+        for (index, members) in volume.segments.iter().enumerate() {
+            let copies = members.in_sync.len() == usize::from(volume.spec.rf);
+            if !copies || !members.joining.is_empty() || !members.stale.is_empty() {
+                let (id, owner) = (volume.id, volume.owner);
+                return Some(format!("{id} (owner {owner:?}) segment {index}: {members:?}"));
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,20 @@
+use super::run;
+use crate::report::Options;
+
+const SEEDS: u64 = 60;
+
+#[test]
+fn a_disk_keeps_its_promises() {
+    for seed in 0..SEEDS {
+        let report = run(Options { seed, watch: false });
+        assert_eq!(report.broken, None, "{}", report.summary());
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 1000..1005 {
+        let hash = |watch| run(Options { seed, watch }).hash;
+        assert_eq!(hash(false), hash(true), "seed {seed}");
+    }
+}

@@ -146,9 +146,11 @@ impl World {
 
     pub(super) fn on_renew(&mut self, owner: u64) -> Result<(), String> {
         let Some(state) = self.owners.get(&owner) else { return Ok(()) };
-        let (node, life) = (state.node, state.life);
+        let (node, life, epoch) = (state.node, state.life, state.epoch);
         self.at(500 * MS, Event::Renew { owner });
-        if self.nodes[&node].alone || self.map.owner != Some(life) {
+        // Renewed is the lease of this ownership: the same life may have got the volume again.
+        let rightful = self.map.owner == Some(life) && self.map.view.owner_epoch == epoch;
+        if self.nodes[&node].alone || !rightful {
             return Ok(());
         }
         self.renewed = self.now;

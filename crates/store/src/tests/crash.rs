@@ -1,6 +1,7 @@
 //! Random requests, power cuts at any point, and a reference of what may be there afterwards.
 
 use super::model::{Seen, World, create, data, epoch, version, without, write_settled, zero};
+use crate::{Input, Origin};
 use gabion_types::{BlockKind, DiskOpKind, Duration, SegmentIndex, Seq, Version};
 use gabion_wire::{EpochStart, FencedSegment, Refusal, ReplicaDone, ReplicaOp};
 use proptest::prelude::*;
@@ -8,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const SEGMENTS: u32 = 4;
 const BLOCKS: u32 = 256;
+const ORIGINS: u64 = 3;
 
 type Place = (u32, u32);
 
@@ -19,6 +21,7 @@ struct Sent {
     places: Vec<Place>,
     op: ReplicaOp,
     owner: u64,
+    origin: u64,
 }
 
 /// What may stand where.
@@ -122,7 +125,8 @@ impl Run {
             (BlockKind::Data, write_settled(segment, version, first, count, settled))
         };
         let places = (first..first + count).map(|block| (segment, block)).collect();
-        let sent = Sent { version, kind, places, op, owner };
+        let origin = self.world.prng.below(ORIGINS);
+        let sent = Sent { version, kind, places, op, owner, origin };
         self.history.push(sent.clone());
         self.send(sent);
     }
@@ -132,7 +136,7 @@ impl Run {
             let values = self.reference.values.entry(*place).or_default();
             values.insert(sent.version, sent.kind);
         }
-        let request = self.world.send(sent.owner, sent.op.clone());
+        let request = self.world.send_from(sent.origin, sent.owner, sent.op.clone());
         self.reference.sent.insert(request, sent);
         self.collect();
     }
@@ -172,6 +176,14 @@ impl Run {
             let start = EpochStart { segment: report.segment, epoch: epoch(owner), next };
             self.world.ok(owner, ReplicaOp::EpochStart { starts: vec![start] });
         }
+    }
+
+    /// What it asked may still happen, but is never answered.
+    fn origin_gone(&mut self) {
+        let gone = self.world.prng.below(ORIGINS);
+        self.world.input(Input::OriginGone { origin: Origin(gone) });
+        self.collect();
+        self.reference.sent.retain(|_, sent| sent.origin != gone);
     }
 
     fn advance(&mut self) {
@@ -273,7 +285,8 @@ fn run(mut run: Run, steps: u32) {
                 run.collect();
             }
             85..90 => run.read_some(),
-            90..93 => run.advance(),
+            90..92 => run.advance(),
+            92 => run.origin_gone(),
             93..94 => run.fence(),
             94..96 => {
                 run.world.tick(Duration::from_secs(2));
@@ -324,7 +337,7 @@ fn a_long_run_with_many_checkpoints() {
 #[test]
 fn a_power_cut_during_recovery_changes_nothing() {
     for seed in 0..20 {
-        let mut run = Run::new(seed);
+        let mut run = if seed < 10 { Run::new(seed) } else { Run::on_full_disk(seed) };
         for _ in 0..60 {
             run.send_new();
             run.world.step();
@@ -353,10 +366,13 @@ fn frames_are_kept_until_the_superblock_that_covers_them_is_durable() {
         let mut run = Run::new(seed);
         let is_superblock =
             |kind: &DiskOpKind| matches!(kind, DiskOpKind::Write { offset, .. } if *offset <= 4096);
-        for _ in 0..400 {
-            run.send_new();
+        for _ in 0..300 {
+            (0..3).for_each(|_| run.send_new());
             while run.world.step_where(|kind| !is_superblock(kind)) {}
             run.collect();
+            if run.world.prng.chance(1, 100) {
+                run.world.run();
+            }
         }
         run.crash();
     }

@@ -3,7 +3,9 @@
 use super::model::{
     World, create, data, epoch, info, payload, version, without, write, write_settled,
 };
-use gabion_types::{BlockIndex, BlockInfo, BlockKind, SegmentIndex, Seq, Version, VolumeId};
+use gabion_types::{
+    BlockIndex, BlockInfo, BlockKind, DiskOpKind, SegmentIndex, Seq, Version, VolumeId,
+};
 use gabion_wire::{EpochStart, FenceReport, FencedSegment, Refusal, ReplicaDone, ReplicaOp};
 
 const NEVER: Version = Version::NEVER;
@@ -310,5 +312,44 @@ fn a_segment_that_was_dropped_and_made_again_is_empty_after_any_power_cut() {
                 world.ok(0, create(creation, 0, 1));
             }
         }
+    }
+}
+
+fn is_superblock(kind: &DiskOpKind) -> bool {
+    matches!(kind, DiskOpKind::Write { offset, .. } if *offset <= 4096)
+}
+
+/// Writes frames until a checkpoint has begun, and lets all of it be done but the superblock.
+fn checkpoint_up_to_the_superblock(world: &mut World, seq: &mut u64) {
+    for _ in 0..140 {
+        *seq += 1;
+        world.send(9, write(1, version(9, *seq), 0, 1));
+        while world.step_where(|kind| !is_superblock(kind)) {}
+    }
+    assert!(!world.is_idle(), "a superblock waits");
+}
+
+// rule: store/dropped-places-outlive-their-root
+#[test]
+fn the_places_of_a_dropped_segment_are_kept_while_a_root_names_them() {
+    for early in [false, true] {
+        let mut world = World::new(1);
+        let mut seq = 0;
+        world.ok(1, write(0, version(1, 1), 0, 200));
+        if early {
+            world = world.restart();
+        } else {
+            checkpoint_up_to_the_superblock(&mut world, &mut seq);
+        }
+        // The durable root names its pages, or that of the checkpoint under way does.
+        world.send(0, gone(0, 1, 1));
+        while world.step_where(|kind| !is_superblock(kind)) {}
+        world.run();
+        world.ok(9, write(2, version(9, 1), 0, 200));
+        world.ok(9, write(3, version(9, 1), 0, 200));
+        checkpoint_up_to_the_superblock(&mut world, &mut seq);
+        let world = world.crash_with_all_done();
+        assert!(!world.opened.as_ref().unwrap().damaged);
+        assert_eq!(world.store.segments().count(), 3);
     }
 }

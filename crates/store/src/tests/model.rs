@@ -341,6 +341,15 @@ impl World {
         world
     }
 
+    /// Power is cut with everything that was done on the disk, and nothing that was not.
+    pub(crate) fn crash_with_all_done(mut self) -> Self {
+        self.disk.sync();
+        self.under_way.clear();
+        let mut world = Self::on(self.disk, 1);
+        world.run();
+        world
+    }
+
     /// Power is cut: what is under way may or may not be there.
     pub(crate) fn cut(&mut self) {
         let under_way = std::mem::take(&mut self.under_way);

@@ -175,7 +175,7 @@ impl Running {
         let bound = data.bound();
         let (sender, effects, state, _thread) = data.into_parts();
         let events = Arc::new(EventLog::new(me));
-        let hub = Hub::start(sender, state.clone(), effects, Arc::clone(&events));
+        let hub = Hub::start(sender.clone(), state.clone(), effects, Arc::clone(&events));
         let mut milestone = hub.milestone.subscribe();
         disks_agree(settings, &hub, &mut milestone, log_end).await?;
 
@@ -186,7 +186,7 @@ impl Running {
         let meta: Arc<dyn MetaStore> = store.clone();
         hub.connect(Arc::clone(&meta));
         tokio::spawn(make_map(Arc::clone(&meta), settings.clone()));
-        let local = LocalStats::start(state.clone());
+        let local = LocalStats::start(sender, state.clone());
         let context = Arc::new(Context {
             me,
             map: meta.map(),

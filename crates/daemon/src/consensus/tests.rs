@@ -3,7 +3,7 @@
 use super::*;
 use crate::control::internal::{InternalService, Local};
 use crate::control::peers::Peers;
-use gabion_api::v1::LocalStatsResponse;
+use gabion_api::v1::{LocalLocateRequest, LocalLocateResponse, LocalStatsResponse};
 use gabion_cluster::{Change, Proposer};
 use gabion_types::{ClusterId, Incarnation};
 use std::path::PathBuf;
@@ -38,9 +38,14 @@ impl Drop for TestDir {
 
 struct NoLocal;
 
+#[tonic::async_trait]
 impl Local for NoLocal {
     fn stats(&self) -> LocalStatsResponse {
         LocalStatsResponse::default()
+    }
+
+    async fn locate(&self, _block: LocalLocateRequest) -> LocalLocateResponse {
+        LocalLocateResponse::default()
     }
 }
 

@@ -7,7 +7,9 @@ use crate::control::internal::Local;
 use crate::control::observer::Observer;
 use crate::control::peers::{FORWARDED_KEY, Peers};
 use crate::control::show::Told;
-use gabion_api::v1::{ErrorCode, ErrorDetail, LocalStatsRequest};
+use gabion_api::v1::{
+    ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
+};
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, Map};
 use gabion_types::NodeId;
 use std::collections::BTreeSet;
@@ -111,6 +113,20 @@ impl Context {
             told.nodes.extend(answer.ok().flatten());
         }
         told
+    }
+
+    /// Where a node's copies of a block lie. Errors: `None` when it could not be asked.
+    pub async fn located_by(
+        &self,
+        node: NodeId,
+        block: LocalLocateRequest,
+    ) -> Option<LocalLocateResponse> {
+        if node == self.me {
+            return Some(self.local.locate(block).await);
+        }
+        let mut client = self.peers.client(node)?;
+        let answer = tokio::time::timeout(TOLD_WAIT, client.local_locate(block)).await;
+        answer.ok()?.ok().map(Response::into_inner)
     }
 
     pub async fn told_by_all(&self) -> Told {

@@ -16,6 +16,11 @@ const EVENTS_MAX: usize = 4096;
 /// A reader that is so many behind loses the oldest.
 const BEHIND_MAX: usize = 1024;
 
+/// Links are tried again many times a second: the same refusal within so long, among the last so
+/// many events, is told once.
+const REPEAT_MS: u64 = 10_000;
+const REPEATS_AMONG: usize = 16;
+
 /// Where an event came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -42,6 +47,20 @@ pub struct EventLog {
 struct Kept {
     next: u64,
     events: VecDeque<Noted>,
+}
+
+impl Kept {
+    /// The same was said a moment ago: a node that knocks again and again is one event.
+    fn says_already(&self, text: &Text, time_ms: u64) -> bool {
+        let latest = self.events.iter().rev().take(REPEATS_AMONG);
+        let same = |noted: &Noted| {
+            let event = &noted.event;
+            event.text == text.text
+                && event.volume == text.volume.map(VolumeId::get)
+                && event.time_ms + REPEAT_MS > time_ms
+        };
+        text.kind == "link_refused" && latest.into_iter().any(same)
+    }
 }
 
 struct Text {
@@ -95,13 +114,17 @@ impl EventLog {
     }
 
     fn note(&self, origin: Origin, text: Text) {
-        log(&text);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.says_already(&text, time_ms) {
+            return;
+        }
+        log(&text);
         kept.next += 1;
         let event = Event {
             number: kept.next,
-            time_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            time_ms,
             node: self.node.get(),
             severity: text.severity.into(),
             kind: text.kind.to_owned(),

@@ -12,8 +12,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What only this node knows of itself.
+#[tonic::async_trait]
 pub trait Local: Send + Sync + 'static {
     fn stats(&self) -> LocalStatsResponse;
+
+    /// Where its copies of a block lie now.
+    async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse;
 }
 
 pub struct InternalService {
@@ -100,8 +104,7 @@ impl Internal for InternalService {
         &self,
         request: Request<LocalLocateRequest>,
     ) -> Result<Response<LocalLocateResponse>, Status> {
-        self.open(request)?;
-        let what = "a node cannot tell yet where a block lies on its disks";
-        Err(ErrorDetail::of(ErrorCode::NotBuilt, what, "").into_status())
+        let block = self.open(request)?;
+        Ok(Response::new(self.local.locate(block).await))
     }
 }

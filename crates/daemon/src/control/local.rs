@@ -1,10 +1,13 @@
 //! What only this node knows of itself, for whichever node an operator asks.
 
 use crate::control::internal::Local;
-use crate::data::Published;
-use gabion_api::v1::{LocalDisk, LocalFill, LocalLost, LocalStatsResponse, LocalVolume};
+use crate::data::{BlockAddress, DataSender, LocatedCopy, Published};
+use gabion_api::v1::{
+    LocalCopy, LocalDisk, LocalFill, LocalLocateRequest, LocalLocateResponse, LocalLost,
+    LocalStatsResponse, LocalVolume,
+};
 use gabion_node::{DiskCondition, DiskStats};
-use gabion_types::{DiskId, VolumeId};
+use gabion_types::{BlockIndex, DiskId, SegmentIndex, VolumeId};
 use gabion_volume::VolumeStats;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +18,7 @@ use tokio::sync::watch;
 const SAMPLE: Duration = Duration::from_secs(1);
 
 pub struct LocalStats {
+    data: DataSender,
     state: watch::Receiver<Arc<Published>>,
     /// Of the volumes that this node owns.
     speeds: Mutex<BTreeMap<VolumeId, Speed>>,
@@ -28,8 +32,8 @@ struct Speed {
 }
 
 impl LocalStats {
-    pub fn start(state: watch::Receiver<Arc<Published>>) -> Arc<Self> {
-        let local = Arc::new(Self { state, speeds: Mutex::default() });
+    pub fn start(data: DataSender, state: watch::Receiver<Arc<Published>>) -> Arc<Self> {
+        let local = Arc::new(Self { data, state, speeds: Mutex::default() });
         let weak = Arc::downgrade(&local);
         tokio::spawn(async move {
             while let Some(local) = weak.upgrade() {
@@ -93,6 +97,7 @@ impl LocalStats {
     }
 }
 
+#[tonic::async_trait]
 impl Local for LocalStats {
     fn stats(&self) -> LocalStatsResponse {
         let published = Arc::clone(&self.state.borrow());
@@ -105,6 +110,28 @@ impl Local for LocalStats {
             disks: stats.disks.iter().map(disk).collect(),
             volumes: stats.volumes.iter().map(|(id, stats)| self.volume(*id, stats)).collect(),
         }
+    }
+
+    async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse {
+        let address = BlockAddress {
+            volume: VolumeId::new(block.volume),
+            segment: SegmentIndex::new(block.segment),
+            block: BlockIndex::new(block.block),
+        };
+        let found = self.data.locate(address).await.unwrap_or_default();
+        LocalLocateResponse { copies: found.into_iter().map(copy).collect() }
+    }
+}
+
+fn copy(found: LocatedCopy) -> LocalCopy {
+    LocalCopy {
+        disk: found.disk.get(),
+        path: found.path,
+        data: true,
+        byte_offset: found.place.offset,
+        version_epoch: found.place.version.epoch.get(),
+        version_seq: found.place.version.seq.get(),
+        crc: found.place.crc.get(),
     }
 }
 

@@ -187,13 +187,16 @@ impl Volumes for VolumesService {
         let (ask, mut copies) = place.map_err(ErrorDetail::into_status)?;
         let nodes: BTreeSet<u32> = copies.iter().map(|copy| copy.node).collect();
         for node in nodes {
-            let Some(mut client) = self.context.peers.client(NodeId::new(node)) else { continue };
-            let Ok(answer) = client.local_locate(ask).await else { continue };
-            for told in answer.into_inner().copies {
-                let of = |copy: &&mut BlockCopy| copy.node == node && copy.disk == told.disk;
-                let Some(copy) = copies.iter_mut().find(of) else { continue };
+            let Some(told) = self.context.located_by(NodeId::new(node), ask).await else {
+                continue;
+            };
+            for copy in copies.iter_mut().filter(|copy| copy.node == node) {
                 copy.known = true;
-                copy.data = told.data;
+                // One that it does not name is a hole, or was never written.
+                let Some(told) = told.copies.iter().find(|told| told.disk == copy.disk) else {
+                    continue;
+                };
+                copy.data = true;
                 copy.byte_offset = told.byte_offset;
                 copy.version_epoch = told.version_epoch;
                 copy.version_seq = told.version_seq;

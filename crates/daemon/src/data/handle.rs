@@ -1,6 +1,7 @@
 //! The data plane as the rest of the process holds it.
 
 use super::config::{DataConfig, DataError};
+use super::locate::{BlockAddress, LocatedCopy};
 use super::outbox::EFFECTS_MAX;
 use super::plane::{Plane, Wiring};
 use super::publish::Published;
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Inputs of the control plane that the data plane has not taken yet.
 const INPUTS_MAX: usize = 1024;
@@ -43,8 +44,14 @@ pub struct DataSender {
 
 struct Shared {
     /// Gone only while this is being dropped.
-    inputs: Option<mpsc::Sender<Input>>,
+    inputs: Option<mpsc::Sender<Order>>,
     waker: Waker,
+}
+
+/// What the control plane puts in.
+pub(crate) enum Order {
+    Input(Input),
+    Locate { block: BlockAddress, answer: oneshot::Sender<Vec<LocatedCopy>> },
 }
 
 /// The queue is full, or the data plane ended: the input comes back.
@@ -117,15 +124,27 @@ impl DataSender {
     /// Errors: the queue is full; the input comes back and nothing happened.
     pub fn submit(&self, input: Input) -> Result<(), Full> {
         let Some(inputs) = &self.shared.inputs else { return Err(Full(Box::new(input))) };
-        inputs.try_send(input).map_err(|error| Full(Box::new(error.into_inner())))?;
+        let Ok(place) = inputs.try_reserve() else { return Err(Full(Box::new(input))) };
+        place.send(Order::Input(input));
         self.shared.waker.wake();
         Ok(())
     }
 
     /// Waits while the queue is full. Order: inputs of one task stay in their order.
     pub async fn send(&self, input: Input) -> Result<(), Ended> {
+        self.put(Order::Input(input)).await
+    }
+
+    /// Where this node's copies of a block lie now; those that are holes are left out.
+    pub async fn locate(&self, block: BlockAddress) -> Result<Vec<LocatedCopy>, Ended> {
+        let (answer, located) = oneshot::channel();
+        self.put(Order::Locate { block, answer }).await?;
+        located.await.map_err(|_| Ended)
+    }
+
+    async fn put(&self, order: Order) -> Result<(), Ended> {
         let Some(inputs) = &self.shared.inputs else { return Err(Ended) };
-        inputs.send(input).await.map_err(|_| Ended)?;
+        inputs.send(order).await.map_err(|_| Ended)?;
         self.shared.waker.wake();
         Ok(())
     }

@@ -13,6 +13,7 @@ mod config;
 mod guests;
 mod handle;
 mod links;
+mod locate;
 mod new_disk;
 mod outbox;
 mod plane;
@@ -22,5 +23,6 @@ mod tests;
 
 pub use config::{DataConfig, DataError};
 pub use handle::{Bound, DataHandle, DataPlane, DataSender, Ended, Full};
+pub use locate::{BlockAddress, LocatedCopy};
 pub use new_disk::{NewDiskError, format_device, make_disk_file};
 pub use publish::Published;

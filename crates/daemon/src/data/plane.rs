@@ -4,7 +4,9 @@ use super::address::Resolver;
 use super::config::{DataConfig, DataError};
 use super::guests::NbdGuests;
 use super::handle::Bound;
+use super::handle::Order;
 use super::links::Links;
+use super::locate::locate;
 use super::outbox::Outbox;
 use super::publish::{Published, Publisher};
 use gabion_engine::{
@@ -45,7 +47,7 @@ pub(crate) struct Plane {
     pub(crate) voters: BTreeMap<NodeId, String>,
     /// Inputs that effects led to at once. Bounded: each effect leads to at most one.
     pub(crate) local: VecDeque<Input>,
-    inputs: mpsc::Receiver<Input>,
+    inputs: mpsc::Receiver<Order>,
     outbox: Outbox,
     publisher: Publisher,
     waker: Waker,
@@ -67,7 +69,7 @@ enum Stage {
 }
 
 pub(crate) struct Wiring {
-    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) inputs: mpsc::Receiver<Order>,
     pub(crate) effects: mpsc::Sender<Effect>,
 }
 
@@ -258,9 +260,13 @@ impl Plane {
         }
         for _ in 0..INPUTS_PER_TURN_MAX {
             match self.inputs.try_recv() {
-                Ok(input) => {
+                Ok(Order::Input(input)) => {
                     self.publisher.touch();
                     self.feed(input);
+                }
+                Ok(Order::Locate { block, answer }) => {
+                    // Nobody waits any more: the caller gave up.
+                    let _gone = answer.send(locate(&self.node, block));
                 }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {

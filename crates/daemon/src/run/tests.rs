@@ -7,9 +7,10 @@ use gabion_api::v1::cluster_client::ClusterClient;
 use gabion_api::v1::volumes_client::VolumesClient;
 use gabion_api::v1::{
     CreateVolumeRequest, ErrorCode, ErrorDetail, EventsRequest, GetVolumeRequest, Health,
-    SetSettingRequest, StatusRequest, StatusResponse,
+    LocateRequest, SetSettingRequest, StatusRequest, StatusResponse,
 };
 use std::fmt::Write;
+use std::io::{Read, Seek, SeekFrom};
 use tokio::runtime::{Builder, Runtime};
 use tonic::Status;
 use tonic::transport::Channel;
@@ -205,6 +206,17 @@ async fn a_volume_is_made_through_any_node_and_written_through_grpc() {
     assert_eq!(guest.read(4096, 3 << 20).await.unwrap(), data);
     guest.zero(8192, 4096).await.unwrap();
     assert_eq!(guest.read(8192, 4096).await.unwrap(), Bytes::from(vec![0; 4096]));
+    let locate = LocateRequest { name: "vm1".to_owned(), offset: 4096 };
+    let copies = volumes.locate(locate).await.unwrap().into_inner().copies;
+    assert_eq!(copies.len(), 2);
+    for copy in copies {
+        assert!(copy.known && copy.data, "{copy:?}");
+        let mut file = std::fs::File::open(&copy.path).unwrap();
+        let mut block = vec![0; 4096];
+        file.seek(SeekFrom::Start(copy.byte_offset)).unwrap();
+        file.read_exact(&mut block).unwrap();
+        assert_eq!(block, data[..4096], "{copy:?}");
+    }
     let past = guest.read(8 << 20, 512).await.unwrap_err();
     assert_eq!(past.code(), ErrorCode::OutOfRange);
 

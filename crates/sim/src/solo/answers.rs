@@ -232,7 +232,8 @@ impl Solo {
             | What::Start { segment, .. }
             | What::JoinStart { segment, .. }
             | What::Promoted { segment, .. } => self.segments[*segment].changing -= 1,
-            What::Fence | What::Read { .. } | What::Scan { .. } => {}
+            What::Fence => self.fencing = false,
+            What::Read { .. } | What::Scan { .. } => {}
         }
         match refusal {
             Refusal::Fenced { by } if below && by <= self.owner_epoch => Ok(()),

@@ -86,7 +86,8 @@ impl Solo {
             80..85 => self.scan(at),
             85..90 => self.repair(at),
             90..92 => self.advance(at),
-            92..93 => {
+            // What the map says of a joiner does not change under a fence.
+            92..93 if self.segments.iter().all(|segment| segment.changing == 0) => {
                 self.owner_epoch = self.epoch.next();
                 self.epoch = self.owner_epoch;
                 self.fence();
@@ -272,6 +273,8 @@ impl Solo {
         self.epoch = self.epoch.next();
         let joined = self.epoch;
         self.segments[at].changing += 1;
+        // From here on only what comes from J on counts for it, and what is installed.
+        self.segments[at].answered = Seq::ZERO;
         let op = ReplicaOp::JoinStart {
             segment: segment(at),
             joined,

@@ -156,11 +156,12 @@ impl Block {
         self.possible().collect()
     }
 
-    /// Older ones are over; newer ones that nothing carries any more never got there.
+    /// Older ones are over; newer ones that nothing carries any more never got there. One that is
+    /// on its way may come yet: an install brings back what is older.
     fn seen(&mut self, version: Version, began: Instant, now: Instant) {
         for (other, known) in &mut self.versions {
-            let never = *other > version && known.carriers == 0 && known.quiet_since < began;
-            if *other < version || never {
+            let quiet = known.carriers == 0 && known.quiet_since < began;
+            if *other != version && quiet {
                 known.over_since.get_or_insert(now);
             }
         }

@@ -80,13 +80,16 @@ impl OpenraftStore {
         ConsensusDisk::exists(&config.dir)
     }
 
-    /// Where the log of a directory ends; zero if there is none.
+    /// Where the log of a directory (or its snapshot) ends; zero if there is none.
     pub async fn log_end(config: &ConsensusConfig) -> Result<u64, ConsensusError> {
         if !ConsensusDisk::exists(&config.dir) {
             return Ok(0);
         }
         let disk = ConsensusDisk::open(&config.dir, Identity::new(config.cluster, config.node))?;
-        Ok(disk.ends().await?.1.map_or(0, |last| last.index))
+        let (_, last) = disk.ends().await?;
+        // A crash right after a snapshot was installed leaves the log behind it; openraft mends that.
+        let snapshot = disk.snapshot().await?.and_then(|(meta, _)| meta.last_log_id);
+        Ok(last.max(snapshot).map_or(0, |last| last.index))
     }
 
     /// Replays what is known to be committed into `committed` (which must be read meanwhile), then

@@ -183,6 +183,11 @@ impl Table {
         self.places_needed.saturating_sub(self.places_held)
     }
 
+    #[cfg(test)]
+    pub(crate) fn places_held(&self) -> u64 {
+        self.places_held
+    }
+
     pub(crate) fn add_held(&mut self, places: u64) {
         self.places_held += places;
     }

@@ -188,6 +188,11 @@ impl Limbo {
         self.waiting.is_empty()
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     // rule: store/slot-freed-after-reads
     /// The next one that no read submitted before can still be under way to.
     pub(crate) fn pop(&mut self) -> Option<Slot> {

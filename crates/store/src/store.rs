@@ -181,7 +181,7 @@ impl Store {
         self.disk().is_some_and(|disk| disk.phase == Phase::Serving)
     }
 
-    fn disk(&self) -> Option<&Disk> {
+    pub(crate) fn disk(&self) -> Option<&Disk> {
         match &self.state {
             State::Open(disk) => Some(disk),
             State::Opening(_) | State::Closed { .. } => None,

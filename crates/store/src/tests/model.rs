@@ -332,13 +332,51 @@ impl World {
         self.read(segment, block, 1)[0]
     }
 
-    /// Power is cut and comes back; the disk is opened anew.
+    /// It looks at the whole map, so not at each step.
+    pub(crate) fn check_no_leak_now_and_then(&mut self) {
+        if self.prng.chance(1, 20) {
+            self.check_no_leak();
+        }
+    }
+
+    /// Every slot that is taken is taken by something.
+    pub(crate) fn check_no_leak(&self) {
+        let disk = self.store.disk().unwrap();
+        let segments = || disk.table.segments().map(|(_, segment)| segment);
+        let pages = || segments().flat_map(|segment| segment.pages().map(|(_, page)| page));
+        let data = pages().flat_map(|page| page.entries.iter().filter_map(|entry| entry.slot()));
+        let of_page = |page: &crate::pages::Page| {
+            let refs = [page.live, page.pending].iter().flatten().count();
+            refs + usize::from(page.spare.is_some())
+        };
+        let of_chunk = |chunk: &crate::pages::Chunk| {
+            let refs = [chunk.live, chunk.pending].iter().flatten().count();
+            refs + usize::from(chunk.spare.is_some())
+        };
+        let chunks = segments().flat_map(|segment| segment.chunks.iter().map(of_chunk));
+        let ops = disk.ops.iter().flat_map(|(_, op)| op.extents().map(|(_, count)| count));
+        let metadata = pages().map(of_page).sum::<usize>() + chunks.sum::<usize>();
+        let passing = disk.quarantine.len() + disk.old_places.len() + disk.limbo.len();
+        let known = data.count() + metadata + passing;
+        let taken = u64::from(disk.slots.count()) - disk.slots.free();
+        assert_eq!(taken, known as u64 + u64::from(ops.sum::<u32>()), "slots leaked");
+        assert_eq!(disk.table.places_held(), metadata as u64, "places are counted right");
+    }
+
+    /// Power is cut and comes back; the disk is opened anew. Now and then it goes again meanwhile.
     pub(crate) fn crash(mut self) -> Self {
-        self.cut();
-        let seed = self.prng.next_u64();
-        let mut world = Self::on(self.disk, seed);
-        world.run();
-        world
+        loop {
+            self.cut();
+            let seed = self.prng.next_u64();
+            self = Self::on(self.disk, seed);
+            if self.prng.chance(2, 3) {
+                self.run();
+                return self;
+            }
+            for _ in 0..self.prng.below(100) {
+                self.step();
+            }
+        }
     }
 
     /// Power is cut with everything that was done on the disk, and nothing that was not.

@@ -149,6 +149,7 @@ fn run(seed: u64, steps: u32) {
         while requests.iter().any(|request| world.result(*request).is_none()) {
             assert!(world.step(), "a quiet disk has answered");
         }
+        world.check_no_leak_now_and_then();
         if world.prng.chance(1, 30) {
             world.input(Input::SawMap(MapIndex::new(script.seq)));
         }

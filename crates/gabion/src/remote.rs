@@ -35,7 +35,8 @@ struct Node {
 
 /// Why a node gave no answer that counts.
 enum NoAnswer {
-    /// Nothing was sent: another node may be asked.
+    /// It could not be reached, or the connection broke: another node may be asked. (What was asked
+    /// may have been done; every call names what it wants, so that asking again does no harm.)
     NotReached(String),
     Refused(Status),
 }
@@ -237,7 +238,13 @@ where
             connected.map_err(|e| NoAnswer::NotReached(e.to_string()))?
         }
     };
-    let answer = ask(channel.clone()).await.map_err(NoAnswer::Refused)?;
+    let answer = ask(channel.clone()).await.map_err(|status| {
+        // A node's own answer has no local cause; a connection that broke has.
+        match std::error::Error::source(&status) {
+            Some(_) => NoAnswer::NotReached(status.message().to_owned()),
+            None => NoAnswer::Refused(status),
+        }
+    })?;
     // Kept only while it works: a broken one is made anew.
     node.channel = Some(channel);
     Ok(answer.into_inner())

@@ -10,7 +10,9 @@ const FLAP_WINDOW: Duration = Duration::from_secs(600);
 const RETURN_AFTER: Duration = Duration::from_secs(10);
 const RETURN_AFTER_MAX: Duration = Duration::from_secs(120);
 /// After so long a slow or full disk is tried again.
-pub(crate) const FORGIVE_AFTER: Duration = Duration::from_secs(30);
+const FORGIVE_AFTER: Duration = Duration::from_secs(30);
+/// After so long one that gave errors is, though its node did not come anew.
+const FORGIVE_ERRORS_AFTER: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
@@ -115,20 +117,23 @@ impl Disks {
         }
     }
 
-    /// Slow and full ones get another chance. True when one did.
+    /// Each gets another chance some time. True when one did.
     pub(crate) fn forgive_old(&mut self, now: Instant) -> bool {
         let mut any = false;
         for state in self.disks.values_mut() {
-            let slow = matches!(state.failed, Some((MemberFailure::Slow, since))
-                if now.since(since) >= FORGIVE_AFTER);
+            let over = |(why, since)| {
+                let slow = why == MemberFailure::Slow;
+                now.since(since) >= if slow { FORGIVE_AFTER } else { FORGIVE_ERRORS_AFTER }
+            };
+            let over = state.failed.is_some_and(over);
             let full = state.full.is_some_and(|since| now.since(since) >= FORGIVE_AFTER);
-            if slow {
+            if over {
                 state.failed = None;
             }
             if full {
                 state.full = None;
             }
-            any |= slow || full;
+            any |= over || full;
         }
         any
     }

@@ -250,8 +250,10 @@ impl Volume {
             Refusal::Busy => wait = RETRY_SOON,
             Refusal::NotReady if patient => wait = RETRY_SOON,
             Refusal::BadPayload if refused < BAD_PAYLOADS_MAX => wait = RETRY_SOON,
-            Refusal::NotReady | Refusal::BadPayload | Refusal::OutOfService | Refusal::NoDisk => {
-                self.fail_disk(now, disk, MemberFailure::OutOfService)
+            // It recovers; only not soon enough.
+            Refusal::NotReady => self.fail_disk(now, disk, MemberFailure::Slow),
+            Refusal::BadPayload | Refusal::OutOfService | Refusal::NoDisk => {
+                self.fail_disk(now, disk, MemberFailure::OutOfService);
             }
             Refusal::NoSpace => {
                 wait = RETRY_SOON;

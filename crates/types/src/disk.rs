@@ -16,10 +16,16 @@ pub struct DiskOp {
 /// Shape: offsets and lengths are multiples of 4096.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOpKind {
-    Read { offset: u64, length: u64 },
+    Read {
+        offset: u64,
+        length: u64,
+    },
     /// The pieces lie one behind the other on the disk. The driver may write straight from them
     /// where they are aligned, else it copies.
-    Write { offset: u64, pieces: Vec<Bytes> },
+    Write {
+        offset: u64,
+        pieces: Vec<Bytes>,
+    },
     /// Makes every write that completed before it was issued durable.
     Sync,
 }

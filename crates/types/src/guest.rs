@@ -11,15 +11,29 @@ use std::time::Duration;
 /// cover more, for they cost by entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestOp {
-    Read { range: ByteRange },
-    Write { range: ByteRange, data: Bytes, fua: bool },
+    Read {
+        range: ByteRange,
+    },
+    Write {
+        range: ByteRange,
+        data: Bytes,
+        fua: bool,
+    },
     /// Reads as zeros afterwards.
-    Zero { range: ByteRange, fua: bool },
+    Zero {
+        range: ByteRange,
+        fua: bool,
+    },
     /// Whole blocks within read as zeros afterwards; edges that are part of a block stay.
-    Trim { range: ByteRange, fua: bool },
+    Trim {
+        range: ByteRange,
+        fua: bool,
+    },
     Flush,
     /// Which parts hold data.
-    Status { range: ByteRange },
+    Status {
+        range: ByteRange,
+    },
 }
 
 impl GuestOp {

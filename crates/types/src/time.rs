@@ -1,7 +1,7 @@
 //! Time as the cores see it: what the driver says, never what a clock says.
 
-pub use std::time::Duration;
 use std::ops::Add;
+pub use std::time::Duration;
 
 /// Nanoseconds since the driver started (the daemon: on CLOCK_BOOTTIME). Never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

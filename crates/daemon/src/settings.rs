@@ -111,6 +111,15 @@ struct FileLimits {
     segment_bytes: Option<u64>,
 }
 
+fn io_mode(name: &str) -> Option<IoMode> {
+    match name {
+        "auto" => Some(IoMode::Auto),
+        "uring" => Some(IoMode::Uring),
+        "portable" => Some(IoMode::Portable),
+        _ => None,
+    }
+}
+
 fn auto() -> String {
     "auto".into()
 }
@@ -120,6 +129,12 @@ impl Settings {
         let text = std::fs::read_to_string(path)
             .map_err(|error| SettingsError::Read { path: path.into(), error })?;
         Self::parse(path, &text)
+    }
+
+    /// Overrides the configuration's `io`; none: there is no driver of that name.
+    #[must_use]
+    pub fn with_io(self, name: &str) -> Option<Self> {
+        Some(Self { io: io_mode(name)?, ..self })
     }
 
     /// `path` is for the errors.
@@ -136,12 +151,8 @@ impl Settings {
             .ok_or_else(|| wrong("cluster", &file.cluster, "32 hex digits"))?;
         let secret =
             hex::<32>(&file.secret).ok_or_else(|| wrong("secret", "…", "64 hex digits"))?;
-        let io = match file.io.as_str() {
-            "auto" => IoMode::Auto,
-            "uring" => IoMode::Uring,
-            "portable" => IoMode::Portable,
-            other => return Err(wrong("io", other, "`auto`, `uring` or `portable`")),
-        };
+        let io = io_mode(&file.io)
+            .ok_or_else(|| wrong("io", &file.io, "`auto`, `uring` or `portable`"))?;
         let address = |key, text: &str| {
             text.parse::<SocketAddr>()
                 .map_err(|_| wrong(key, text, "an address and a port, as in 127.0.0.1:7401"))

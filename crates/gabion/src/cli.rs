@@ -132,11 +132,6 @@ pub enum NodeVerb {
         #[arg(long, hide = true)]
         with_parent: bool,
     },
-    /// Write a node's identity and format its disks
-    Init {
-        #[arg(long)]
-        config: PathBuf,
-    },
     /// Start a node of `up` that does not run
     Start {
         node: u32,

@@ -8,6 +8,7 @@ use crate::process::{self, Bond};
 use crate::remote::Remote;
 use crate::verbs::{show, status};
 use crate::view;
+use gabion_daemon::settings::Settings;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -28,7 +29,6 @@ pub fn run(
             }
             run_node(config, io.map(|io| io.name()))
         }
-        NodeVerb::Init { config } => init_node(config),
         NodeVerb::Start { node, dir } => start(*node, dir, as_json),
         NodeVerb::Kill { node, dir, signal } => kill(*node, dir, signal, as_json),
         NodeVerb::List => {
@@ -105,10 +105,12 @@ fn known(node: u32, dir: &Path) -> Result<ClusterDir, Failure> {
     Ok(cluster)
 }
 
-fn run_node(_config: &Path, _io: Option<&str>) -> Result<(), Failure> {
-    Ok(())
-}
-
-fn init_node(_config: &Path) -> Result<(), Failure> {
-    Ok(())
+/// The node of a configuration, until it is told to stop. Its log goes to stderr, with its last word.
+fn run_node(config: &Path, io: Option<&str>) -> Result<(), Failure> {
+    let cannot = |error: &dyn std::fmt::Display| Failure::failed(error.to_string(), "");
+    let mut settings = Settings::read(config).map_err(|error| cannot(&error))?;
+    if let Some(io) = io {
+        settings = settings.with_io(io).expect("the command line knows the same names");
+    }
+    gabion_daemon::run_with(settings).map_err(|error| cannot(&error))
 }

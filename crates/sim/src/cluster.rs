@@ -22,6 +22,7 @@ use fault::Mend;
 use gabion_cluster::{AdminReply, Change, Command, Map, Proposer};
 use gabion_node::{Effect, NodeEvent};
 use gabion_types::{DiskToken, Duration, Incarnation, Instant, Prng};
+use gabion_volume::VolumeEvent;
 use gabion_wire::Message;
 use guest::{Guest, Orphan};
 use machine::Host;
@@ -241,6 +242,10 @@ impl Cluster {
     }
 
     fn note_event(&mut self, machine: Machine, event: &NodeEvent) {
+        // From here on the last owner does nothing more.
+        if let NodeEvent::Volume { volume, event: VolumeEvent::TookOver { .. } } = event {
+            self.on_taken_over(*volume);
+        }
         self.trace.note_with(self.queue.now(), machine::who(machine), "event", [0, 0, 0], || {
             format!("{event:?}")
         });

@@ -129,6 +129,13 @@ impl Oracle {
         self.registers(units).iter_mut().for_each(|register| register.bound(id, at));
     }
 
+    /// Until it is answered it may happen a second time: it is open while its volume changes owner,
+    /// and the next owner can't know whether the last one did it.
+    pub fn may_repeat(&mut self, id: WriteId) {
+        let units = self.writes[crate::world::index(id.0)];
+        self.registers(units).iter_mut().for_each(|register| register.may_repeat(id));
+    }
+
     /// A read that began and ended then, and what it found.
     pub fn read(
         &mut self,

@@ -10,7 +10,7 @@ use crate::workload::{OpKind, OpPlan};
 use crate::world::{Spread, Who, index};
 use bytes::Bytes;
 use gabion_node::{GuestId, Input, OpenError, OpenedVolume};
-use gabion_types::{ByteRange, Duration, GuestData, GuestOp, GuestResult, IoError};
+use gabion_types::{ByteRange, Duration, GuestData, GuestOp, GuestResult, IoError, VolumeId};
 
 /// A handshake that nobody answers is given up after so long.
 const OPEN_PATIENCE: Duration = Duration::from_secs(8);
@@ -144,6 +144,20 @@ impl Cluster {
             }
             !over
         });
+    }
+
+    /// What is open now may be done by the old owner and by the new one.
+    pub(super) fn on_taken_over(&mut self, volume: VolumeId) {
+        let Some(entry) = self.map.volume(volume) else { return };
+        let name = &entry.spec.name;
+        let plans = &self.swarm.volumes;
+        for guest in self.guests.iter().filter(|one| plans[one.plan.volume].name == *name) {
+            if let GuestState::Attached { flights, .. } = &guest.state {
+                for write in flights.values().filter_map(|flight| flight.write) {
+                    self.oracle.may_repeat(write);
+                }
+            }
+        }
     }
 
     fn ask_something(&mut self, guest: usize) {

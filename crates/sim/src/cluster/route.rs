@@ -5,9 +5,9 @@ use super::{Cluster, Event};
 use crate::consensus::{ConsensusEvent, ConsensusTold, Reach};
 use crate::net::{Conn, Machine, NetEvent, Network, Side, Told};
 use crate::world::Who;
-use gabion_cluster::Command;
+use gabion_cluster::{Change, Command};
 use gabion_node::{DiskSlot, Effect, Input, LinkId, NodeEvent};
-use gabion_types::{DiskOp, MapIndex, NodeId};
+use gabion_types::{DiskOp, MapIndex, NodeId, Outcome};
 use gabion_wire::Message;
 
 impl Cluster {
@@ -153,15 +153,22 @@ impl Cluster {
 
     /// The world's own map follows the log.
     fn apply_committed(&mut self) {
+        let mut taken = Vec::new();
         while let Some(command) = self.consensus.log().get(self.applied) {
             self.applied += 1;
             let index = self.applied as u64;
             let applied = self.map.apply(MapIndex::new(index), command);
+            if let Change::TakeOver { volume, .. } = command.change
+                && applied.outcome == Outcome::Done
+            {
+                taken.push(volume);
+            }
             let at = self.queue.now();
             self.trace.note_with(at, Who::World, "committed", [index, 0, 0], || {
                 format!("{command:?} -> {applied:?}")
             });
         }
+        taken.into_iter().for_each(|volume| self.on_taken_over(volume));
     }
 
     /// Which machines run a process that is not hanging, kept for consensus.

@@ -27,6 +27,8 @@ struct Value {
     happened: bool,
     /// If it happens at all, then not after this.
     bound: Instant,
+    /// Until it is answered it may happen a second time.
+    repeats: bool,
 }
 
 /// Why a history is not that of a register.
@@ -67,6 +69,7 @@ impl Default for Register {
             acknowledged: true,
             happened: true,
             bound: start,
+            repeats: false,
         };
         Self { values: vec![first], prune_at: VALUES_BEFORE_PRUNE }
     }
@@ -87,12 +90,17 @@ impl Register {
             acknowledged: false,
             happened: false,
             bound: NEVER,
+            repeats: false,
         });
     }
 
     pub fn acknowledge(&mut self, write: WriteId, now: Instant) -> Option<Verdict> {
         let at = self.find(write)?;
         let value = &mut self.values[at];
+        if std::mem::take(&mut value.repeats) {
+            value.first_end = now;
+            value.last_begin = value.began;
+        }
         value.acknowledged = true;
         value.happened = true;
         value.first_end = value.first_end.min(now);
@@ -109,6 +117,14 @@ impl Register {
         }
     }
 
+    pub fn may_repeat(&mut self, write: WriteId) {
+        if let Some(at) = self.find(write)
+            && !self.values[at].acknowledged
+        {
+            self.values[at].repeats = true;
+        }
+    }
+
     pub fn read(&mut self, write: WriteId, began: Instant, ended: Instant) -> Option<Verdict> {
         let Some(at) = self.find(write) else {
             return Some(Verdict::Gone { this: write });
@@ -117,7 +133,18 @@ impl Register {
             return Some(Verdict::ReadBeforeWritten { this: write });
         }
         self.values[at].seen(began, ended);
-        self.contradiction(at)
+        let verdict = self.contradiction(at)?;
+        if self.forgives(at, began, ended) { None } else { Some(verdict) }
+    }
+
+    /// It happened again: what was seen of it before counts no more.
+    fn forgives(&mut self, at: usize, began: Instant, ended: Instant) -> bool {
+        let value = &mut self.values[at];
+        if value.repeats {
+            value.first_end = ended.min(value.bound);
+            value.last_begin = began;
+        }
+        value.repeats && self.contradiction(at).is_none()
     }
 
     /// False: several writes may be the reason, so nothing was learned.
@@ -129,13 +156,16 @@ impl Register {
                 continue;
             }
             self.values[at].seen(began, ended);
-            if self.contradiction(at).is_none() {
+            if self.contradiction(at).is_none() || value.repeats {
                 fits.push(at);
             }
             self.values[at] = value;
         }
         if let [only] = fits[..] {
             self.values[only].seen(began, ended);
+            if self.contradiction(only).is_some() {
+                self.forgives(only, began, ended);
+            }
         }
         if fits.is_empty() { Err(Verdict::Zeros) } else { Ok(fits.len() == 1) }
     }
@@ -184,7 +214,7 @@ impl Register {
         let over = self.values.iter().filter(|value| value.happened && value.first_end < horizon);
         let Some(newest) = over.max_by_key(|value| value.last_begin).copied() else { return };
         self.values.retain(|value| {
-            let last = value.first_end.min(value.bound);
+            let last = if value.repeats { NEVER } else { value.first_end }.min(value.bound);
             value.write == newest.write || last >= newest.last_begin
         });
     }

@@ -129,3 +129,19 @@ fn forgetting_keeps_what_may_still_be_read() {
     let register = &oracle.volumes[0][3];
     assert!(register.history().matches('w').count() < 100, "{}", register.history());
 }
+
+#[test]
+fn a_write_that_is_open_while_the_owner_changes_may_come_twice_until_it_is_answered() {
+    let mut oracle = oracle();
+    let twice = oracle.write(UNIT, false, at(10));
+    assert_eq!(oracle.read(UNIT, &label(twice), at(11), at(12)), Ok(()));
+    let other = oracle.write(UNIT, false, at(20));
+    oracle.acknowledged(other, at(21)).unwrap();
+    oracle.may_repeat(twice);
+    assert_eq!(oracle.read(UNIT, &label(other), at(22), at(23)), Ok(()));
+    assert_eq!(oracle.read(UNIT, &label(twice), at(30), at(31)), Ok(()));
+    assert_eq!(oracle.acknowledged(twice, at(32)), Ok(()));
+    let last = oracle.write(UNIT, false, at(40));
+    oracle.acknowledged(last, at(41)).unwrap();
+    assert!(oracle.read(UNIT, &label(twice), at(42), at(43)).is_err(), "it was answered");
+}

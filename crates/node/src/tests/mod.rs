@@ -2,5 +2,6 @@
 
 #![allow(clippy::wildcard_enum_match_arm)] // a test names what it looks for
 
+mod incarnation;
 mod links;
 mod sessions;

@@ -96,13 +96,7 @@ impl Cluster {
     /// All at the same moment.
     #[track_caller]
     pub fn kill_all(&mut self) {
-        let ids = self.local.ids();
-        let pids: Vec<_> = ids.iter().filter_map(|node| self.local.pid(*node)).collect();
-        for pid in &pids {
-            process::signal(*pid, Signal::KILL).unwrap_or_else(|e| panic!("{e}"));
-        }
-        assert!(pids.iter().all(|pid| process::wait_gone(*pid, Duration::from_secs(10))));
-        self.local.ended();
+        self.local.kill_all().unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// The command line, as a user types it.
@@ -232,13 +226,8 @@ impl Drop for Cluster {
                 eprintln!("---- the log of node {node} ends:\n{tail}");
             }
         }
-        for node in self.local.ids() {
-            if let Some(pid) = self.local.pid(node) {
-                drop(process::signal(pid, Signal::KILL));
-                process::wait_gone(pid, Duration::from_secs(10));
-            }
-        }
-        self.local.ended();
+        // What cannot be killed is told by the next test that meets it.
+        drop(self.local.kill_all());
         let keep = std::thread::panicking() && std::env::var_os("GABION_TESTS_KEEP").is_some();
         if !keep {
             drop(std::fs::remove_dir_all(&self.dir));

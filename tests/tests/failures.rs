@@ -65,6 +65,7 @@ fn fio_verifies_while_the_other_nodes_die_in_turn() {
         "--verify=crc32c",
         "--verify_fatal=1",
         "--verify_backlog=4096",
+        "--verify_state_save=0",
         "--do_verify=1",
         "--time_based",
         "--runtime=40",

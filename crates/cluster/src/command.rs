@@ -196,8 +196,8 @@ pub enum AdminError {
     #[error("rf is 1, 2 or 3")]
     BadRf,
     #[error(
-        "the disks have room for {free_bytes} more bytes with {rf} copies; {wanted_bytes} are \
-         wanted; add a disk or delete a volume"
+        "{wanted_bytes} bytes with {rf} copies do not fit: the disks have room for {free_bytes} \
+         more; add a disk or delete a volume"
     )]
     NoRoom { wanted_bytes: u64, free_bytes: u64, rf: u8 },
     #[error("guests are attached; detach them, or use --force")]

@@ -159,6 +159,20 @@ impl LocalCluster {
         self.signal(node, Signal::KILL)
     }
 
+    /// All at the same moment.
+    pub fn kill_all(&mut self) -> Result<(), Failure> {
+        let pids = running(&self.dir);
+        for (_, pid) in &pids {
+            process::signal(*pid, Signal::KILL)?;
+        }
+        for (node, pid) in pids {
+            if !self.wait_gone(node, pid, STOP_MOST) {
+                return Err(Failure::failed(format!("node {node} did not end in time"), ""));
+            }
+        }
+        Ok(())
+    }
+
     /// Reaps the child too, so that nothing is left of it.
     fn wait_gone(&mut self, node: u32, pid: Pid, most: Duration) -> bool {
         let gone = process::wait_gone(pid, most);

@@ -76,11 +76,16 @@ pub fn running(cluster: &ClusterDir, node: u32) -> Option<Pid> {
     (arguments.contains(&config) && alive(pid)).then_some(pid)
 }
 
-/// It exists and is not a zombie.
+/// It exists and is more than a zombie. The first thread of a process that was killed is a zombie
+/// while others are still ending and hold its files and locks.
 fn alive(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else {
-        return false;
-    };
+    let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    tasks.is_ok_and(|tasks| tasks.flatten().any(|task| runs(&task.path())))
+}
+
+/// Whether a thread, by its directory in `/proc`, is not a zombie.
+fn runs(task: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(task.join("stat")) else { return false };
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes().first().copied());
     !matches!(state, Some(Some(b'Z' | b'X')))
 }

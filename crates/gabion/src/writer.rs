@@ -67,11 +67,20 @@ pub struct Outcome {
     pub wrong: Option<Wrong>,
 }
 
-/// A running writer.
+/// A running writer. Dropped, it gives up at once, with whatever is unanswered.
 pub struct Writer {
     progress: Arc<Mutex<Progress>>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Outcome>,
+    wish: Arc<Wish>,
+    /// Gone only when its end was waited for.
+    thread: Option<JoinHandle<Outcome>>,
+}
+
+/// What the writer is to do from now on.
+#[derive(Debug, Default)]
+struct Wish {
+    /// Bring what is in flight to its end, then stop.
+    stop: AtomicBool,
+    give_up: AtomicBool,
 }
 
 impl Writer {
@@ -82,10 +91,10 @@ impl Writer {
     /// Goes on with what an earlier writer of this region left.
     pub fn start_with(plan: WriterPlan, judge: Option<Judge>) -> Self {
         let progress = Arc::new(Mutex::new(Progress::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker::new(plan, judge, Arc::clone(&progress), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || worker.run());
-        Self { progress, stop, thread }
+        let wish = Arc::new(Wish::default());
+        let worker = Worker::new(plan, judge, Arc::clone(&progress), Arc::clone(&wish));
+        let thread = Some(std::thread::spawn(move || worker.run()));
+        Self { progress, wish, thread }
     }
 
     pub fn progress(&self) -> Progress {
@@ -100,18 +109,26 @@ impl Writer {
 
     /// It ended by itself: something was wrong.
     pub fn ended(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Lets it finish what is in flight, and flush.
-    pub fn stop(self) -> Outcome {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("a writer does not panic")
+    pub fn stop(mut self) -> Outcome {
+        self.ask_to_stop();
+        let thread = self.thread.take().expect("only this takes it");
+        thread.join().expect("a writer does not panic")
     }
 
     /// Tells it to stop without waiting for it.
     pub fn ask_to_stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.wish.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.wish.give_up.store(true, Ordering::Relaxed);
+        self.ask_to_stop();
     }
 }
 
@@ -155,7 +172,7 @@ struct Worker {
     next_task: u64,
     next_send: Instant,
     progress: Arc<Mutex<Progress>>,
-    stop: Arc<AtomicBool>,
+    wish: Arc<Wish>,
     wrong: Option<Wrong>,
 }
 
@@ -164,7 +181,7 @@ impl Worker {
         plan: WriterPlan,
         judge: Option<Judge>,
         progress: Arc<Mutex<Progress>>,
-        stop: Arc<AtomicBool>,
+        wish: Arc<Wish>,
     ) -> Self {
         let blocks = usize::try_from(plan.blocks).expect("a region fits the memory");
         let filled_to =
@@ -181,13 +198,18 @@ impl Worker {
             next_send: Instant::now(),
             plan,
             progress,
-            stop,
+            wish,
             wrong: None,
         }
     }
 
     fn run(mut self) -> Outcome {
-        while self.wrong.is_none() && !(self.stopping() && self.open.is_empty()) {
+        let over = |worker: &Self| {
+            worker.wish.give_up.load(Ordering::Relaxed)
+                || worker.wrong.is_some()
+                || (worker.stopping() && worker.open.is_empty())
+        };
+        while !over(&self) {
             let Some(client) = self.connect() else { continue };
             if let Err(error) = self.serve(client) {
                 let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,7 +222,7 @@ impl Worker {
     }
 
     fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.wish.stop.load(Ordering::Relaxed)
     }
 
     fn note(&self, change: impl FnOnce(&mut Progress)) {

@@ -1,4 +1,4 @@
-//! Opening a disk: the superblock, the root, the map, the journal; all by reads.
+//! Opening a disk: the superblock, the root, the map, the journal; all by reads, then one sync.
 
 use crate::config::{RECOVERY_READS_MAX, StoreConfig};
 use crate::decide::{SuperblockSeen, SuperblockVerdict, decide_superblock};
@@ -14,7 +14,7 @@ use gabion_format::{
     ChunkRef, Content, Entry, FormatError, Layout, Lsn, MapPage, PageRef, Root, SegmentKey,
     SegmentPage, Superblock,
 };
-use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, block_crc};
+use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, DiskOpKind, block_crc};
 use std::collections::{BTreeSet, VecDeque};
 
 /// What a read in flight is for.
@@ -41,6 +41,8 @@ pub(crate) enum Reading {
         lsn: Lsn,
         crcs: Vec<Crc>,
     },
+    /// Not a read: what was read stays.
+    Sync,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,11 @@ enum Stage {
     Map,
     Ring,
     Data,
+    // rule: store/recovery-syncs-what-it-read
+    /// An earlier process may have left what was read in the disk's cache only. Nothing is written
+    /// on the strength of it before it is durable: the older root and its pages are what a power
+    /// cut would bring back.
+    Sync,
 }
 
 #[derive(Debug)]
@@ -125,7 +132,7 @@ impl Opening {
         }
         self.submit();
         while self.outstanding == 0 {
-            if self.stage == Stage::Data {
+            if self.stage == Stage::Sync {
                 return self.finish();
             }
             if let Err(why) = self.next_stage() {
@@ -148,9 +155,13 @@ impl Opening {
             });
             return Ok(());
         }
+        if reading == Reading::Sync {
+            let failed = |error| OutOfService::Failed { during: During::Sync, error };
+            return result.map(|_| ()).map_err(failed);
+        }
         let Some(found) = &mut self.found else { return Ok(()) };
         match reading {
-            Reading::Superblock { .. } => {}
+            Reading::Superblock { .. } | Reading::Sync => {}
             Reading::Root => {
                 let bytes = result.map_err(|_| OutOfService::Damaged)?;
                 self.todo = found.take_root(&bytes).ok_or(OutOfService::Damaged)?;
@@ -191,7 +202,11 @@ impl Opening {
                 self.todo = self.found.iter().flat_map(Found::data_reads).collect();
                 Stage::Data
             }
-            Stage::Data => Stage::Data,
+            Stage::Data | Stage::Sync => {
+                self.outstanding += 1;
+                self.driver.submit(Reading::Sync, DiskOpKind::Sync);
+                Stage::Sync
+            }
         };
         Ok(())
     }

@@ -7,6 +7,8 @@ mod home;
 pub mod http;
 mod run;
 pub mod settings;
+#[cfg(test)]
+mod test_ports;
 
 pub use home::HomeError;
 pub use run::{RunError, run, run_with};

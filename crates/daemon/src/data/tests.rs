@@ -11,7 +11,7 @@ use gabion_types::{
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -43,7 +43,7 @@ impl Drop for Scratch {
 }
 
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], crate::test_ports::free_port()))
 }
 
 fn config(number: u32, scratch: &Scratch, with_disk: bool) -> DataConfig {

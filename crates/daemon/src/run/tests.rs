@@ -1,6 +1,7 @@
 //! Whole nodes in one process: real files, loopback, gRPC from outside.
 
 use super::*;
+use crate::test_ports::free_port;
 use bytes::Bytes;
 use gabion_api::IoClient;
 use gabion_api::v1::cluster_client::ClusterClient;
@@ -62,11 +63,6 @@ struct TestCluster {
     settings: Vec<Settings>,
     nodes: Vec<Option<TestNode>>,
     _dir: TestDir,
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn settings(dir: &Path, count: u32) -> Vec<Settings> {

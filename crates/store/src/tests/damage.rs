@@ -161,6 +161,8 @@ fn a_hole_below_what_was_durable_is_damage_and_what_lies_behind_still_counts() {
 #[test]
 fn a_tail_whose_data_is_not_there_is_dropped_and_told_until_the_next_epoch_starts() {
     let mut world = World::new(1);
+    // The checkpoint of the opening is over.
+    world.run();
     world.ok(1, write(0, version(1, 1), 0, 1));
     world.ok(1, write(0, version(1, 7), 0, 2));
     // The disk said that it was synced, and lied.
@@ -168,9 +170,11 @@ fn a_tail_whose_data_is_not_there_is_dropped_and_told_until_the_next_epoch_start
     let block = gabion_types::BlockIndex::new(1);
     let place = world.store.locate(volume, SegmentIndex::new(0), block).unwrap();
     world.disk.rot(place.offset);
-    let mut world = world.crash();
+    world.cut();
+    let mut world = World::on(world.disk, 2);
+    world.run();
     assert!(!world.opened.as_ref().unwrap().damaged);
-    assert!(matches!(world.events[0], StoreEvent::Recovered { entries_dropped: 1, .. }));
+    assert!(matches!(world.events[0], StoreEvent::Recovered { frames: 2, entries_dropped: 1 }));
     assert_eq!(world.read_one(0, 0), data(version(1, 1), 0));
     assert_eq!(report(&mut world, 2).dropped_from, Some(Seq::new(7)));
     let mut world = world.crash();

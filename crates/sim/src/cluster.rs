@@ -3,6 +3,7 @@
 //! First everything may go wrong while guests work (safety). Then all is mended, and everything has
 //! to come back: all copies in-sync and equal, all data readable, nothing held (liveness).
 
+mod damage;
 mod fault;
 mod guest;
 mod guests;

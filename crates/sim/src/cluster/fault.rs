@@ -28,9 +28,11 @@ pub enum FaultKind {
     SlowWay,
     SlowDisk,
     Unseat,
+    /// No trouble, but a change of owner that somebody asked for.
+    Move,
 }
 
-const ALL: [FaultKind; 12] = [
+const ALL: [FaultKind; 13] = [
     FaultKind::Kill,
     FaultKind::PowerCut,
     FaultKind::PowerCutAll,
@@ -43,6 +45,7 @@ const ALL: [FaultKind; 12] = [
     FaultKind::SlowWay,
     FaultKind::SlowDisk,
     FaultKind::Unseat,
+    FaultKind::Move,
 ];
 
 /// Puts one thing right.
@@ -82,6 +85,7 @@ impl FaultKind {
             Self::SlowWay => "slow-way",
             Self::SlowDisk => "slow-disk",
             Self::Unseat => "unseat",
+            Self::Move => "move",
         }
     }
 }
@@ -153,6 +157,7 @@ impl Cluster {
                 }
             }
             FaultKind::Unseat => self.consensus.unseat(self.queue.now()),
+            FaultKind::Move => self.move_volume(one),
         }
     }
 

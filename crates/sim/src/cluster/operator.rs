@@ -1,6 +1,8 @@
 //! The operator: makes volumes and sets settings, and tries again until it is done.
 
+use super::machine::node_id;
 use super::{Cluster, Event};
+use crate::net::Machine;
 use crate::world::{Spread, Who};
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, VolumeSpec};
 use gabion_node::Input;
@@ -47,6 +49,17 @@ impl Cluster {
         self.queue.after(Duration::from_secs(2), Event::Operate { number: 0 });
     }
 
+    /// Asks that a machine owns some volume, if nothing else is asked.
+    pub(super) fn move_volume(&mut self, machine: Machine) {
+        if self.operator.is_done() {
+            let volumes = &self.swarm.volumes;
+            let name = self.prng.pick(volumes).expect("there is a volume").name.clone();
+            self.operator.push(AdminRequest::MoveVolume { name, to: node_id(machine) });
+            let number = self.operator.number;
+            self.queue.after(self.no_time(), Event::Operate { number });
+        }
+    }
+
     /// Asks the next thing, or the last one again. `number`: of the request that is given up.
     pub(super) fn operate(&mut self, number: u64) {
         if number != self.operator.number {
@@ -75,10 +88,12 @@ impl Cluster {
         self.trace.note_with(self.queue.now(), Who::World, "admin done", [number, 0, 0], || {
             format!("{reply:?}")
         });
-        let done = match &reply {
-            AdminReply::Done | AdminReply::Created { .. } => true,
-            AdminReply::Refused(error) => matches!(error, AdminError::NameTaken),
-        };
+        let moves = matches!(self.operator.tasks.front(), Some(AdminRequest::MoveVolume { .. }));
+        let done = moves
+            || match &reply {
+                AdminReply::Done | AdminReply::Created { .. } => true,
+                AdminReply::Refused(error) => matches!(error, AdminError::NameTaken),
+            };
         if done {
             self.operator.tasks.pop_front();
         } else {

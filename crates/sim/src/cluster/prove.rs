@@ -104,6 +104,10 @@ impl Cluster {
     fn look_healing(&mut self, now: Instant, since: Instant) {
         let missing = self.missing();
         if missing.is_none() && now.since(since) > GOES_ON {
+            if self.let_a_disk_die() {
+                self.enter(Phase::Healing { since: now });
+                return;
+            }
             self.guests.iter_mut().for_each(|guest| guest.busy = false);
             self.enter(Phase::Draining { since: now });
         } else if now.since(since) > HEALING {
@@ -122,6 +126,7 @@ impl Cluster {
 
     fn look_draining(&mut self, now: Instant, since: Instant) {
         if self.guests.iter().all(Guest::is_idle) {
+            self.rot_something();
             self.begin_reading();
             self.enter(Phase::Reading { since: now });
         } else if now.since(since) > DRAINING {

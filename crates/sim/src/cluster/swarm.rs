@@ -28,6 +28,10 @@ pub struct Swarm {
     pub fault_every: Duration,
     /// How long faults go on.
     pub chaos: Duration,
+    /// When all is whole again, a disk dies for good.
+    pub disk_dies: bool,
+    /// Then data rot, on the disks of one machine.
+    pub rots: bool,
     /// What happens after all is well: everything stops, or loses power, and comes back.
     pub finale: Finale,
 }
@@ -95,6 +99,8 @@ impl Swarm {
             faults: FaultKind::draw(prng),
             fault_every: Duration::from_millis(pick(prng, &[300, 1000, 3000])),
             chaos: Duration::from_secs(prng.between(10, 30)),
+            disk_dies: prng.chance(1, 3),
+            rots: prng.chance(1, 2),
             finale: pick(prng, &[Finale::None, Finale::Stop, Finale::PowerCut, Finale::Kill]),
         }
     }

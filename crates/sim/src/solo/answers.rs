@@ -211,7 +211,8 @@ impl Solo {
 
     fn judge_refusal(&mut self, asked: &Asked, refusal: Refusal) -> Result<(), String> {
         let now = self.queue.now();
-        let below = asked.owner_epoch < self.owner_epoch;
+        let newest = self.owner_epoch.max(self.fenced);
+        let below = asked.owner_epoch < newest;
         match &asked.what {
             What::Change { segment, blocks, kind } => {
                 for (block, version) in blocks {
@@ -236,7 +237,7 @@ impl Solo {
             What::Read { .. } | What::Scan { .. } => {}
         }
         match refusal {
-            Refusal::Fenced { by } if below && by <= self.owner_epoch => Ok(()),
+            Refusal::Fenced { by } if below && by <= newest => Ok(()),
             Refusal::Busy => Ok(()),
             Refusal::NotReady if self.stopping => Ok(()),
             Refusal::Fenced { .. }

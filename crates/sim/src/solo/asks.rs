@@ -2,7 +2,7 @@
 
 use super::model::Content;
 use super::{Event, Solo};
-use crate::content;
+use crate::content::{self, Label};
 use crate::world::{Who, index};
 use bytes::{Bytes, BytesMut};
 use gabion_store::Input;
@@ -80,7 +80,9 @@ impl Solo {
 
     fn ask_of_segment(&mut self, at: usize) {
         match self.prng.below(100) {
-            0..50 => self.write(at, false),
+            0..44 => self.write(at, false),
+            44..47 => self.late_write(at),
+            47..50 => self.zombie_write(at),
             50..58 => self.write(at, true),
             58..80 => self.read(at),
             80..85 => self.scan(at),
@@ -192,6 +194,44 @@ impl Solo {
             content::fill(label, u64::from(range.first().get()), 4096, index(range.count().into()));
         let crcs = data.chunks_exact(4096).map(block_crc).collect();
         let segment = segment(at);
+        self.send(what, ReplicaOp::Write { segment, version, range, crcs, data, settled });
+    }
+
+    /// A version that was sent before comes once more, now that newer ones may be there.
+    fn late_write(&mut self, at: usize) {
+        let block = self.range(at, 1).first();
+        let known = &self.segments[at];
+        let Some((present, _)) = known.blocks[block.index()].certain() else { return };
+        if known.joined.is_some() || known.unsure {
+            return;
+        }
+        let older = known.blocks[block.index()].data_versions();
+        let versions: Vec<_> = older.filter(|(version, _)| *version < present).collect();
+        if let Some((version, label)) = self.prng.pick(&versions).copied() {
+            self.write_one(at, block, version, label);
+        }
+    }
+
+    /// An owner that was fenced writes: it must be refused.
+    fn zombie_write(&mut self, at: usize) {
+        let block = self.range(at, 1).first();
+        let version = Version::new(self.epoch, self.segments[at].next);
+        self.segments[at].next = version.seq.next();
+        let label = self.next_label();
+        let present = self.owner_epoch;
+        self.owner_epoch = Epoch::new(present.get() - 1).expect("above zero");
+        self.write_one(at, block, version, label);
+        self.owner_epoch = present;
+    }
+
+    fn write_one(&mut self, at: usize, block: BlockIndex, version: Version, label: Label) {
+        self.segments[at].blocks[block.index()].sent(version, Content::Data(label));
+        let data = content::fill(label, u64::from(block.get()), 4096, 1);
+        let crcs = vec![block_crc(&data)];
+        let range = BlockRange::new(block, 1).expect("not empty");
+        let blocks = vec![(block.index(), version)];
+        let what = What::Change { segment: at, blocks, kind: ChangeKind::Write };
+        let (segment, settled) = (segment(at), self.segments[at].settled);
         self.send(what, ReplicaOp::Write { segment, version, range, crcs, data, settled });
     }
 

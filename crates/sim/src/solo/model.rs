@@ -15,7 +15,8 @@ pub enum Content {
 #[derive(Clone, Debug)]
 struct Known {
     content: Content,
-    /// Requests that carry this version and are not answered.
+    /// Requests that carried this version, and those that are not answered.
+    sent: u32,
     carriers: u32,
     /// Since when no request carries it.
     quiet_since: Instant,
@@ -38,6 +39,7 @@ impl Default for Block {
     fn default() -> Self {
         let absent = Known {
             content: Content::Absent,
+            sent: 0,
             carriers: 0,
             quiet_since: Instant::ZERO,
             over_since: None,
@@ -56,10 +58,12 @@ impl Block {
     pub fn sent(&mut self, version: Version, content: Content) {
         let known = self.versions.entry(version).or_insert(Known {
             content,
+            sent: 0,
             carriers: 0,
             quiet_since: Instant::ZERO,
             over_since: None,
         });
+        known.sent += 1;
         known.carriers += 1;
     }
 
@@ -73,7 +77,7 @@ impl Block {
     pub fn refused(&mut self, version: Version, now: Instant) {
         self.put_down(version, now);
         let known = self.versions.get_mut(&version).expect("it was sent");
-        if known.carriers == 0 {
+        if known.carriers == 0 && known.sent == 1 {
             known.over_since.get_or_insert(now);
         }
     }
@@ -150,6 +154,14 @@ impl Block {
         }
         self.seen(info.version, began, now);
         Ok(())
+    }
+
+    /// Those that are over, too.
+    pub fn data_versions(&self) -> impl Iterator<Item = (Version, Label)> + '_ {
+        self.versions.iter().filter_map(|(version, known)| match known.content {
+            Content::Data(label) => Some((*version, label)),
+            Content::Absent | Content::Zero | Content::Lost => None,
+        })
     }
 
     pub fn list(&self) -> Vec<(Version, Content)> {

@@ -1,0 +1,100 @@
+//! What is lost for good: never more than one copy, and only while all others are whole.
+
+use super::Cluster;
+use super::machine::machine_of;
+use crate::disk::Rot;
+use crate::net::Machine;
+use crate::world::{Who, index};
+use gabion_node::DiskSlot;
+use gabion_types::{BlockIndex, DiskId, SegmentIndex, VolumeId};
+
+/// Blocks that rot at once.
+const ROTS_MAX: u64 = 30;
+
+impl Cluster {
+    /// False: it is not this run's lot, or there would be too few left for all copies.
+    pub(super) fn let_a_disk_die(&mut self) -> bool {
+        if !std::mem::take(&mut self.swarm.disk_dies) {
+            return false;
+        }
+        let machine = index(self.prng.below(self.machines.len() as u64));
+        let disks = self.machines[machine].disks.len();
+        let copies = self.swarm.volumes.iter().map(|volume| usize::from(volume.rf)).max();
+        let with_disks = self.swarm.disks.iter().filter(|disks| **disks > 0).count();
+        let left = if disks > 1 { with_disks } else { with_disks - disks };
+        if disks == 0 || left < copies.unwrap_or(0) {
+            return false;
+        }
+        if self.swarm.volumes.iter().any(|volume| volume.rf < 2) {
+            return false;
+        }
+        let slot = index(self.prng.below(disks as u64));
+        self.count("disk-died");
+        let numbers = [machine as u64, slot as u64, 0];
+        self.trace.note(self.queue.now(), Who::World, "disk dies", numbers);
+        self.machines[machine].disks[slot].virtual_disk.die();
+        true
+    }
+
+    /// promise: no-silent-corruption. Some blocks rot on the disks of one machine; all must still
+    /// be readable.
+    pub(super) fn rot_something(&mut self) {
+        if !std::mem::take(&mut self.swarm.rots) {
+            return;
+        }
+        let frail = index(self.prng.below(self.machines.len() as u64));
+        for _ in 0..self.prng.between(1, ROTS_MAX) {
+            let Some((volume, segment, disk)) = self.pick_copy(frail) else { continue };
+            let blocks = self.swarm.limits.segment.blocks();
+            let block = u32::try_from(self.prng.below(u64::from(blocks))).expect("below a u32");
+            self.rot_block(frail, disk, (volume, segment, BlockIndex::new(block)));
+        }
+    }
+
+    /// A copy on a disk of this machine that is not the only one.
+    fn pick_copy(&mut self, machine: Machine) -> Option<(VolumeId, SegmentIndex, DiskId)> {
+        let mut copies = Vec::new();
+        for volume in self.map.volumes().values() {
+            for (segment, members) in (0..).zip(&volume.segments) {
+                let here = |disk: &&DiskId| {
+                    let entry = self.map.disk(**disk);
+                    entry.is_some_and(|entry| machine_of(entry.node) == machine)
+                };
+                if members.in_sync.len() > 1
+                    && let Some(disk) = members.in_sync.iter().find(here)
+                {
+                    copies.push((volume.id, SegmentIndex::new(segment), *disk));
+                }
+            }
+        }
+        self.prng.pick(&copies).copied()
+    }
+
+    fn rot_block(
+        &mut self,
+        machine: Machine,
+        disk: DiskId,
+        (volume, segment, block): (VolumeId, SegmentIndex, BlockIndex),
+    ) {
+        let Some(uuid) = self.map.disk(disk).map(|entry| entry.uuid) else { return };
+        let host = &mut self.machines[machine];
+        let Some(slot) = host.disks.iter().position(|disk| disk.uuid == uuid) else { return };
+        let place = host.node().and_then(|node| {
+            let store = node.store(DiskSlot(u32::try_from(slot).expect("a few disks")))?;
+            store.locate(volume, segment, block)
+        });
+        let Some(place) = place else { return };
+        let rot = match self.prng.below(4) {
+            0 => Rot::Flip { bit: self.prng.below(4096 * 8) },
+            1 => Rot::Unreadable,
+            2 => Rot::Misdirected { from: place.offset / 4096 - 1 },
+            _ => Rot::Zeroed,
+        };
+        self.count("rot");
+        let numbers = [machine as u64, slot as u64, place.offset];
+        self.trace.note_with(self.queue.now(), Who::World, "rot", numbers, || {
+            format!("{volume} {segment} block {} {rot:?}", block.get())
+        });
+        self.machines[machine].disks[slot].virtual_disk.rot(place.offset / 4096, rot);
+    }
+}

@@ -4,6 +4,7 @@
 //! to come back: all copies in-sync and equal, all data readable, nothing held (liveness).
 
 mod damage;
+mod describe;
 mod fault;
 mod guest;
 mod guests;
@@ -11,14 +12,18 @@ mod machine;
 mod operator;
 mod prove;
 mod route;
+mod schedule;
+mod story;
 mod swarm;
 
+use crate::caught::caught;
 use crate::consensus::{Consensus, ConsensusEvent};
 use crate::disk::VirtualDisk;
 use crate::net::{Machine, NetEvent, Network};
 use crate::oracle::{Broken, Oracle};
 use crate::report::{Options, Report};
 use crate::world::{Queue, Trace};
+pub use fault::FaultKind;
 use fault::Mend;
 use gabion_cluster::{AdminReply, Change, Command, Map, Proposer};
 use gabion_node::{Effect, NodeEvent};
@@ -29,7 +34,10 @@ use guest::{Guest, Orphan};
 use machine::Host;
 use operator::Operator;
 use prove::Phase;
+pub use schedule::{NotATrouble, Part, Strike, Trouble, named};
 use std::collections::BTreeMap;
+use story::Story;
+pub use story::{Told, Wait};
 pub use swarm::Swarm;
 
 /// A run that has not come to its end after so many events never will.
@@ -60,7 +68,9 @@ enum Event {
     Operate {
         number: u64,
     },
-    Strike,
+    Strike {
+        number: usize,
+    },
     Mend(Mend),
     /// Looks whether the phase is over.
     Look,
@@ -72,6 +82,8 @@ pub struct Cluster {
     queue: Queue<Event>,
     trace: Trace,
     prng: Prng,
+    /// For what is lost for good and at the end, whatever happened before.
+    damage_prng: Prng,
     machines: Vec<Host>,
     net: Network<Message>,
     consensus: Consensus<Command>,
@@ -86,6 +98,7 @@ pub struct Cluster {
     operator: Operator,
     last_refusal: Option<AdminReply>,
     phase: Phase,
+    story: Story,
     effects: Vec<Effect>,
     counts: BTreeMap<&'static str, u64>,
     operations: u64,
@@ -95,20 +108,30 @@ pub struct Cluster {
 
 /// Runs what a seed decides.
 pub fn run(options: Options) -> Report {
+    run_part(options, &Part::default())
+}
+
+/// What a seed decides before the first event.
+pub fn plan(seed: u64) -> Swarm {
+    Swarm::draw(&mut Prng::new(seed))
+}
+
+/// Runs a part of what a seed decides.
+pub fn run_part(options: Options, part: &Part) -> Report {
     let mut prng = Prng::new(options.seed);
-    let swarm = Swarm::draw(&mut prng);
+    let mut swarm = Swarm::draw(&mut prng);
+    swarm.keep(part);
     run_swarm(options, swarm, prng)
 }
 
 /// Runs a given world; `prng` decides what happens in it.
 pub fn run_swarm(options: Options, swarm: Swarm, prng: Prng) -> Report {
     let mut cluster = Cluster::new(swarm, prng, options.watch);
-    cluster.begin();
-    while cluster.broken.is_none() && !cluster.phase.is_end() {
-        if !cluster.step() {
-            break;
-        }
-    }
+    let panicked = caught(|| {
+        cluster.begin();
+        while cluster.broken.is_none() && !cluster.phase.is_end() && cluster.step() {}
+    });
+    cluster.broken = cluster.broken.or(panicked);
     cluster.report(options.seed)
 }
 
@@ -134,6 +157,7 @@ impl Cluster {
             queue: Queue::default(),
             trace: Trace::new(watch),
             prng,
+            damage_prng: Prng::new(swarm.damage_seed),
             running: vec![false; machines.len()],
             machines,
             map: Map::default(),
@@ -144,6 +168,7 @@ impl Cluster {
             operator: Operator::default(),
             last_refusal: None,
             phase: Phase::Making,
+            story: Story::default(),
             effects: Vec::new(),
             counts: BTreeMap::new(),
             operations: 0,
@@ -181,7 +206,7 @@ impl Cluster {
             Event::Exit { machine, life } => self.on_exit(machine, life),
             Event::Act { guest, act } => self.on_act(guest, act),
             Event::Operate { number } => self.operate(number),
-            Event::Strike => self.strike(),
+            Event::Strike { number } => self.strike(number),
             Event::Mend(mend) => self.mend(mend),
             Event::Look => self.look(),
         }
@@ -221,6 +246,7 @@ impl Cluster {
     }
 
     fn report(self, seed: u64) -> Report {
+        let waits = self.waits();
         let mut counts = self.counts;
         let disks = self.machines.iter().flat_map(|host| &host.disks);
         let lost: u64 = disks.map(|disk| disk.virtual_disk.counts().sectors_lost).sum();
@@ -238,6 +264,10 @@ impl Cluster {
             operations: self.operations,
             counts,
             broken: self.broken,
+            whole_at: self.story.whole_at,
+            mended_at: self.story.mended_at,
+            story: self.story.into_lines(),
+            waits,
             lines: self.trace.lines().cloned().collect(),
         }
     }
@@ -250,6 +280,7 @@ impl Cluster {
         self.trace.note_with(self.queue.now(), machine::who(machine), "event", [0, 0, 0], || {
             format!("{event:?}")
         });
+        self.tell_event(machine, event);
         self.count(match event {
             NodeEvent::PeerUp { .. } => "event-peer-up",
             NodeEvent::PeerDown { .. } => "event-peer-down",

@@ -1,14 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+pub mod caught;
 pub mod cluster;
 pub mod consensus;
 pub mod content;
 pub mod disk;
 mod formatting;
 pub mod invariants;
+pub mod list;
+pub mod many;
 pub mod net;
 pub mod oracle;
 pub mod report;
+pub mod shrink;
 pub mod solo;
 pub mod workload;
 pub mod world;

@@ -125,6 +125,11 @@ impl<M> Network<M> {
         self.connections.len()
     }
 
+    /// Who dialled whom.
+    pub fn ends(&self, conn: Conn) -> Option<(Machine, Machine)> {
+        self.connections.get(&conn).map(|connection| (connection.from, connection.to))
+    }
+
     pub fn dial(&mut self, now: Instant, from: Machine, to: Machine) -> Conn {
         let conn = Conn(self.next);
         self.next += 1;

@@ -1,8 +1,9 @@
 //! What a run is asked for, and what it says.
 
+use crate::cluster::{Told, Wait};
 use crate::oracle::Broken;
 use crate::world::trace::Line;
-use gabion_types::Duration;
+use gabion_types::{Duration, Instant};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub struct Options {
     pub watch: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     pub seed: u64,
     /// Over everything that happened: equal for equal seeds.
@@ -24,6 +25,13 @@ pub struct Report {
     /// Faults injected, and other things worth counting, by kind.
     pub counts: BTreeMap<&'static str, u64>,
     pub broken: Option<Broken>,
+    /// What people want to hear of it, in order.
+    pub story: Vec<Told>,
+    /// The longest wait of each guest.
+    pub waits: Vec<Wait>,
+    /// When faults were over, and when every copy was there again.
+    pub mended_at: Option<Instant>,
+    pub whole_at: Option<Instant>,
     /// The last lines, or all of them when watched.
     pub lines: Vec<Line>,
 }

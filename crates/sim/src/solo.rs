@@ -8,6 +8,7 @@ mod answers;
 mod asks;
 mod model;
 
+use crate::caught::caught;
 use crate::content::Label;
 use crate::disk::{DiskTimes, PowerCut, Rot, VirtualDisk};
 use crate::oracle::Broken;
@@ -112,7 +113,8 @@ pub fn run(options: Options) -> Report {
     let plan = Plan::draw(&mut prng);
     let mut solo = Solo::new(plan, prng, options.watch);
     solo.begin();
-    while solo.broken.is_none() && !solo.is_over() && solo.step() {}
+    let panicked = caught(|| while solo.broken.is_none() && !solo.is_over() && solo.step() {});
+    solo.broken = solo.broken.or(panicked);
     solo.report(options.seed)
 }
 
@@ -423,6 +425,7 @@ impl Solo {
             counts: self.counts,
             broken: self.broken,
             lines: self.trace.lines().cloned().collect(),
+            ..Report::default()
         }
     }
 }

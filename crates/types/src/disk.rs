@@ -2,6 +2,7 @@
 //! does the I/O.
 
 use bytes::Bytes;
+use std::fmt;
 
 /// Brings a completion back to its request; chosen by the store, unique among what is in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +29,19 @@ pub enum DiskOpKind {
     },
     /// Makes every write that completed before it was issued durable.
     Sync,
+}
+
+impl fmt::Display for DiskOpKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { offset, length } => write!(f, "read {offset}+{length}"),
+            Self::Write { offset, pieces } => {
+                let length: usize = pieces.iter().map(Bytes::len).sum();
+                write!(f, "write {offset}+{length}")
+            }
+            Self::Sync => f.write_str("sync"),
+        }
+    }
 }
 
 /// Exactly one comes for each `DiskOp`. Short reads and writes, EINTR and EAGAIN were continued by

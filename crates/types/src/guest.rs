@@ -3,6 +3,7 @@
 use crate::size::ByteRange;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// One request of a guest, or one part of a large one.
@@ -60,6 +61,20 @@ impl GuestOp {
         match self {
             Self::Read { range } | Self::Write { range, .. } => range.length(),
             Self::Zero { .. } | Self::Trim { .. } | Self::Flush | Self::Status { .. } => 0,
+        }
+    }
+}
+
+impl fmt::Display for GuestOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let forced = |fua: &bool| if *fua { " fua" } else { "" };
+        match self {
+            Self::Read { range } => write!(f, "read {range}"),
+            Self::Write { range, fua, .. } => write!(f, "write {range}{}", forced(fua)),
+            Self::Zero { range, fua } => write!(f, "zero {range}{}", forced(fua)),
+            Self::Trim { range, fua } => write!(f, "trim {range}{}", forced(fua)),
+            Self::Flush => f.write_str("flush"),
+            Self::Status { range } => write!(f, "status {range}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::ids::SegmentIndex;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A block of a volume, and a slot of a disk.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -83,6 +84,13 @@ impl BlockRange {
     }
 }
 
+impl fmt::Display for BlockRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}", self.first.0)?;
+        if self.count > 1 { write!(f, "-{}", self.end().0 - 1) } else { Ok(()) }
+    }
+}
+
 /// A run of bytes of a volume. Units: bytes. May be empty; the end fits 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteRange {
@@ -106,6 +114,12 @@ impl ByteRange {
 
     pub const fn end(self) -> u64 {
         self.offset + self.length
+    }
+}
+
+impl fmt::Display for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.offset, self.length)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod link;
 pub mod message;
 pub mod replica;
 pub mod session;
+mod shown;
 
 pub use assembler::{Assembler, LARGE_PAYLOAD_BYTES};
 pub use codec::{Encoded, decode, encode};
@@ -22,3 +23,4 @@ pub use replica::{
     ReplicaRequest,
 };
 pub use session::{SessionMessage, SessionNumber};
+pub use shown::Answered;

@@ -2,6 +2,7 @@
 
 use super::Cluster;
 use super::machine::machine_of;
+use super::schedule::named;
 use crate::disk::Rot;
 use crate::net::Machine;
 use crate::world::{Who, index};
@@ -17,7 +18,7 @@ impl Cluster {
         if !std::mem::take(&mut self.swarm.disk_dies) {
             return false;
         }
-        let machine = index(self.prng.below(self.machines.len() as u64));
+        let machine = index(self.damage_prng.below(self.machines.len() as u64));
         let disks = self.machines[machine].disks.len();
         let copies = self.swarm.volumes.iter().map(|volume| usize::from(volume.rf)).max();
         let with_disks = self.swarm.disks.iter().filter(|disks| **disks > 0).count();
@@ -28,8 +29,9 @@ impl Cluster {
         if self.swarm.volumes.iter().any(|volume| volume.rf < 2) {
             return false;
         }
-        let slot = index(self.prng.below(disks as u64));
+        let slot = index(self.damage_prng.below(disks as u64));
         self.count("disk-died");
+        self.tell(Who::World, format!("disk{slot} of {} dies", named(machine)));
         let numbers = [machine as u64, slot as u64, 0];
         self.trace.note(self.queue.now(), Who::World, "disk dies", numbers);
         self.machines[machine].disks[slot].virtual_disk.die();
@@ -42,11 +44,12 @@ impl Cluster {
         if !std::mem::take(&mut self.swarm.rots) {
             return;
         }
-        let frail = index(self.prng.below(self.machines.len() as u64));
-        for _ in 0..self.prng.between(1, ROTS_MAX) {
+        let frail = index(self.damage_prng.below(self.machines.len() as u64));
+        for _ in 0..self.damage_prng.between(1, ROTS_MAX) {
             let Some((volume, segment, disk)) = self.pick_copy(frail) else { continue };
             let blocks = self.swarm.limits.segment.blocks();
-            let block = u32::try_from(self.prng.below(u64::from(blocks))).expect("below a u32");
+            let block =
+                u32::try_from(self.damage_prng.below(u64::from(blocks))).expect("below a u32");
             self.rot_block(frail, disk, (volume, segment, BlockIndex::new(block)));
         }
     }
@@ -67,7 +70,7 @@ impl Cluster {
                 }
             }
         }
-        self.prng.pick(&copies).copied()
+        self.damage_prng.pick(&copies).copied()
     }
 
     fn rot_block(
@@ -84,8 +87,8 @@ impl Cluster {
             store.locate(volume, segment, block)
         });
         let Some(place) = place else { return };
-        let rot = match self.prng.below(4) {
-            0 => Rot::Flip { bit: self.prng.below(4096 * 8) },
+        let rot = match self.damage_prng.below(4) {
+            0 => Rot::Flip { bit: self.damage_prng.below(4096 * 8) },
             1 => Rot::Unreadable,
             2 => Rot::Misdirected { from: place.offset / 4096 - 1 },
             _ => Rot::Zeroed,

@@ -1,6 +1,7 @@
 //! What goes wrong, and how it is put right again.
 
-use super::machine::State;
+use super::machine::{State, who};
+use super::schedule::Strike;
 use super::swarm::pick;
 use super::{Cluster, Event};
 use crate::disk::PowerCut;
@@ -32,22 +33,6 @@ pub enum FaultKind {
     Move,
 }
 
-const ALL: [FaultKind; 13] = [
-    FaultKind::Kill,
-    FaultKind::PowerCut,
-    FaultKind::PowerCutAll,
-    FaultKind::Stop,
-    FaultKind::Pause,
-    FaultKind::Cut,
-    FaultKind::CutOneWay,
-    FaultKind::Isolate,
-    FaultKind::Reset,
-    FaultKind::SlowWay,
-    FaultKind::SlowDisk,
-    FaultKind::Unseat,
-    FaultKind::Move,
-];
-
 /// Puts one thing right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mend {
@@ -58,17 +43,33 @@ pub enum Mend {
 }
 
 /// How long a trouble lasts.
-const LASTS: [Spread; 3] = [
+pub(super) const LASTS: [Spread; 3] = [
     Spread::new(5_000, 300_000),
     Spread::new(300_000, 3_000_000),
     Spread::new(3_000_000, 12_000_000),
 ];
 
 impl FaultKind {
+    pub const ALL: [Self; 13] = [
+        Self::Kill,
+        Self::PowerCut,
+        Self::PowerCutAll,
+        Self::Stop,
+        Self::Pause,
+        Self::Cut,
+        Self::CutOneWay,
+        Self::Isolate,
+        Self::Reset,
+        Self::SlowWay,
+        Self::SlowDisk,
+        Self::Unseat,
+        Self::Move,
+    ];
+
     /// Some kinds of trouble, now and then none, now and then all.
     pub fn draw(prng: &mut Prng) -> Vec<Self> {
         let one_in = pick(prng, &[1, 2, 2, 4, 12]);
-        ALL.into_iter().filter(|_| prng.chance(1, one_in)).collect()
+        Self::ALL.into_iter().filter(|_| prng.chance(1, one_in)).collect()
     }
 
     pub fn name(self) -> &'static str {
@@ -88,42 +89,57 @@ impl FaultKind {
             Self::Move => "move",
         }
     }
+
+    /// In words, for a list.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Kill => "a process dies at once and starts again",
+            Self::PowerCut => "a machine loses power: what was not synced is lost, kept or torn",
+            Self::PowerCutAll => "all machines lose power at once",
+            Self::Stop => "a process is stopped cleanly and comes back",
+            Self::Pause => "a process hangs and goes on",
+            Self::Cut => "two machines do not hear each other",
+            Self::CutOneWay => "one machine does not hear another, which hears it",
+            Self::Isolate => "a machine is cut off from all others",
+            Self::Reset => "connections of a machine break",
+            Self::SlowWay => "all that one machine sends to another is late",
+            Self::SlowDisk => "the disks of a machine are 10 to 1000 times as slow",
+            Self::Unseat => "the consensus leader is voted out",
+            Self::Move => "somebody asks that another node owns a volume",
+        }
+    }
 }
 
 impl Cluster {
-    /// One trouble happens, and the next is put on the list.
-    pub(super) fn strike(&mut self) {
+    /// One trouble of the schedule happens.
+    pub(super) fn strike(&mut self, number: usize) {
         if self.phase_is_over() {
             return;
         }
-        let every = self.swarm.fault_every;
-        let wait = Duration::from_nanos(
-            self.prng.between(1, u64::try_from(every.as_nanos()).expect("some seconds") * 2),
-        );
-        self.queue.after(wait, Event::Strike);
-        let Some(kind) = self.prng.pick(&self.swarm.faults).copied() else { return };
-        let lasts = pick(&mut self.prng, &LASTS).draw(&mut self.prng);
-        self.inflict(kind, lasts);
-    }
-
-    fn inflict(&mut self, kind: FaultKind, lasts: Duration) {
-        let machines = self.machines.len() as u64;
-        let one = crate::world::index(self.prng.below(machines));
-        let other =
-            (one + 1 + crate::world::index(self.prng.below(machines - 1))) % self.machines.len();
+        let strike = self.swarm.strikes[number];
+        let Strike { kind, lasts, one, other, seed, .. } = strike;
+        let mut prng = Prng::new(seed);
         self.count(kind.name());
         let numbers = [one as u64, other as u64, u64::from(lasts.subsec_millis())];
-        self.trace.note(self.queue.now(), Who::World, kind.name(), numbers);
+        self.trace.note_with(self.queue.now(), Who::World, kind.name(), numbers, || {
+            format!("number {number} of the schedule, for {:.3} s", lasts.as_secs_f64())
+        });
+        self.tell_strike(&strike);
+        self.inflict(strike, &mut prng);
+    }
+
+    fn inflict(&mut self, strike: Strike, prng: &mut Prng) {
+        let Strike { kind, lasts, one, other, .. } = strike;
         match kind {
             FaultKind::Kill => {
                 self.kill(one);
                 self.queue.after(lasts, Event::Mend(Mend::Start(one)));
             }
             FaultKind::PowerCut => {
-                self.cut_power(one);
+                self.cut_power(one, prng);
                 self.queue.after(lasts, Event::Mend(Mend::Start(one)));
             }
-            FaultKind::PowerCutAll => self.cut_power_all(),
+            FaultKind::PowerCutAll => self.cut_power_all(prng),
             FaultKind::Stop => {
                 self.stop(one);
                 self.queue.after(lasts + Duration::from_secs(10), Event::Mend(Mend::Start(one)));
@@ -143,35 +159,35 @@ impl Cluster {
                     self.cut_for(other, one, lasts);
                 }
             }
-            FaultKind::Reset => self.reset_some(one),
+            FaultKind::Reset => self.reset_some(one, prng),
             FaultKind::SlowWay => {
-                let more = Spread::new(1_000, 400_000).draw(&mut self.prng);
+                let more = Spread::new(1_000, 400_000).draw(prng);
                 self.net.set_slow(one, other, more);
                 self.queue.after(lasts, Event::Mend(Mend::Way(one, other)));
             }
             FaultKind::SlowDisk => {
-                let times = pick(&mut self.prng, &[10, 100, 1000]);
+                let times = pick(prng, &[10, 100, 1000]);
                 for slot in 0..self.machines[one].disks.len() {
                     self.machines[one].disks[slot].virtual_disk.set_slow(times);
                     self.queue.after(lasts, Event::Mend(Mend::Disk(one, slot)));
                 }
             }
             FaultKind::Unseat => self.consensus.unseat(self.queue.now()),
-            FaultKind::Move => self.move_volume(one),
+            FaultKind::Move => self.move_volume(one, prng),
         }
     }
 
     /// All machines lose power at once, and come back one after the other.
-    pub(super) fn cut_power_all(&mut self) {
+    pub(super) fn cut_power_all(&mut self, prng: &mut Prng) {
         for machine in 0..self.machines.len() {
-            self.cut_power(machine);
-            let lasts = Spread::new(100_000, 8_000_000).draw(&mut self.prng);
+            self.cut_power(machine, prng);
+            let lasts = Spread::new(100_000, 8_000_000).draw(prng);
             self.queue.after(lasts, Event::Mend(Mend::Start(machine)));
         }
     }
 
-    pub(super) fn cut_power(&mut self, machine: Machine) {
-        let cut = PowerCut::draw(&mut self.prng);
+    pub(super) fn cut_power(&mut self, machine: Machine, prng: &mut Prng) {
+        let cut = PowerCut::draw(prng);
         self.lose_process(machine);
         self.machines[machine].state = State::Off;
         self.net.power_off(machine);
@@ -184,7 +200,8 @@ impl Cluster {
         match mend {
             // When all stop for the finale, nobody starts on his own.
             Mend::Start(machine) => {
-                if !self.phase.is_stopping() {
+                if !self.phase.is_stopping() && !self.machines[machine].has_process() {
+                    self.tell(who(machine), "starts again");
                     self.start(machine);
                 }
             }
@@ -215,7 +232,7 @@ impl Cluster {
         self.queue.after(lasts, Event::Mend(Mend::Way(from, to)));
     }
 
-    fn reset_some(&mut self, machine: Machine) {
+    fn reset_some(&mut self, machine: Machine, prng: &mut Prng) {
         let conns: Vec<_> = self
             .net
             .conns()
@@ -223,7 +240,7 @@ impl Cluster {
             .map(|(conn, _, _)| conn)
             .collect();
         for conn in conns {
-            if self.prng.chance(1, 2) {
+            if prng.chance(1, 2) {
                 self.net.reset(self.queue.now(), conn);
             }
         }

@@ -5,7 +5,7 @@ use crate::net::Machine;
 use crate::oracle::{Open, WriteId};
 use crate::workload::OpPlan;
 use gabion_node::GuestId;
-use gabion_types::{Instant, Prng};
+use gabion_types::{Duration, Instant, Prng};
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug)]
@@ -20,6 +20,10 @@ pub struct Guest {
     /// The number of the act that is on the list; an earlier one is void.
     pub acts: u64,
     pub answered: u64,
+    /// It wants something and was answered nothing since.
+    wants_since: Option<Instant>,
+    /// From when, and how long.
+    pub longest_wait: Option<(Instant, Duration)>,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,24 @@ impl Guest {
             busy: true,
             acts: 0,
             answered: 0,
+            wants_since: None,
+            longest_wait: None,
+        }
+    }
+
+    pub fn wants(&mut self, now: Instant) {
+        self.wants_since.get_or_insert(now);
+    }
+
+    /// Something was answered; what else it asked for it wants from now on.
+    pub fn was_answered(&mut self, now: Instant) {
+        let Some(from) = self.wants_since.take() else { return };
+        let took = now.since(from);
+        if self.longest_wait.is_none_or(|(_, longest)| took > longest) {
+            self.longest_wait = Some((from, took));
+        }
+        if !self.is_idle() {
+            self.wants_since = Some(now);
         }
     }
 

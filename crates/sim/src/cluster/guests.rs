@@ -91,6 +91,7 @@ impl Cluster {
             }
         }
         one.state = GuestState::Away;
+        one.wants(now);
         self.trace.note(now, guest_who(guest), "cut off", [one.again.len() as u64, 0, 0]);
         let wait = Spread::new(1_000, 200_000).draw(&mut self.guests[guest].prng);
         self.schedule_act(guest, wait);
@@ -188,6 +189,7 @@ impl Cluster {
         let (op, write) = self.request(volume, plan);
         let open = self.oracle.begin(now);
         let one = &mut self.guests[guest];
+        one.wants(now);
         let GuestState::Attached { machine, id, flights, next_tag } = &mut one.state else {
             panic!("only attached guests ask");
         };
@@ -245,6 +247,7 @@ impl Cluster {
             GuestState::Attached { flights, .. } => flights.remove(&tag),
             GuestState::Away | GuestState::Opening { .. } => None,
         };
+        self.guests[guest].was_answered(now);
         let Some(flight) = flight else {
             let text = format!("guest {guest} tag {tag} was answered and not asked: {result:?}");
             self.break_promise("exactly-once", text);

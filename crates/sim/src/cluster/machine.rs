@@ -1,5 +1,6 @@
 //! A machine: its disks, its clock, and the process on it.
 
+use super::describe::input_kind;
 use super::{Cluster, Event};
 use crate::disk::VirtualDisk;
 use crate::net::{Conn, Machine, Side};
@@ -239,6 +240,10 @@ impl Cluster {
     /// One input into a process; its effects are done, its timer is set.
     pub(super) fn feed(&mut self, machine: Machine, input: Input) {
         let now = self.queue.now();
+        if self.trace.is_watched() && self.machines[machine].is_running() {
+            let text = self.describe_input(machine, &input);
+            self.trace.detail_next(text);
+        }
         let host = &mut self.machines[machine];
         let local = host.clock.local(now);
         let node = match &mut host.state {
@@ -249,10 +254,7 @@ impl Cluster {
             }
             State::Off | State::Down => return,
         };
-        self.trace.note_with(now, who(machine), "input", [0, 0, 0], || {
-            let text = format!("{input:?}");
-            text.chars().take(600).collect()
-        });
+        self.trace.note(now, who(machine), input_kind(&input), [0, 0, 0]);
         node.handle(local, input);
         let mut effects = std::mem::take(&mut self.effects);
         while let Some(effect) = node.next_effect() {

@@ -6,7 +6,7 @@ use crate::net::Machine;
 use crate::world::{Spread, Who};
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, VolumeSpec};
 use gabion_node::Input;
-use gabion_types::{Duration, HoldPolicy};
+use gabion_types::{Duration, HoldPolicy, Prng};
 use std::collections::VecDeque;
 
 /// Without an answer it asks again, elsewhere.
@@ -50,10 +50,10 @@ impl Cluster {
     }
 
     /// Asks that a machine owns some volume, if nothing else is asked.
-    pub(super) fn move_volume(&mut self, machine: Machine) {
+    pub(super) fn move_volume(&mut self, machine: Machine, prng: &mut Prng) {
         if self.operator.is_done() {
             let volumes = &self.swarm.volumes;
-            let name = self.prng.pick(volumes).expect("there is a volume").name.clone();
+            let name = prng.pick(volumes).expect("there is a volume").name.clone();
             self.operator.push(AdminRequest::MoveVolume { name, to: node_id(machine) });
             let number = self.operator.number;
             self.queue.after(self.no_time(), Event::Operate { number });

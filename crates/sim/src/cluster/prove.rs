@@ -71,6 +71,8 @@ impl Cluster {
             Phase::Making => self.look_making(now),
             Phase::Chaos { until } if now >= until => {
                 self.mend_all();
+                self.tell(Who::World, "all faults are over");
+                self.story.mended_at = Some(now);
                 self.enter(Phase::Healing { since: now });
             }
             Phase::Chaos { .. } | Phase::End => {}
@@ -89,12 +91,16 @@ impl Cluster {
 
     fn look_making(&mut self, now: Instant) {
         if self.operator.is_done() && self.volumes_are_ready() {
-            for guest in 0..self.guests.len() {
+            let come: Vec<_> =
+                (0..self.guests.len()).filter(|guest| self.swarm.has_guest(*guest)).collect();
+            for guest in come {
                 let wait = Spread::new(0, 100_000).draw(&mut self.prng);
                 self.schedule_act(guest, wait);
             }
             self.enter(Phase::Chaos { until: now + self.swarm.chaos });
-            self.queue.after(Duration::from_secs(1), Event::Strike);
+            for (number, strike) in self.swarm.kept_strikes() {
+                self.queue.after(strike.at, Event::Strike { number });
+            }
         } else if now.since(Instant::ZERO) > MAKING {
             let text = format!("volumes are not made; last answer {:?}", self.last_refusal);
             self.break_promise("liveness", text);
@@ -103,6 +109,10 @@ impl Cluster {
 
     fn look_healing(&mut self, now: Instant, since: Instant) {
         let missing = self.missing();
+        if missing.is_none() && self.story.whole_at.is_none() {
+            self.story.whole_at = Some(now);
+            self.tell(Who::World, "every copy is there again");
+        }
         if missing.is_none() && now.since(since) > GOES_ON {
             if self.let_a_disk_die() {
                 self.enter(Phase::Healing { since: now });
@@ -201,6 +211,15 @@ impl Cluster {
 
     fn next_finale(&mut self, now: Instant) {
         let finale = std::mem::replace(&mut self.swarm.finale, Finale::None);
+        self.tell(
+            Who::World,
+            match finale {
+                Finale::None => "every block was read once more, all copies are equal",
+                Finale::Stop => "all machines stop cleanly and come back",
+                Finale::PowerCut => "all machines lose power and come back",
+                Finale::Kill => "all processes are killed and come back",
+            },
+        );
         match finale {
             Finale::None => self.enter(Phase::End),
             Finale::Stop => {
@@ -208,7 +227,8 @@ impl Cluster {
                 self.enter(Phase::Stopping { since: now });
             }
             Finale::PowerCut => {
-                self.cut_power_all();
+                let mut prng = self.damage_prng.fork();
+                self.cut_power_all(&mut prng);
                 self.enter(Phase::Stopping { since: now });
             }
             Finale::Kill => {

@@ -1,5 +1,6 @@
 //! What processes ask of the world, and what the world tells them.
 
+use super::describe::effect_kind;
 use super::machine::{State, machine_of, node_id, who};
 use super::{Cluster, Event};
 use crate::consensus::{ConsensusEvent, ConsensusTold, Reach};
@@ -13,9 +14,11 @@ use gabion_wire::Message;
 impl Cluster {
     pub(super) fn perform(&mut self, machine: Machine, effect: Effect) {
         let now = self.queue.now();
-        self.trace.note_with(now, who(machine), "effect", effect_numbers(&effect), || {
-            format!("{effect:?}").chars().take(600).collect()
-        });
+        if self.trace.is_watched() {
+            let text = self.describe_effect(machine, &effect);
+            self.trace.detail_next(text);
+        }
+        self.trace.note(now, who(machine), effect_kind(&effect), effect_numbers(&effect));
         match effect {
             Effect::Disk { disk, op } => self.submit(machine, disk, op),
             Effect::Connect { link, node, .. } => self.dial(machine, link, node),
@@ -153,7 +156,7 @@ impl Cluster {
 
     /// The world's own map follows the log.
     fn apply_committed(&mut self) {
-        let mut taken = Vec::new();
+        let (mut taken, mut told) = (Vec::new(), Vec::new());
         while let Some(command) = self.consensus.log().get(self.applied) {
             self.applied += 1;
             let index = self.applied as u64;
@@ -165,9 +168,11 @@ impl Cluster {
             }
             let at = self.queue.now();
             self.trace.note_with(at, Who::World, "committed", [index, 0, 0], || {
-                format!("{command:?} -> {applied:?}")
+                format!("{:?} -> {:?}", command.change, applied.outcome)
             });
+            told.push(MapIndex::new(index));
         }
+        told.into_iter().for_each(|index| self.tell_committed(index));
         taken.into_iter().for_each(|volume| self.on_taken_over(volume));
     }
 

@@ -1,6 +1,7 @@
 //! What a seed decides: topology, limits, settings, workload and faults.
 
 use super::fault::FaultKind;
+use super::schedule::{Part, Strike};
 use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
 use crate::workload::Mix;
@@ -24,8 +25,8 @@ pub struct Swarm {
     pub net: Spread,
     pub disk_times: DiskTimes,
     pub consensus: ConsensusTimes,
-    pub faults: Vec<FaultKind>,
-    pub fault_every: Duration,
+    /// What goes wrong while guests work.
+    pub strikes: Vec<Strike>,
     /// How long faults go on.
     pub chaos: Duration,
     /// When all is whole again, a disk dies for good.
@@ -34,6 +35,10 @@ pub struct Swarm {
     pub rots: bool,
     /// What happens after all is well: everything stops, or loses power, and comes back.
     pub finale: Finale,
+    /// Decides which disk dies and what rots.
+    pub damage_seed: u64,
+    /// What of all this happens.
+    pub part: Part,
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +82,9 @@ impl Swarm {
         let volumes = Self::draw_volumes(prng, rf);
         let guests = Self::draw_guests(prng, &volumes, unit_bytes, &limits);
         let rebuild = pick(prng, &["1s", "5s", "20s"]);
+        let faults = FaultKind::draw(prng);
+        let fault_every = Duration::from_millis(pick(prng, &[300, 1000, 3000]));
+        let chaos = Duration::from_secs(prng.between(10, 30));
         Self {
             clocks_ppm: (0..machines).map(|_| prng.between(920_000, 1_080_000)).collect(),
             disks,
@@ -96,12 +104,13 @@ impl Swarm {
             ),
             disk_times: DiskTimes::FAST,
             consensus: ConsensusTimes::FAST,
-            faults: FaultKind::draw(prng),
-            fault_every: Duration::from_millis(pick(prng, &[300, 1000, 3000])),
-            chaos: Duration::from_secs(prng.between(10, 30)),
+            strikes: Strike::draw(&mut prng.fork(), &faults, (fault_every, chaos), machines),
+            chaos,
             disk_dies: prng.chance(1, 3),
             rots: prng.chance(1, 2),
             finale: pick(prng, &[Finale::None, Finale::Stop, Finale::PowerCut, Finale::Kill]),
+            damage_seed: prng.next_u64(),
+            part: Part::default(),
         }
     }
 

@@ -35,11 +35,19 @@ pub struct Trace {
     lines: VecDeque<Line>,
     /// All lines are kept, with their details.
     watched: bool,
+    /// For the line that comes next.
+    detail: String,
 }
 
 impl Trace {
     pub fn new(watched: bool) -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, count: 0, lines: VecDeque::new(), watched }
+        Self {
+            hash: 0xcbf2_9ce4_8422_2325,
+            count: 0,
+            lines: VecDeque::new(),
+            watched,
+            detail: String::new(),
+        }
     }
 
     pub fn hash(&self) -> u64 {
@@ -55,7 +63,17 @@ impl Trace {
     }
 
     pub fn note(&mut self, at: Instant, who: Who, what: &'static str, numbers: [u64; 3]) {
-        self.note_with(at, who, what, numbers, String::new);
+        let detail = std::mem::take(&mut self.detail);
+        self.note_with(at, who, what, numbers, || detail);
+    }
+
+    pub fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// The detail of the next `note`, where making it needs what the trace is a part of.
+    pub fn detail_next(&mut self, detail: String) {
+        self.detail = detail;
     }
 
     /// `detail` is made only when somebody watches.
@@ -110,9 +128,13 @@ impl fmt::Display for Who {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, nanos) = (self.at.nanos() / 1_000_000_000, self.at.nanos() % 1_000_000_000);
-        write!(f, "{seconds:>4}.{nanos:09} {:<12} {:<16}", self.who, self.what)?;
-        self.numbers.iter().try_for_each(|number| write!(f, " {number:>8}"))?;
-        write!(f, "  {}", self.detail)
+        write!(f, "{seconds:>4}.{nanos:09} {:<12} {:<16} ", self.who, self.what)?;
+        if !self.detail.is_empty() {
+            return f.write_str(&self.detail);
+        }
+        let given = self.numbers.iter().rposition(|number| *number > 0).map_or(0, |last| last + 1);
+        let shown: Vec<_> = self.numbers[..given].iter().map(u64::to_string).collect();
+        f.write_str(&shown.join(" "))
     }
 }
 

@@ -1,0 +1,69 @@
+//! What the simulator does to a cluster, and what it holds the cluster to: for `gabion sim list`.
+
+use crate::cluster::FaultKind;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+const fn listed(name: &'static str, text: &'static str) -> Listed {
+    Listed { name, text }
+}
+
+/// Besides those of the schedule: by the names under which they are counted.
+const LATE: [Listed; 2] = [
+    listed("disk-died", "a disk fails for good once all is whole"),
+    listed("rot", "blocks on the disks of one machine flip, vanish, move or become unreadable"),
+];
+
+/// Promises of the design, then what the simulator asks besides.
+pub const PROMISES: &[Listed] = &[
+    listed("acked-survives", "what was acknowledged is there, whatever failed"),
+    listed("flush-means-flush", "a flush covers every write that was completed before"),
+    listed("one-register", "each block is one register: no value comes back, none is torn"),
+    listed("one-owner", "one owner at a time completes writes"),
+    listed("majority-first", "fewer copies acknowledge only after a majority agreed"),
+    listed("no-silent-corruption", "what is read was written, or it is an error; never zeros"),
+    listed("hold-not-fail", "requests wait while there is hope"),
+    listed("bounded", "every queue, table and buffer has its bound"),
+    listed("self-describing", "a disk says what it holds"),
+    listed("replicas-equal", "after healing all copies of a block have one version and checksum"),
+    listed("liveness", "once faults are over all copies come back and every request is answered"),
+    listed("comes-to-an-end", "nothing goes on for ever"),
+    listed("exactly-once", "each request is answered once"),
+    listed("whole-answers", "an answer fits its request"),
+    listed("volume-size", "a guest is told the size that the volume was made with"),
+    listed("recovers", "a disk opens after any stop, kill or power cut"),
+    listed("locates", "a store knows where each block lies"),
+    listed("store", "a store answers as the replica protocol says"),
+    listed("no-nbd-guests", "a node speaks NBD only to guests that do"),
+    listed(crate::caught::PROMISE, "no core panics"),
+];
+
+pub fn faults() -> Vec<Listed> {
+    let scheduled = FaultKind::ALL.iter().map(|kind| listed(kind.name(), kind.text()));
+    scheduled.chain(LATE).collect()
+}
+
+/// Whether a promise stands in the list.
+pub fn is_promise(name: &str) -> bool {
+    PROMISES.iter().any(|promise| promise.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_said_once() {
+        let faults = faults();
+        for names in [&faults[..], PROMISES] {
+            let different: BTreeSet<_> = names.iter().map(|one| one.name).collect();
+            assert_eq!(different.len(), names.len());
+            assert!(names.iter().all(|one| !one.text.is_empty() && one.text.len() < 90));
+        }
+    }
+}

@@ -56,6 +56,7 @@ pub fn disk(disk: &v1::Disk) -> Value {
         "capacity_bytes": disk.capacity_bytes,
         "used_bytes": disk.used_bytes,
         "corrupt_blocks": disk.corrupt_blocks,
+        "filled_bytes": disk.filled_bytes,
         "replicas": disk.replicas,
     })
 }

@@ -124,6 +124,8 @@ pub struct StoreStats {
     pub reserve_bytes: u64,
     pub writes: u64,
     pub write_bytes: u64,
+    /// Of them: data that came to fill a joiner.
+    pub filled_bytes: u64,
     pub reads: u64,
     pub read_bytes: u64,
     pub frames: u64,

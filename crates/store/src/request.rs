@@ -366,6 +366,7 @@ impl Disk {
     /// Gives the plan its slots, sends its data to the disk and queues it for the next frame.
     fn start(&mut self, asker: Asker, plan: Plan) {
         let blocks = plan.data_blocks();
+        let fills = matches!(plan.rule, Rule::Install { .. });
         let hint = self.table.segment(plan.key).map(|segment| segment.cursor);
         let extents = self.slots.allocate(hint.unwrap_or_default(), blocks);
         let extents = extents.expect("`room_for` said that there is room");
@@ -381,7 +382,11 @@ impl Disk {
         let (entries, writes) = plan.lay(&extents);
         self.pages_coming += u64::from(pages_coming);
         self.stats.writes += 1;
-        self.stats.write_bytes += u64::from(blocks) * gabion_types::BLOCK_BYTES;
+        let bytes = u64::from(blocks) * gabion_types::BLOCK_BYTES;
+        self.stats.write_bytes += bytes;
+        if fills {
+            self.stats.filled_bytes += bytes;
+        }
         let op = Op {
             asker,
             entries,

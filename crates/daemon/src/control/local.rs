@@ -148,6 +148,7 @@ fn disk(stats: &DiskStats) -> LocalDisk {
         read_bytes: store.read_bytes,
         writes: store.writes,
         write_bytes: store.write_bytes,
+        filled_bytes: store.filled_bytes,
         syncs: store.syncs,
         checkpoints: store.checkpoints,
         corrupt_blocks: store.corrupt_blocks,

@@ -55,6 +55,7 @@ pub fn disk(map: &Map, told: &Told, id: DiskId, entry: &cluster::DiskEntry, repl
         capacity_bytes: entry.capacity_bytes,
         used_bytes: told.map(|told| told.used_bytes),
         corrupt_blocks: told.map(|told| told.corrupt_blocks),
+        filled_bytes: told.map(|told| told.filled_bytes),
         replicas,
     }
 }

@@ -116,6 +116,12 @@ impl Snapshot {
             ("disk_used_bytes", "Data and metadata", false, each(|it| it.store.used_bytes)),
             ("disk_writes", "Replicas' writes", true, each(|it| it.store.writes)),
             ("disk_write_bytes", "Bytes of them", true, each(|it| it.store.write_bytes)),
+            (
+                "disk_filled_bytes",
+                "Of them, copied to joiners",
+                true,
+                each(|it| it.store.filled_bytes),
+            ),
             ("disk_reads", "Replicas' reads", true, each(|it| it.store.reads)),
             ("disk_read_bytes", "Bytes of them", true, each(|it| it.store.read_bytes)),
             ("disk_journal_frames", "Journal frames written", true, each(|it| it.store.frames)),

@@ -154,6 +154,18 @@ fn disk_stays_out(cluster: &mut Cluster, node: u32, why: &str) {
     let line = said.lines().find(|line| line.contains("out of service")).unwrap();
     assert!(line.contains("ERROR") && line.contains(why), "{line}");
     assert!(!said.contains("panicked"), "{said}");
+    // The map is told: it is not counted on, and `status` names it.
+    let missing = || {
+        let disks = cluster.json(&["disk", "list"]);
+        let disks = disks["disks"].as_array().unwrap().iter();
+        let states = disks.filter(|disk| disk["node"] == node.to_string());
+        states.map(|disk| disk["state"].clone()).all(|state| state == "missing")
+    };
+    wait("the disk counts as missing", Duration::from_secs(10), missing);
+    let status = cluster.gabion(&["status"]).out;
+    assert!(status.contains(&format!("node{node} runs without it")), "{status}");
+    cluster.create("beside", 64);
+    assert!(cluster.gabion(&["volume", "delete", "beside"]).status.success());
 }
 
 fn written(cluster: &Cluster) -> Judge {

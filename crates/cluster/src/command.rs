@@ -43,6 +43,10 @@ pub enum Change {
         capacity_bytes: u64,
         path: String,
     },
+    /// Its node, which proposes it, runs without this disk.
+    DiskMissing {
+        disk: DiskId,
+    },
     /// The disk failed for good.
     DiskFailed {
         disk: DiskId,

@@ -40,6 +40,9 @@ pub enum Fact {
         disk: DiskId,
         node: NodeId,
     },
+    DiskMissing {
+        disk: DiskId,
+    },
     DiskFailed {
         disk: DiskId,
     },

@@ -215,6 +215,7 @@ pub fn disk_state(number: i32) -> &'static str {
         Ok(v1::DiskState::InService) => "in_service",
         Ok(v1::DiskState::Failed) => "failed",
         Ok(v1::DiskState::Away) => "away",
+        Ok(v1::DiskState::Missing) => "missing",
         Ok(v1::DiskState::Unspecified) | Err(_) => "unknown",
     }
 }

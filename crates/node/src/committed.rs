@@ -196,9 +196,12 @@ impl Node {
                     let failed = known
                         .and_then(|id| self.map.disk(id))
                         .is_some_and(|entry| entry.state == DiskState::Failed);
+                    let missing = known
+                        .and_then(|id| self.map.disk(id))
+                        .is_some_and(|entry| entry.state == DiskState::Missing);
                     if failed && self.disks.id(slot).is_none() {
                         self.disks.retire(slot);
-                    } else if let (Some(id), true) = (known, here) {
+                    } else if let (Some(id), true, false) = (known, here, missing) {
                         if self.disks.id(slot) != Some(id) {
                             self.disks.set_id(slot, id);
                         }
@@ -220,7 +223,31 @@ impl Node {
                 Some(DiskCondition::Opening | DiskCondition::Stopped) | None => {}
             }
         }
+        self.miss_disks();
         self.order_jobs();
+    }
+
+    /// Disks that the map knows on this node and that it does not have.
+    fn miss_disks(&mut self) {
+        if !self.disks.all_decided() {
+            return;
+        }
+        let here = |uuid, id: DiskId| {
+            self.disks.slots().into_iter().any(|slot| match self.disks.condition(slot) {
+                Some(DiskCondition::InService { uuid: has, .. }) => *has == uuid,
+                // One that failed in service is told so.
+                Some(DiskCondition::Out(_)) => self.disks.id(slot) == Some(id),
+                Some(DiskCondition::Opening | DiskCondition::Stopped) | None => true,
+            })
+        };
+        let mine = self.map.disks().iter().filter(|(_, entry)| {
+            entry.node == self.config.node && entry.state == DiskState::InService
+        });
+        let missing: Vec<DiskId> =
+            mine.filter(|(id, entry)| !here(entry.uuid, **id)).map(|(id, _)| *id).collect();
+        for disk in missing {
+            self.reconcile(Change::DiskMissing { disk });
+        }
     }
 
     pub(crate) fn reconcile(&mut self, change: Change) {

@@ -48,6 +48,7 @@ impl Map {
                 self.add_disk(from, disk)
             }
             Change::DiskFailed { disk } => self.disk_failed(*disk),
+            Change::DiskMissing { disk } => self.disk_missing(from, *disk),
             Change::CreateVolume { spec, placement } => self.create_volume(spec, placement),
             Change::Created { volume, disk, creation } => {
                 self.created(from, *volume, *disk, *creation)
@@ -159,13 +160,28 @@ impl Map {
         if known.state == DiskState::Failed {
             return Err(RefusedChange::Invalid);
         }
-        let moved = known.node != node;
+        let moved = known.node != node || known.state == DiskState::Missing;
+        known.state = DiskState::InService;
         known.node = node;
         known.capacity_bytes = disk.capacity_bytes;
         known.path = disk.path;
         if moved {
             self.note(Fact::DiskMoved { disk: id, node });
             self.touch_volumes_on(id);
+        }
+        Ok(())
+    }
+
+    // rule: cluster/missing-disk-takes-nothing
+    fn disk_missing(&mut self, from: Proposer, id: DiskId) -> Result<(), RefusedChange> {
+        let disk = self.disks.get_mut(&id).ok_or(RefusedChange::NotFound)?;
+        if disk.node != from.node {
+            return Err(RefusedChange::Invalid);
+        }
+        if disk.state == DiskState::InService {
+            disk.state = DiskState::Missing;
+            self.note(Fact::DiskMissing { disk: id });
+            self.give_up_unmade_on(&[id]);
         }
         Ok(())
     }

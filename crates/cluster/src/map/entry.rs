@@ -52,6 +52,9 @@ pub(crate) struct DropMark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DiskState {
     InService,
+    /// Its node runs without it: not found, not readable, or not this cluster's any more. It is in
+    /// service again when a node adds it.
+    Missing,
     /// For good: what its cache held is unknown. Formatted anew it is another disk.
     Failed,
 }
@@ -98,6 +101,10 @@ pub struct Growth {
 impl DiskEntry {
     pub fn is_in_service(&self) -> bool {
         self.state == DiskState::InService
+    }
+
+    pub fn is_failed(&self) -> bool {
+        self.state == DiskState::Failed
     }
 
     /// It has a replica of that segment that it is still to drop.

@@ -5,7 +5,7 @@ use crate::event::Fact;
 use crate::map::entry::DropMark;
 use crate::map::orders::segment_at;
 use crate::map::room::{Avoid, Room};
-use crate::map::{Map, NodeState, STALE_MAX, WRITE_SET_MAX};
+use crate::map::{DiskEntry, Map, NodeState, STALE_MAX, WRITE_SET_MAX};
 use gabion_types::{
     DiskId, Epoch, Joining, NodeId, OwnerChange, Promotion, RefusedChange, Removal, SegmentIndex,
     SegmentMembers, Stale, VolumeId,
@@ -190,7 +190,7 @@ impl<'a> Draft<'a> {
     /// failed disk nothing is kept and nothing is dropped.
     fn keep_or_drop(&mut self, index: SegmentIndex, leaver: Leaver) -> Result<(), RefusedChange> {
         let disk = leaver.stale.disk;
-        if !self.map.disk(disk).is_some_and(|disk| disk.is_in_service()) {
+        if self.map.disk(disk).is_none_or(DiskEntry::is_failed) {
             return Ok(());
         }
         let rf = self.rf;

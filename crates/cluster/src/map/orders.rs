@@ -1,7 +1,7 @@
 //! What the map orders a node to do with its own disks: make segments (rule 0) and drop replicas
 //! (rule 10).
 
-use crate::map::{Map, VolumeState};
+use crate::map::{DiskEntry, Map, VolumeState};
 use gabion_types::{DiskId, Epoch, NodeId, SegmentIndex, SegmentMembers, VolumeId};
 use std::collections::BTreeSet;
 
@@ -85,7 +85,8 @@ impl Map {
 
     /// Replicas that disks of this node have to drop. Gone, or not there at all: `Dropped`.
     pub fn drops_for(&self, node: NodeId) -> Vec<DropOrder> {
-        let disks = self.disks.iter().filter(|(_, disk)| disk.node == node);
+        let there = |disk: &DiskEntry| disk.node == node && disk.is_in_service();
+        let disks = self.disks.iter().filter(|(_, disk)| there(disk));
         let mut orders = Vec::new();
         for (disk, entry) in disks {
             for (volume, segments) in &entry.to_drop {

@@ -233,7 +233,7 @@ impl Map {
         segment: SegmentIndex,
         mark: DropMark,
     ) {
-        if let Some(disk) = self.disks.get_mut(&disk).filter(|disk| disk.is_in_service()) {
+        if let Some(disk) = self.disks.get_mut(&disk).filter(|disk| !disk.is_failed()) {
             disk.to_drop.entry(volume).or_default().insert(segment, mark);
         }
     }

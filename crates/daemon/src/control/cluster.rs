@@ -276,8 +276,15 @@ fn problems(status: &StatusResponse) -> Vec<String> {
             let seconds = node.since_ms / 1000;
             problems.push(format!("node {} is silent for {seconds} s", node.name));
         }
-        for disk in node.disks.iter().filter(|disk| disk.state() == DiskState::Failed) {
+        let in_state = |state| node.disks.iter().filter(move |disk| disk.state() == state);
+        for disk in in_state(DiskState::Failed) {
             problems.push(format!("disk {} on node {} failed", disk.id, node.name));
+        }
+        for disk in in_state(DiskState::Missing) {
+            let (id, path, name) = (disk.id, &disk.path, &node.name);
+            problems.push(format!(
+                "disk {id} ({path}) is missing: node {name} runs without it, its log says why"
+            ));
         }
     }
     problems

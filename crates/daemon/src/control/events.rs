@@ -276,6 +276,10 @@ fn map_event(event: &MapEvent) -> Text {
             let text = format!("disk {} is on node {} now", disk.get(), node.get());
             Text::info("disk_moved", text).disk(*disk)
         }
+        Fact::DiskMissing { disk } => {
+            let text = format!("disk {} is missing: its node runs without it", disk.get());
+            Text::error("disk_missing", text).disk(*disk)
+        }
         Fact::DiskFailed { disk } => {
             let text = format!("disk {} failed for good", disk.get());
             Text::error("disk_failed", text).disk(*disk)
@@ -345,6 +349,7 @@ fn member_event(fact: &Fact) -> Text {
         | Fact::Led { .. }
         | Fact::DiskAdded { .. }
         | Fact::DiskMoved { .. }
+        | Fact::DiskMissing { .. }
         | Fact::DiskFailed { .. }
         | Fact::VolumeCreated { .. }
         | Fact::VolumeReady { .. }

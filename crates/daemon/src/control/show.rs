@@ -43,6 +43,7 @@ pub fn disk(map: &Map, told: &Told, id: DiskId, entry: &cluster::DiskEntry, repl
     let told = told.disk(entry.node, id);
     let state = match entry.state {
         cluster::DiskState::Failed => DiskState::Failed,
+        cluster::DiskState::Missing => DiskState::Missing,
         cluster::DiskState::InService if map.is_alive(entry.node) => DiskState::InService,
         cluster::DiskState::InService => DiskState::Away,
     };

@@ -134,6 +134,10 @@ impl Cluster {
             Fact::Led { node, term } => {
                 self.tell(said_by(node), format!("leads the cluster in term {term}"));
             }
+            Fact::DiskMissing { disk } => {
+                let text = format!("{} is missing on its node", self.place(*disk));
+                self.tell(Who::World, text);
+            }
             Fact::DiskFailed { disk } => {
                 let text = format!("{} is out for good", self.place(*disk));
                 self.tell(Who::World, text);

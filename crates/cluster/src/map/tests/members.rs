@@ -253,6 +253,32 @@ fn a_failed_disk_leaves_nothing_behind() {
     }
 }
 
+// rule: cluster/missing-disk-takes-nothing
+#[test]
+fn a_missing_disk_takes_nothing_until_it_is_back() {
+    let mut small = owned(3, 1);
+    let gone = first(&small).in_sync[1];
+    let entry = small.map.disk(gone).unwrap().clone();
+    let home = u32::try_from(entry.node.get()).unwrap();
+    let other = if home == 1 { 2 } else { 1 };
+    let missing = Change::DiskMissing { disk: gone };
+    assert_eq!(small.by(other, missing.clone()), refused(RefusedChange::Invalid));
+    assert_eq!(small.by(home, missing), DONE);
+    assert_eq!(remove(&mut small, vec![removal(S0, gone)], true), DONE);
+    assert_eq!(first(&small).stale[0].disk, gone, "it may come back");
+    assert_eq!(join(&mut small, Some(gone)), refused(RefusedChange::NoRoom));
+    let back = Change::AddDisk {
+        node: entry.node,
+        uuid: entry.uuid,
+        capacity_bytes: entry.capacity_bytes,
+        path: entry.path,
+    };
+    let epoch = small.volume().epoch;
+    assert_eq!(small.by(home, back), DONE);
+    assert!(small.volume().epoch > epoch, "its owner is told");
+    assert_eq!(join(&mut small, Some(gone)), DONE);
+}
+
 #[test]
 fn what_makes_no_sense_changes_nothing() {
     let mut small = owned(3, 1);

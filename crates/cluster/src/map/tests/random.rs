@@ -23,7 +23,7 @@ pub(crate) fn check(map: &Map) {
         }
     }
     for (id, disk) in &map.disks {
-        assert!(disk.state == DiskState::InService || disk.to_drop.is_empty());
+        assert!(!disk.is_failed() || disk.to_drop.is_empty());
         for (volume, segments) in &disk.to_drop {
             assert!(map.volumes.contains_key(volume), "an order without a volume");
             assert!(!segments.is_empty());
@@ -113,7 +113,8 @@ impl Dice {
     fn change(self, map: &Map, node: NodeId, incarnation: Incarnation) -> Option<Change> {
         let disk = self.disk(map);
         Some(match self.0[0] % 24 {
-            0 => Change::DiskFailed { disk },
+            0 if self.0[1].is_multiple_of(3) => Change::DiskFailed { disk },
+            0 => Change::DiskMissing { disk },
             1 => {
                 let mut uuid = [9; 16];
                 uuid[0] = u8::try_from(self.0[1] % 200).unwrap();
@@ -332,6 +333,7 @@ fn change() -> impl Strategy<Value = Change> {
         (node(), any::<u8>(), wide(), text()).prop_map(|(node, uuid, capacity_bytes, path)| {
             Change::AddDisk { node, uuid: [uuid; 16], capacity_bytes, path }
         }),
+        disk().prop_map(|disk| Change::DiskMissing { disk }),
         disk().prop_map(|disk| Change::DiskFailed { disk }),
         (spec(), placement())
             .prop_map(|(spec, placement)| Change::CreateVolume { spec, placement }),

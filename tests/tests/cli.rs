@@ -3,6 +3,8 @@
 // A test fails by a panic; helpers of tests do too.
 #![allow(clippy::unwrap_used)]
 
+use gabion::nbd_client::Patience;
+use gabion::writer::{Writer, WriterPlan, read_back};
 use gabion_tests::command::Started;
 use gabion_tests::fixture::{program, temp_dir, wait};
 use gabion_tests::ports::Slot;
@@ -63,6 +65,42 @@ fn up_stops_cleanly_and_goes_on() {
     interrupt(&second);
     assert!(second.finish(MOST).status.success());
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+// rule: node/quiet-before-all-stop
+#[test]
+fn up_stops_under_guests_and_removes_no_copy() {
+    let mut cluster = Cluster::of(Shape { disk_mib: 384, ..Shape::default() });
+    cluster.create("vm1", 96);
+    cluster.create("vm2", 96);
+    let plan = |volume, node| WriterPlan {
+        seed: u64::from(node),
+        ..cluster.writer_plan(volume, 64, node)
+    };
+    let plans = [plan("vm1", 1), plan("vm2", 3)];
+    let guests: Vec<Writer> = plans.into_iter().map(Writer::start).collect();
+    wait("the guests write", MOST, || {
+        guests.iter().all(|guest| guest.progress().writes_acknowledged > 500)
+    });
+    let stopped = cluster.local.stop();
+    assert!(stopped.is_empty(), "{stopped:?} had to be killed");
+    guests.iter().for_each(Writer::ask_to_stop);
+    for node in 1..=3 {
+        let log = cluster.log(node);
+        let (_, stop) = log.split_once("the whole cluster stops").expect("it was told so");
+        for sign in ["WARN", "ERROR", "removed"] {
+            assert_eq!(stop.lines().find(|line| line.contains(sign)), None, "it is no failure");
+        }
+    }
+    cluster.start_all();
+    for (guest, volume) in guests.into_iter().zip(["vm1", "vm2"]) {
+        let mut left = guest.stop();
+        assert_eq!(left.wrong, None);
+        let at = cluster.local.nbd_tcp(2);
+        read_back(&at, volume, &mut left.judge, Patience::default()).unwrap();
+        let shown = cluster.show(volume);
+        assert_eq!(shown["health"], "healthy", "{shown}");
+    }
 }
 
 #[test]

@@ -155,10 +155,11 @@ fn disk_stays_out(cluster: &mut Cluster, node: u32, why: &str) {
     assert!(line.contains("ERROR") && line.contains(why), "{line}");
     assert!(!said.contains("panicked"), "{said}");
     // The map is told: it is not counted on, and `status` names it.
+    let name = node.to_string();
     let missing = || {
         let disks = cluster.json(&["disk", "list"]);
         let disks = disks["disks"].as_array().unwrap().iter();
-        let states = disks.filter(|disk| disk["node"] == node.to_string());
+        let states = disks.filter(|disk| disk["node"].as_str() == Some(name.as_str()));
         states.map(|disk| disk["state"].clone()).all(|state| state == "missing")
     };
     wait("the disk counts as missing", Duration::from_secs(10), missing);

@@ -79,7 +79,8 @@ pub enum RunError {
 }
 
 /// Runs a node until it is told to stop by SIGTERM or SIGINT; then hands its volumes over and
-/// leaves. The log goes to stderr.
+/// leaves. Before all nodes of a cluster stop, each is told by SIGUSR1 to let go of its guests and
+/// volumes. The log goes to stderr.
 ///
 /// Errors: it could not start, or could not go on.
 pub fn run(config: &Path) -> Result<(), RunError> {
@@ -120,6 +121,7 @@ fn start_log() {
 async fn live(settings: &Settings) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Process)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Process)?;
+    let mut quiesce = signal(SignalKind::user_defined1()).map_err(RunError::Process)?;
     let mut asked = async || {
         tokio::select! {
             _ = interrupt.recv() => "SIGINT",
@@ -133,11 +135,19 @@ async fn live(settings: &Settings) -> Result<(), RunError> {
             return Ok(());
         }
     };
-    let ended = tokio::select! {
-        error = node.ended() => Err(error),
-        name = asked() => {
-            tracing::info!(name, "told to stop");
-            Ok(())
+    let ended = loop {
+        tokio::select! {
+            error = node.ended() => break Err(error),
+            name = asked() => {
+                tracing::info!(name, "told to stop");
+                break Ok(());
+            }
+            _ = quiesce.recv() => {
+                tracing::info!("told to let go of guests and volumes: the whole cluster stops");
+                if node.hub.send(Input::Quiesce).await.is_err() {
+                    break Err(RunError::DataDied);
+                }
+            }
         }
     };
     node.stop().await;

@@ -4,6 +4,7 @@ use crate::failure::{Exit, Failure};
 use crate::layout::{ClusterDir, Plan};
 use crate::nbd_client::Address;
 use crate::process::{self, Bond};
+use crate::remote::Remote;
 use rustix::process::{Pid, Signal};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +16,9 @@ use std::time::{Duration, Instant};
 const READY_MOST: Duration = Duration::from_secs(60);
 /// A clean stop takes at most this long; then the process is killed.
 const STOP_MOST: Duration = Duration::from_secs(30);
+/// Releasing all volumes takes at most this long; what is owned then is taken over like after a crash.
+const RELEASE_MOST: Duration = Duration::from_secs(15);
+const RELEASE_PAUSE: Duration = Duration::from_millis(50);
 const LOG_TAIL_LINES: usize = 15;
 
 /// Shape: the children that were started here and not yet seen to end, by node.
@@ -182,10 +186,15 @@ impl LocalCluster {
         gone
     }
 
-    /// All at once, so that nobody is taken for a failure by those who stay. Returns those that had
-    /// to be killed.
+    /// First all let go of guests and volumes, while every copy is there; then all leave at once, so
+    /// that nobody is taken for a failure by those who stay. Returns those that had to be killed.
     pub fn stop(&mut self) -> Vec<u32> {
         let pids = running(&self.dir);
+        for (_, pid) in &pids {
+            drop(process::signal(*pid, Signal::CONT));
+            drop(process::signal(*pid, Signal::USR1));
+        }
+        self.wait_released();
         for (_, pid) in &pids {
             // One that ended meanwhile needs no signal; a frozen one must go on to hear it.
             drop(process::signal(*pid, Signal::TERM));
@@ -208,6 +217,21 @@ impl LocalCluster {
         }
         self.children.clear();
         killed
+    }
+
+    /// Until nobody owns a volume any more. Without a majority nobody can tell, and nothing can be
+    /// released either.
+    fn wait_released(&self) {
+        let Ok(mut remote) = Remote::at(&self.api_addresses()) else { return };
+        let until = Instant::now() + RELEASE_MOST;
+        while Instant::now() < until && self.dir.file.nodes.iter().any(|n| self.pid(n.id).is_some())
+        {
+            match remote.volumes() {
+                Ok(volumes) if volumes.iter().any(|volume| volume.owner.is_some()) => {}
+                Ok(_) | Err(_) => return,
+            }
+            std::thread::sleep(RELEASE_PAUSE);
+        }
     }
 
     pub fn api_addresses(&self) -> Vec<String> {

@@ -99,7 +99,9 @@ pub enum Input {
         request: AdminRequest,
     },
 
-    /// Drain guests, release volumes clean, checkpoint the disks, then `Stopped`.
+    /// Drain guests, release volumes clean, and stay for the volumes of others.
+    Quiesce,
+    /// The same, then checkpoint the disks, then `Stopped`.
     Stop,
     Tick,
 }

@@ -24,6 +24,8 @@ const NBD_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Running,
+    /// Guests are gone and volumes are let go; disks serve on, for owners elsewhere.
+    Quiet,
     /// Guests are gone; the volumes are being released.
     Releasing {
         until: Instant,
@@ -159,6 +161,7 @@ impl Node {
             Input::Admin { number, request } => {
                 self.manage(manager::Input::Admin { number, request });
             }
+            Input::Quiesce => self.on_quiesce(),
             Input::Stop => self.on_stop(),
             Input::Tick => self.on_tick(),
         }
@@ -210,7 +213,7 @@ impl Node {
         let renew = self.registered.then(|| self.lease.next_deadline());
         let stop = match self.stage {
             Stage::Releasing { until } | Stage::Closing { until } => Some(until),
-            Stage::Running | Stage::Stopped => None,
+            Stage::Running | Stage::Quiet | Stage::Stopped => None,
         };
         [
             self.links.next_deadline(),
@@ -229,15 +232,24 @@ impl Node {
         .min()
     }
 
-    fn on_stop(&mut self) {
+    // rule: node/quiet-before-all-stop — when all nodes stop, each lets go before any leaves: the
+    // last release needs every copy.
+    fn on_quiesce(&mut self) {
         if self.stage != Stage::Running {
             return;
         }
-        let until = self.now + self.settings.stop_wait;
-        self.stage = Stage::Releasing { until };
+        self.stage = Stage::Quiet;
         self.guests.stop();
         for volume in self.owners.volumes().collect::<Vec<_>>() {
             self.owners.release(self.now, volume);
+        }
+    }
+
+    fn on_stop(&mut self) {
+        self.on_quiesce();
+        if self.stage == Stage::Quiet {
+            let until = self.now + self.settings.stop_wait;
+            self.stage = Stage::Releasing { until };
         }
     }
 

@@ -374,7 +374,7 @@ impl Node {
         let Some(leader) = self.leader.filter(|_| self.registered) else {
             return;
         };
-        if !matches!(self.stage, Stage::Running | Stage::Releasing { .. }) {
+        if !matches!(self.stage, Stage::Running | Stage::Quiet | Stage::Releasing { .. }) {
             return;
         }
         let me = self.config.node;

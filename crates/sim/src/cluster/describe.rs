@@ -28,6 +28,7 @@ pub fn input_kind(input: &Input) -> &'static str {
         Input::Leader { .. } => "hears of leader",
         Input::LeaderConfirmed { .. } => "leader confirmed",
         Input::Admin { .. } => "operator asks",
+        Input::Quiesce => "told to let go",
         Input::Stop => "told to stop",
         Input::Tick => "tick",
     }
@@ -81,7 +82,7 @@ impl Cluster {
             }
             Input::LeaderConfirmed { number, term } => format!("#{number} term {term}"),
             Input::Admin { number, request } => format!("#{number}: {request:?}"),
-            Input::Stop | Input::Tick => String::new(),
+            Input::Quiesce | Input::Stop | Input::Tick => String::new(),
         };
         cut(text)
     }

@@ -259,7 +259,7 @@ fn a_missing_disk_takes_nothing_until_it_is_back() {
     let mut small = owned(3, 1);
     let gone = first(&small).in_sync[1];
     let entry = small.map.disk(gone).unwrap().clone();
-    let home = u32::try_from(entry.node.get()).unwrap();
+    let home = entry.node.get();
     let other = if home == 1 { 2 } else { 1 };
     let missing = Change::DiskMissing { disk: gone };
     assert_eq!(small.by(other, missing.clone()), refused(RefusedChange::Invalid));

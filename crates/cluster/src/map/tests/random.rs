@@ -3,7 +3,7 @@
 use super::{GIB, MIB, Small};
 use crate::command::{Change, Command, Proposer};
 use crate::event::EVENTS_MAX;
-use crate::map::{DiskState, Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
+use crate::map::{Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
 use crate::placement::place;
 use gabion_types::{
     ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, NodeId, Outcome, OwnerChange,

@@ -61,7 +61,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gabion-api",
         ],
     ),
-    ("gabion", &["gabion-types", "gabion-daemon", "gabion-sim", "gabion-api"]),
+    // `store`: a disk is looked at offline by the code that opens it in a node.
+    ("gabion", &["gabion-types", "gabion-store", "gabion-daemon", "gabion-sim", "gabion-api"]),
     ("gabion-tests", &["gabion-types", "gabion", "gabion-api"]),
     ("gabion-benches", &["gabion-tests"]),
 ];

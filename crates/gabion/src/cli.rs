@@ -154,6 +154,10 @@ pub enum NodeVerb {
 pub enum DiskVerb {
     /// All disks, and how they are
     List,
+    /// Read a disk that no node uses from end to end, verify every structure and block; exit code 0 if all is good
+    Check { path: PathBuf },
+    /// What lies where on a disk that no node uses: superblock, journal, map
+    Show { path: PathBuf },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -303,6 +307,8 @@ mod tests {
             "gabion bench vm1 --rw randwrite --bs 4k --depth 16 --seconds 10",
             "gabion volume move vm1 --to node2",
             "gabion events --follow",
+            "gabion disk check gabion-data/node1/disk0 --json",
+            "gabion disk show /dev/sdb",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }

@@ -1,5 +1,6 @@
 //! The verbs that ask a cluster, each a function: ask, then show as JSON or as text.
 
+pub mod disk;
 pub mod node;
 pub mod settings;
 pub mod status;
@@ -21,6 +22,8 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Node(verb) => node::run(verb, cli.json, remote),
         Verb::Status { watch } => status::run(&mut remote()?, *watch, cli.json),
         Verb::Disk(DiskVerb::List) => status::disks(&mut remote()?, cli.json),
+        Verb::Disk(DiskVerb::Check { path }) => disk::check(path, cli.json),
+        Verb::Disk(DiskVerb::Show { path }) => disk::show_disk(path, cli.json),
         Verb::Volume(verb) => volume::run(&mut remote()?, verb, cli.json),
         Verb::Settings(verb) => settings::run(&mut remote()?, verb, cli.json),
         Verb::Events { follow } => status::events(&mut remote()?, *follow, cli.json),

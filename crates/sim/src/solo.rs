@@ -300,6 +300,7 @@ impl Solo {
     fn on_event(&mut self, event: &StoreEvent) {
         match event {
             StoreEvent::Recovered { .. } => self.count("recovered"),
+            StoreEvent::Damaged(_) => self.count("damaged"),
             StoreEvent::Corrupt { .. } => self.count("corrupt"),
             StoreEvent::Checkpointed { .. } => self.count("checkpointed"),
         }

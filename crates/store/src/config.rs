@@ -57,3 +57,5 @@ pub(crate) const STREAM_BLOCKS: u32 = 16;
 pub(crate) const REPAIR_RESERVE_BYTES: u64 = 64 << 20;
 /// The reserve is at most this part of the pool.
 pub(crate) const RESERVE_PART: u64 = 8;
+/// Damages of one recovery that are told one by one; more are only counted.
+pub(crate) const DAMAGES_TOLD_MAX: usize = 1024;

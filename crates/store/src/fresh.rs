@@ -4,6 +4,9 @@ use bytes::Bytes;
 use gabion_format::{DiskUuid, Layout, LayoutError, Lsn, PAGE_BYTES, Root, Superblock};
 use gabion_types::{BLOCK_BYTES, ClusterId, Limits, MapIndex};
 
+/// Of a disk that was formatted and never opened.
+pub(crate) const FRESH_GENERATION: u64 = 2;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewDisk {
     pub cluster: ClusterId,
@@ -18,7 +21,7 @@ pub struct NewDisk {
 /// Order: any; a disk on which this was not finished is not formatted, or still what it was.
 pub fn format_disk(disk: &NewDisk) -> Result<Vec<(u64, Bytes)>, LayoutError> {
     let layout = Layout::new(disk.capacity_bytes, disk.limits.segment)?;
-    let generation = 2;
+    let generation = FRESH_GENERATION;
     let root = Root {
         uuid: disk.uuid,
         generation,

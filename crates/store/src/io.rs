@@ -1,6 +1,8 @@
 //! What goes into a store and what comes out.
 
-use gabion_types::{ClusterId, DiskDone, DiskError, DiskOp, Limits, MapIndex};
+use gabion_types::{
+    ClusterId, DiskDone, DiskError, DiskOp, Limits, MapIndex, SegmentIndex, VolumeId,
+};
 use gabion_wire::{ReplicaAnswer, ReplicaRequest, RequestId};
 
 /// Who asked: a link of a peer, or an owner on this node. Chosen by the node; never used twice.
@@ -103,6 +105,8 @@ pub enum StoreEvent {
         frames: u64,
         entries_dropped: u64,
     },
+    /// Recovery found it; the other copies have what it told of.
+    Damaged(Damage),
     /// A block's data failed its checksum.
     Corrupt {
         volume: u32,
@@ -112,6 +116,40 @@ pub enum StoreEvent {
     Checkpointed {
         pages: u64,
     },
+}
+
+/// A part of a disk that recovery could not use as it lies there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub part: Part,
+    /// Units: bytes from the start of the disk.
+    pub offset: u64,
+    /// `None`: it is of no one segment.
+    pub segment: Option<(VolumeId, SegmentIndex)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// One of the two; the other is good.
+    Superblock,
+    SegmentPage,
+    MapPage,
+    /// A part of the ring cannot be read, or a frame that was durable is not there.
+    Journal,
+    /// Two blocks, or a block and a page, name one slot; or the slot is not on this disk.
+    BlockPlace,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Superblock => "superblock",
+            Self::SegmentPage => "segment page",
+            Self::MapPage => "map page",
+            Self::Journal => "journal",
+            Self::BlockPlace => "place of a block",
+        })
+    }
 }
 
 /// Space and traffic of one disk. Units: bytes, counts since open.

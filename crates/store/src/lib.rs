@@ -9,6 +9,7 @@ mod disk;
 mod driver;
 mod fence;
 mod fresh;
+pub mod inspect;
 pub mod io;
 mod op;
 mod opening;
@@ -22,7 +23,9 @@ mod store;
 
 pub use config::{Settings, StoreConfig};
 pub use fresh::{NewDisk, format_disk};
-pub use io::{During, Effect, Input, Opened, Origin, OutOfService, StoreEvent, StoreStats};
+pub use io::{
+    Damage, During, Effect, Input, Opened, Origin, OutOfService, Part, StoreEvent, StoreStats,
+};
 pub use store::{BlockPlace, HeldSegment, HeldVolume, Store};
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Opening a disk: the superblock, the root, the map, the journal; all by reads, then one sync.
 
-use crate::config::{RECOVERY_READS_MAX, StoreConfig};
+use crate::config::{DAMAGES_TOLD_MAX, RECOVERY_READS_MAX, StoreConfig};
 use crate::decide::{SuperblockSeen, SuperblockVerdict, decide_superblock};
 use crate::disk::Disk;
 use crate::driver::Driver;
-use crate::io::{During, OutOfService};
+use crate::fresh::FRESH_GENERATION;
+use crate::io::{Damage, During, OutOfService, Part};
 use crate::pages::{Geometry, Table};
 use crate::replay::{Recovered, replay};
 use crate::ring::{RING_PART_BYTES, RingScan};
@@ -87,8 +88,24 @@ pub(crate) struct Found {
     pub(crate) ring: RingScan,
     /// Frames whose data is not what they say.
     pub(crate) differing: BTreeSet<Lsn>,
-    /// Some map page or segment page was lost.
-    pub(crate) pages_lost: bool,
+    pub(crate) damages: Damages,
+}
+
+/// What was not as it should be. Bounded: beyond `DAMAGES_TOLD_MAX` they are only counted.
+#[derive(Debug, Default)]
+pub(crate) struct Damages {
+    pub(crate) told: Vec<Damage>,
+    pub(crate) count: u64,
+}
+
+impl Damages {
+    pub(crate) fn add(&mut self, part: Part, offset: u64, segment: Option<SegmentKey>) {
+        self.count += 1;
+        if self.told.len() < DAMAGES_TOLD_MAX {
+            let segment = segment.map(|key| (key.volume, key.segment));
+            self.told.push(Damage { part, offset, segment });
+        }
+    }
 }
 
 /// What opening leads to.
@@ -247,7 +264,12 @@ impl Opening {
         if !root_fits {
             return Err(OutOfService::Damaged);
         }
-        Ok(Found::new(superblock, layout, alone, self.config.seed))
+        let mut found = Found::new(superblock, layout, alone, self.config.seed);
+        // A disk that was never opened has one only.
+        if alone && superblock.generation > FRESH_GENERATION {
+            found.damages.add(Part::Superblock, (1 - place) as u64 * BLOCK_BYTES, None);
+        }
+        Ok(found)
     }
 
     fn why_unreadable(&self) -> OutOfService {
@@ -294,7 +316,7 @@ impl Found {
             table: Table::new(geometry, seed),
             ring: RingScan::default(),
             differing: BTreeSet::new(),
-            pages_lost: false,
+            damages: Damages::default(),
         }
     }
 
@@ -321,8 +343,7 @@ impl Found {
                     return None;
                 }
                 if at.slot.get() >= self.layout.slots {
-                    self.table.lose_chunk(record.key, at);
-                    self.pages_lost = true;
+                    self.lose_chunk(record.key, at);
                     continue;
                 }
                 let reading = Reading::Chunk { key: record.key, at };
@@ -344,8 +365,7 @@ impl Found {
             page.uuid == self.superblock.uuid && page.key == key && page.chunk == at.chunk
         });
         let Some(page) = page else {
-            self.table.lose_chunk(key, at);
-            self.pages_lost = true;
+            self.lose_chunk(key, at);
             return;
         };
         self.table.load_chunk(key, at);
@@ -353,8 +373,7 @@ impl Found {
         for (index, at) in (first..).zip(page.pages) {
             let Some(at) = at else { continue };
             if at.slot.get() >= self.layout.slots {
-                self.table.lose_page(key, index, None, at.lsn);
-                self.pages_lost = true;
+                self.lose_page(key, index, at, at.lsn);
                 continue;
             }
             let reading = Reading::Page { key, index, at };
@@ -372,11 +391,19 @@ impl Found {
         });
         match page {
             Some(page) => self.table.load_page(key, index, at, &page),
-            None => {
-                self.table.lose_page(key, index, Some(at.slot), self.superblock.lsn);
-                self.pages_lost = true;
-            }
+            None => self.lose_page(key, index, at, self.superblock.lsn),
         }
+    }
+
+    fn lose_chunk(&mut self, key: SegmentKey, at: ChunkRef) {
+        self.damages.add(Part::SegmentPage, self.layout.slot_offset(at.slot), Some(key));
+        self.table.lose_chunk(key, at);
+    }
+
+    fn lose_page(&mut self, key: SegmentKey, index: usize, at: PageRef, lsn: Lsn) {
+        self.damages.add(Part::MapPage, self.layout.slot_offset(at.slot), Some(key));
+        let place = (at.slot.get() < self.layout.slots).then_some(at.slot);
+        self.table.lose_page(key, index, place, lsn);
     }
 
     fn ring_reads(&self) -> impl Iterator<Item = (Reading, u64, u64)> {

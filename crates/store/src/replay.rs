@@ -6,8 +6,8 @@ use crate::config::{REQUESTS_MAX, StoreConfig};
 use crate::decide::{Beyond, Data, Next, Verdict, decide_frame};
 use crate::disk::{Disk, Phase};
 use crate::driver::Driver;
-use crate::io::{Effect, StoreEvent, StoreStats};
-use crate::opening::Found;
+use crate::io::{Effect, Part, StoreEvent, StoreStats};
+use crate::opening::{Damages, Found};
 use crate::pages::Table;
 use crate::slots::{Limbo, Slots};
 use gabion_format::{BlockEntry, Entry, Frame, Layout, Lsn, Rule, SegmentKey, Slot, Superblock};
@@ -25,6 +25,7 @@ pub(crate) struct Recovered {
     old_places: Vec<Slot>,
     journal: Journal,
     damaged: bool,
+    damages: Damages,
     frames: u64,
     entries_dropped: u64,
 }
@@ -38,12 +39,15 @@ struct Walk {
     last: Lsn,
     chain: u32,
     damaged: bool,
+    /// Stretches of frames that were durable and are not there.
+    holes: u64,
     frames: u64,
     entries_dropped: u64,
 }
 
 pub(crate) fn replay(found: Found) -> Recovered {
-    let Found { superblock, layout, alone, table, ring, differing, pages_lost } = found;
+    let Found { superblock, layout, alone, table, ring, differing, mut damages } = found;
+    let pages_lost = damages.told.iter().any(|damage| damage.part != Part::Superblock);
     let durable = ring.durable(&superblock);
     let lsn_seen = ring.frames.last_key_value().map_or(superblock.lsn, |(lsn, _)| *lsn);
     let mut walk = Walk {
@@ -53,19 +57,28 @@ pub(crate) fn replay(found: Found) -> Recovered {
         last: superblock.lsn,
         chain: superblock.chain,
         // A newer superblock is gone, and with it a checkpoint.
-        damaged: ring.unreadable || (alone && ring.newer),
+        damaged: !ring.unreadable.is_empty() || (alone && ring.newer),
+        holes: 0,
         frames: 0,
         entries_dropped: 0,
     };
+    ring.unreadable.iter().for_each(|at| damages.add(Part::Journal, layout.journal_at + at, None));
     walk.run(ring.frames, durable, &differing, layout.slots);
     let page_lsn = walk.table.highest_page_lsn();
     // A page that knows of frames that the journal does not have.
-    walk.damaged |= page_lsn > walk.last;
+    let ends_early = page_lsn > walk.last;
+    walk.damaged |= ends_early;
+    for _ in 0..walk.holes + u64::from(ends_early) {
+        damages.add(Part::Journal, layout.journal_at, None);
+    }
     if walk.damaged {
         walk.table.segments_mut().for_each(|(_, segment)| segment.meta.damaged = true);
     }
     let mut slots = Slots::new(layout.slots);
     let doubled = walk.table.take_slots(&mut slots);
+    for (key, slot) in &doubled {
+        damages.add(Part::BlockPlace, layout.slot_offset(*slot), Some(*key));
+    }
     let take = |slots: &mut Slots, list: Vec<Slot>| {
         list.into_iter().filter(|slot| slots.take(*slot)).collect::<Vec<_>>()
     };
@@ -89,7 +102,8 @@ pub(crate) fn replay(found: Found) -> Recovered {
         quarantine,
         old_places,
         journal,
-        damaged: walk.damaged || pages_lost || doubled,
+        damaged: walk.damaged || pages_lost || !doubled.is_empty(),
+        damages,
         frames: walk.frames,
         entries_dropped: walk.entries_dropped,
     }
@@ -126,6 +140,7 @@ impl Walk {
                 }
                 (Verdict::Hole, _) => {
                     self.damaged = true;
+                    self.holes += 1;
                     let Some((behind, frame)) = frames.first_key_value() else { return };
                     // What lies behind starts the chain anew.
                     (at, self.chain) = (*behind, frame.head.chain);
@@ -180,8 +195,8 @@ impl Table {
     }
 
     /// Marks everything that the map names as taken. A slot that is named twice, or that is none,
-    /// makes what names it unknown. True: there was such a slot.
-    fn take_slots(&mut self, slots: &mut Slots) -> bool {
+    /// makes what names it unknown. Those slots, and in which segments.
+    fn take_slots(&mut self, slots: &mut Slots) -> Vec<(SegmentKey, Slot)> {
         let mut doubled = Vec::new();
         for (_, segment) in self.segments() {
             let chunks = segment
@@ -199,16 +214,16 @@ impl Table {
         for (key, segment) in self.segments() {
             for (index, page) in segment.pages() {
                 for (at, entry) in page.entries.iter().enumerate() {
-                    if entry.slot().is_some_and(|slot| !slots.take(slot)) {
-                        doubled.push((key, index, at));
+                    if let Some(slot) = entry.slot().filter(|slot| !slots.take(*slot)) {
+                        doubled.push((key, index, at, slot));
                     }
                 }
             }
         }
-        for (key, index, at) in &doubled {
+        for (key, index, at, _) in &doubled {
             self.make_unknown(*key, *index, *at);
         }
-        !doubled.is_empty()
+        doubled.into_iter().map(|(key, _, _, slot)| (key, slot)).collect()
     }
 
     fn make_unknown(&mut self, key: SegmentKey, index: usize, at: usize) {
@@ -230,6 +245,8 @@ impl Recovered {
             frames: self.frames,
             entries_dropped: self.entries_dropped,
         }));
+        let damages = self.damages.told.into_iter().map(StoreEvent::Damaged).map(Effect::Event);
+        driver.effects.extend(damages);
         let generation = self.superblock.generation + 1;
         let old_places = self.old_places.into_iter().map(|slot| (generation, slot));
         Disk {

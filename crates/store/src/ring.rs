@@ -13,8 +13,8 @@ pub(crate) struct RingScan {
     pub(crate) frames: BTreeMap<Lsn, Frame>,
     /// Frames of a later life or checkpoint than the superblock's: a newer superblock was lost.
     pub(crate) newer: bool,
-    /// A part could not be read.
-    pub(crate) unreadable: bool,
+    /// Where parts could not be read. Units: bytes from the ring's start.
+    pub(crate) unreadable: Vec<u64>,
     parts: BTreeMap<u64, Option<Bytes>>,
     looked_to: u64,
     /// The beginning of a frame whose rest is in the next part.
@@ -26,6 +26,7 @@ impl RingScan {
     pub(crate) fn put(&mut self, superblock: &Superblock, at: u64, part: Option<Bytes>) {
         self.parts.insert(at, part);
         while let Some(part) = self.parts.remove(&self.looked_to) {
+            let at = self.looked_to;
             self.looked_to += RING_PART_BYTES;
             match part {
                 Some(bytes) => {
@@ -34,7 +35,7 @@ impl RingScan {
                     self.look(superblock, &bytes_all, false);
                 }
                 None => {
-                    self.unreadable = true;
+                    self.unreadable.push(at);
                     self.end(superblock);
                 }
             }

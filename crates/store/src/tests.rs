@@ -3,6 +3,6 @@
 mod crash;
 mod damage;
 mod joins;
-mod model;
+pub(crate) mod model;
 mod replay;
 mod requests;

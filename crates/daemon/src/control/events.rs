@@ -3,7 +3,7 @@
 use gabion_api::v1::{Event, Severity};
 use gabion_cluster::{Fact, MapEvent};
 use gabion_node::NodeEvent;
-use gabion_store::StoreEvent;
+use gabion_store::{Damage, StoreEvent};
 use gabion_types::{DiskId, NodeId, VolumeId};
 use gabion_volume::VolumeEvent;
 use std::collections::VecDeque;
@@ -196,6 +196,20 @@ fn store_event(disk: u32, event: &StoreEvent) -> Text {
                  {entries_dropped} entries that were never answered"
             );
             Text::info("recovered", text)
+        }
+        StoreEvent::Damaged(Damage { part, offset, segment }) => {
+            let text = format!("disk {disk} of this node: the {part} at byte {offset} is damaged");
+            match segment {
+                None => Text::warn("damaged", text),
+                Some((volume, index)) => {
+                    let of = format!(
+                        "{text}; it is of segment {} of volume {}",
+                        index.get(),
+                        volume.get()
+                    );
+                    Text::warn("damaged", of).volume(*volume)
+                }
+            }
         }
         StoreEvent::Corrupt { volume, segment, block } => {
             let text = format!(

@@ -36,7 +36,7 @@ impl ModelDisk {
         page.or_else(|| self.pages.get(&number).cloned()).unwrap_or_else(|| vec![0; PAGE].into())
     }
 
-    fn read(&self, offset: u64, length: u64) -> Result<Bytes, DiskError> {
+    pub(crate) fn read(&self, offset: u64, length: u64) -> Result<Bytes, DiskError> {
         let mut bytes = BytesMut::new();
         for number in offset / PAGE as u64..(offset + length) / PAGE as u64 {
             if self.unreadable.contains(&number) {

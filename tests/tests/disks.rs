@@ -1,0 +1,123 @@
+//! Disks of real nodes, looked at offline: whole ones, damaged ones, and what is no disk of ours.
+
+// A test fails by a panic; helpers of tests do too.
+#![allow(clippy::unwrap_used)]
+
+use gabion::judge::fill;
+use gabion_tests::fixture::{program, temp_dir};
+use gabion_tests::{Cluster, Ran, Shape, run};
+use serde_json::Value;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const MOST: Duration = Duration::from_secs(60);
+const BLOCKS: u64 = 2048;
+
+fn disk(verb: &str, path: &Path) -> Ran {
+    run(Command::new(program()).args(["--json", "disk", verb]).arg(path), MOST)
+}
+
+fn check(path: &Path) -> (i32, Value) {
+    let ran = disk("check", path);
+    let json = serde_json::from_str(&ran.out).unwrap_or(Value::Null);
+    (ran.code(), json)
+}
+
+fn disk_of(cluster: &Cluster, node: u32) -> PathBuf {
+    cluster.local.dir.node_file(node).unwrap().disks[0].path.clone()
+}
+
+/// Flips a bit of what lies there.
+fn rot(path: &Path, offset: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// A volume of 8 MiB, written; then all nodes stop.
+fn written() -> Cluster {
+    let mut cluster = Cluster::of(Shape { disk_mib: 128, segment_mib: 4, ..Shape::default() });
+    cluster.create("vm1", BLOCKS >> 8);
+    let mut guest = cluster.client(1, "vm1").unwrap();
+    for first in (0..BLOCKS).step_by(64) {
+        guest.write(first * 4096, &fill(1, first, 64)).unwrap();
+    }
+    drop(guest);
+    assert_eq!(cluster.local.stop(), Vec::<u32>::new());
+    cluster
+}
+
+// promise: no-silent-corruption, self-describing
+#[test]
+fn a_check_tells_whole_disks_from_damaged_ones() {
+    let cluster = written();
+    let checked: Vec<Value> = cluster
+        .local
+        .ids()
+        .into_iter()
+        .map(|node| {
+            let (code, found) = check(&disk_of(&cluster, node));
+            assert_eq!((code, &found["clean"]), (0, &Value::Bool(true)), "{found}");
+            found
+        })
+        .collect();
+    let blocks = checked.iter().map(|found| found["data_blocks"].as_u64().unwrap());
+    assert_eq!(blocks.sum::<u64>(), 2 * BLOCKS, "two copies of each block");
+
+    let holder = 1 + checked.iter().position(|found| found["data_blocks"] != 0).unwrap();
+    let path = disk_of(&cluster, u32::try_from(holder).unwrap());
+    let ran = disk("show", &path);
+    let shown: Value = serde_json::from_str(&ran.ok()).unwrap();
+    let page = &shown["segments"].as_array().unwrap().iter().find_map(|segment| {
+        segment["map_pages"].as_array().unwrap().iter().find(|page| page["data_blocks"] == 128)
+    });
+    let at = page.unwrap()["offset"].as_u64().unwrap();
+    rot(&path, at + 2000);
+    let (code, found) = check(&path);
+    assert_eq!((code, &found["clean"]), (1, &Value::Bool(false)));
+    assert_eq!(found["damages"][0]["part"], "map page", "{found}");
+    assert_eq!(found["damages"][0]["offset"].as_u64(), Some(at));
+    assert_eq!(found["unknown_blocks"], 128);
+    rot(&path, at + 2000);
+
+    // The first slots of the pool that hold data, whatever block that is.
+    let pool = shown["layout"]["pool_offset"].as_u64().unwrap();
+    let file = std::fs::read(&path).unwrap();
+    let slots = (usize::try_from(pool).unwrap()..file.len()).step_by(4096);
+    let is_data = |at: &usize| !file[*at..].starts_with(b"GABION") && file[*at..][..8] != [0; 8];
+    let data: Vec<u64> = slots.filter(is_data).map(|at| at as u64).take(3).collect();
+    data.iter().for_each(|at| rot(&path, at + 4095));
+    let (code, found) = check(&path);
+    assert_eq!((code, found["bad_blocks_count"].as_u64()), (1, Some(3)), "{found}");
+    let mut told: Vec<u64> = found["bad_blocks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bad| bad["offset"].as_u64().unwrap())
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, data);
+    let text = run(Command::new(program()).args(["disk", "check"]).arg(&path), MOST);
+    assert!(text.out.contains("BAD ") && text.err.contains("3 blocks"), "{}{}", text.out, text.err);
+}
+
+#[test]
+fn a_disk_in_use_a_file_and_nothing_are_refused() {
+    let cluster = Cluster::of(Shape { disk_mib: 128, segment_mib: 4, ..Shape::default() });
+    let used = disk("check", &disk_of(&cluster, 1));
+    assert_eq!(used.code(), 5, "{}", used.err);
+    assert!(used.err.contains("stop that node first"), "{}", used.err);
+    let dir = temp_dir("disks");
+    assert_eq!(disk("check", &dir.join("none")).code(), 4);
+    std::fs::write(dir.join("text"), vec![b'x'; 16 << 20]).unwrap();
+    for verb in ["check", "show"] {
+        let ran = disk(verb, &dir.join("text"));
+        assert_eq!(ran.code(), 5, "{}", ran.err);
+        assert!(ran.err.contains("no superblock of Gabion"), "{}", ran.err);
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}

@@ -27,11 +27,11 @@ struct Opened {
 
 impl Opened {
     fn at(path: &Path) -> Result<Self, Failure> {
-        let mut file = File::open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Failure::new(Exit::NotFound, format!("there is no {}", path.display()), "")
+        let mut file = File::open(path).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                return Failure::new(Exit::NotFound, format!("there is no {}", path.display()), "");
             }
-            _ => Failure::io("open", path, &error),
+            Failure::io("open", path, &error)
         })?;
         match file.try_lock_shared() {
             Ok(()) => {}
@@ -308,8 +308,12 @@ fn shown_json(path: &Path, shown: &Shown) -> Value {
 }
 
 fn damages(shown: &Shown) -> impl Iterator<Item = &Damage> {
-    let damage = |event| if let StoreEvent::Damaged(damage) = event { Some(damage) } else { None };
-    shown.events.iter().filter_map(damage)
+    shown.events.iter().filter_map(|event| match event {
+        StoreEvent::Damaged(damage) => Some(damage),
+        StoreEvent::Recovered { .. }
+        | StoreEvent::Corrupt { .. }
+        | StoreEvent::Checkpointed { .. } => None,
+    })
 }
 
 fn shown_text(path: &Path, shown: &Shown) -> String {

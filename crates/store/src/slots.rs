@@ -83,28 +83,16 @@ impl Slots {
         Some(self.allocate_pieces(hint, want))
     }
 
+    /// Word by word, each in a few steps.
     fn find_run(&self, hint: Slot, want: u32) -> Option<Slot> {
-        let start = self.start_word(hint);
-        let mut looked = 0;
-        let mut index = start;
+        let mut index = self.start_word(hint);
+        // Free slots right before this word.
         let mut run: u32 = 0;
-        while looked < RUN_WORDS_MAX.min(self.words.len()) {
-            let word = self.words[index];
-            for bit in 0..WORD_SLOTS {
-                run = if word >> bit & 1 == 0 { run + 1 } else { 0 };
-                if run == want {
-                    return Some(Slot::new(first_slot(index) + bit + 1 - want));
-                }
-                if word == 0 && run + WORD_SLOTS <= want && bit == 0 {
-                    // A wholly free word that cannot finish the run.
-                    run += WORD_SLOTS - 1;
-                    break;
-                }
-                if word == u64::MAX {
-                    break;
-                }
+        for _ in 0..RUN_WORDS_MAX.min(self.words.len()) {
+            match run_in(self.words[index], run, want) {
+                Ok(end) => return Some(Slot::new(first_slot(index) + end - want)),
+                Err(trailing) => run = trailing,
             }
-            looked += 1;
             index += 1;
             if index == self.words.len() {
                 (index, run) = (0, 0);
@@ -149,6 +137,32 @@ impl Slots {
         let word = (hint.get() / WORD_SLOTS) as usize;
         if word < self.words.len() { word } else { 0 }
     }
+}
+
+/// Looks for a run of `want` free slots in a word, behind `before` free ones: where it ends, in slots
+/// from the word's first. Errors: how many free ones the word ends with.
+fn run_in(word: u64, before: u32, want: u32) -> Result<u32, u32> {
+    let leading = word.trailing_zeros();
+    if before + leading >= want {
+        return Ok(want.saturating_sub(before));
+    }
+    if leading == WORD_SLOTS {
+        return Err(before + WORD_SLOTS);
+    }
+    if word.count_zeros() >= want {
+        // A bit stays where so many free slots begin.
+        let mut begins = !word;
+        let mut length = 1;
+        while length < want {
+            let step = length.min(want - length);
+            begins &= begins >> step;
+            length += step;
+        }
+        if begins != 0 {
+            return Ok(begins.trailing_zeros() + want);
+        }
+    }
+    Err(word.leading_zeros())
 }
 
 fn place(slot: Slot) -> (usize, u64) {
@@ -242,6 +256,47 @@ mod tests {
                 want = (want % 40 + 1).min(u32::try_from(slots.free()).unwrap()).max(1);
             }
             assert_eq!((slots.free(), seen.len()), (0, count as usize));
+        }
+    }
+
+    /// As one would look for it bit by bit.
+    fn run_by_bits(slots: &Slots, hint: Slot, want: u32) -> Option<Slot> {
+        let words = u32::try_from(slots.words.len().min(RUN_WORDS_MAX)).unwrap();
+        let first = u32::try_from(slots.start_word(hint)).unwrap() * WORD_SLOTS;
+        let end = u32::try_from(slots.words.len()).unwrap() * WORD_SLOTS;
+        let mut run = 0;
+        for slot in (first..first + words * WORD_SLOTS).map(|slot| slot % end) {
+            run = if slot == 0 { 0 } else { run };
+            run = if slots.is_taken(Slot::new(slot)) { 0 } else { run + 1 };
+            if run == want {
+                return Some(Slot::new(slot + 1 - want));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn the_first_run_that_is_long_enough_is_found() {
+        let mut prng = gabion_types::Prng::new(5);
+        for round in 0..200 {
+            let count = 64 + u32::try_from(prng.below(2000)).unwrap();
+            let mut slots = Slots::new(count);
+            let mut at = 0;
+            while at < count {
+                let of = |prng: &mut gabion_types::Prng, below| {
+                    u32::try_from(prng.below(below)).unwrap()
+                };
+                at += of(&mut prng, if round % 2 == 0 { 150 } else { 30 });
+                for _ in 0..=of(&mut prng, 70) {
+                    slots.take(Slot::new(at));
+                    at += 1;
+                }
+            }
+            for want in [16, 17, 63, 64, 65, 100, 128, 200] {
+                let hint = Slot::new(u32::try_from(prng.below(u64::from(count))).unwrap());
+                let found = slots.find_run(hint, want);
+                assert_eq!(found, run_by_bits(&slots, hint, want), "{count} {hint:?} {want}");
+            }
         }
     }
 

@@ -165,6 +165,7 @@ impl Disk {
         if self.phase == Phase::Out {
             return;
         }
+        let stops = self.phase == Phase::Stopping;
         self.phase = Phase::Out;
         self.driver.effects.retain(|effect| !matches!(effect, Effect::Disk(_)));
         let why = OutOfService::Failed { during, error };
@@ -181,6 +182,10 @@ impl Disk {
         self.batch = None;
         self.checkpoint = None;
         self.lazy_since = None;
+        // rule: store/stop-is-answered
+        if stops {
+            self.driver.effects.push_back(Effect::Stopped);
+        }
     }
 
     /// Draws the conclusions after anything changed.

@@ -118,6 +118,25 @@ fn a_failed_write_or_sync_ends_service_for_all() {
     }
 }
 
+// rule: store/stop-is-answered
+#[test]
+fn a_disk_that_fails_while_it_stops_has_stopped() {
+    for during in [During::Write, During::Sync] {
+        let mut world = World::new(1);
+        world.ok(1, write(0, version(1, 1), 0, 1));
+        world.input(crate::Input::Stop);
+        assert!(!world.stopped, "its checkpoint is under way");
+        if during == During::Sync {
+            while world.step_where(is_write) {}
+        }
+        world.fail_next = Some(DiskError::Io { errno: 5 });
+        world.step();
+        assert!(matches!(world.out, Some(OutOfService::Failed { .. })), "{:?}", world.out);
+        assert!(world.stopped, "{during}");
+        world.run();
+    }
+}
+
 /// The frames in the ring, by their place, with their lsn.
 fn frames(disk: &ModelDisk) -> Vec<(u64, gabion_format::Frame)> {
     let layout = layout();

@@ -60,7 +60,7 @@ impl Disk {
         };
         let fences = self.table.fences.iter().map(|(volume, epoch)| (*volume, *epoch));
         self.checkpoint = Some(Checkpoint {
-            generation: self.superblock.generation + 1,
+            generation: self.generation + 1,
             lsn: self.journal.durable,
             chain: self.journal.chain,
             tail: self.batch.as_ref().map_or(self.journal.head, |batch| batch.start),
@@ -220,6 +220,7 @@ impl Disk {
     pub(crate) fn on_superblock_durable(&mut self) {
         let Some(checkpoint) = self.checkpoint.take() else { return };
         self.superblock = checkpoint.superblock(&self.superblock, self.life, &self.journal);
+        self.generation = checkpoint.generation;
         self.journal.tail = checkpoint.tail;
         for at in &checkpoint.pages_written {
             if let Some(page) = self.table.page_mut(*at) {

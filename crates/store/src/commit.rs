@@ -286,7 +286,7 @@ impl Disk {
         }
         // rule: store/dropped-places-outlive-their-root
         // The durable checkpoint names these places, and so does one under way.
-        let newest = self.superblock.generation + u64::from(self.checkpoint.is_some());
+        let newest = self.generation + u64::from(self.checkpoint.is_some());
         let places = freed.places.into_iter().map(|slot| (newest + 1, slot));
         self.old_places.extend(places);
     }

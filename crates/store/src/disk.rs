@@ -67,8 +67,10 @@ pub(crate) struct Disk {
     pub(crate) layout: Layout,
     /// As it is durable.
     pub(crate) superblock: Superblock,
-    /// This life: one above the superblock's at the start.
+    /// This life: above the superblock's at the start, and any that a frame names.
     pub(crate) life: u64,
+    /// That of the durable checkpoint; or higher, where a newer superblock was lost.
+    pub(crate) generation: u64,
     pub(crate) damaged: bool,
     pub(crate) table: Table,
     pub(crate) slots: Slots,

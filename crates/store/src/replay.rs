@@ -11,13 +11,16 @@ use crate::opening::{Damages, Found};
 use crate::pages::Table;
 use crate::slots::{Limbo, Slots};
 use gabion_format::{BlockEntry, Entry, Frame, Layout, Lsn, Rule, SegmentKey, Slot, Superblock};
-use gabion_types::{BLOCK_BYTES, Slab};
+use gabion_types::{BLOCK_BYTES, Epoch, MapIndex, Slab, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the disk holds.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     superblock: Superblock,
+    /// The next life, and the generation below that of the next checkpoint.
+    life: u64,
+    generation: u64,
     layout: Layout,
     table: Table,
     slots: Slots,
@@ -49,7 +52,7 @@ pub(crate) fn replay(found: Found) -> Recovered {
     let Found { superblock, layout, alone, table, ring, differing, mut damages } = found;
     let pages_lost = damages.told.iter().any(|damage| damage.part != Part::Superblock);
     let durable = ring.durable(&superblock);
-    let lsn_seen = ring.frames.last_key_value().map_or(superblock.lsn, |(lsn, _)| *lsn);
+    let highest = ring.highest;
     let mut walk = Walk {
         table,
         freed: Freed::default(),
@@ -57,13 +60,19 @@ pub(crate) fn replay(found: Found) -> Recovered {
         last: superblock.lsn,
         chain: superblock.chain,
         // A newer superblock is gone, and with it a checkpoint.
-        damaged: !ring.unreadable.is_empty() || (alone && ring.newer),
+        damaged: !ring.unreadable.is_empty() || ring.newer,
         holes: 0,
         frames: 0,
         entries_dropped: 0,
     };
     ring.unreadable.iter().for_each(|at| damages.add(Part::Journal, layout.journal_at + at, None));
+    if ring.newer && !alone {
+        // Both can be read, so the write of the newest never reached the disk.
+        let place = Layout::superblock_at(superblock.generation + 1);
+        damages.add(Part::Superblock, place, None);
+    }
     walk.run(ring.frames, durable, &differing, layout.slots);
+    walk.table.raise(ring.fences, ring.saw_map);
     let page_lsn = walk.table.highest_page_lsn();
     // A page that knows of frames that the journal does not have.
     let ends_early = page_lsn > walk.last;
@@ -91,10 +100,12 @@ pub(crate) fn replay(found: Found) -> Recovered {
         head: superblock.journal_next,
         tail: superblock.journal_next,
         // Above whatever was seen: no frame of this life may look older than a page.
-        durable: walk.last.max(lsn_seen).max(page_lsn),
+        durable: walk.last.max(highest.lsn).max(page_lsn),
         chain: walk.chain,
     };
     Recovered {
+        life: superblock.life.max(highest.life) + 1,
+        generation: generation_above(superblock.generation, highest.generation),
         superblock,
         layout,
         table: walk.table,
@@ -107,6 +118,14 @@ pub(crate) fn replay(found: Found) -> Recovered {
         frames: walk.frames,
         entries_dropped: walk.entries_dropped,
     }
+}
+
+// rule: store/numbers-of-a-lost-superblock-never-again
+/// The checkpoints go on behind it: above every generation that any frame names, and first in the
+/// place where the durable one isn't.
+fn generation_above(durable: u64, seen: u64) -> u64 {
+    let above = durable.max(seen);
+    if above % 2 == durable % 2 { above } else { above + 1 }
 }
 
 impl Walk {
@@ -189,6 +208,18 @@ fn in_pool(frame: &Frame, slots: u32) -> bool {
 }
 
 impl Table {
+    /// What was heard of a life whose superblock is gone.
+    fn raise(&mut self, fences: BTreeMap<VolumeId, Epoch>, saw_map: MapIndex) {
+        for (volume, epoch) in fences {
+            let room = self.fences.len() < self.geometry.segments_max;
+            if room || self.fences.contains_key(&volume) {
+                let fence = self.fences.entry(volume).or_insert(Epoch::ZERO);
+                *fence = (*fence).max(epoch);
+            }
+        }
+        self.highest_map = self.highest_map.max(saw_map);
+    }
+
     fn highest_page_lsn(&self) -> Lsn {
         let pages = self.segments().flat_map(|(_, segment)| segment.pages());
         pages.map(|(_, page)| page.lsn).max().unwrap_or_default()
@@ -247,15 +278,16 @@ impl Recovered {
         }));
         let damages = self.damages.told.into_iter().map(StoreEvent::Damaged).map(Effect::Event);
         driver.effects.extend(damages);
-        let generation = self.superblock.generation + 1;
-        let old_places = self.old_places.into_iter().map(|slot| (generation, slot));
+        let next = self.generation + 1;
+        let old_places = self.old_places.into_iter().map(|slot| (next, slot));
         Disk {
             config,
             driver,
             phase: Phase::Recovering,
             layout: self.layout,
             superblock: self.superblock,
-            life: self.superblock.life + 1,
+            life: self.life,
+            generation: self.generation,
             damaged: self.damaged,
             map_asked: self.table.highest_map,
             table: self.table,

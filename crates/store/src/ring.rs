@@ -1,18 +1,33 @@
 //! Reading the journal ring: every frame of this life that the checkpoint does not cover.
 
 use bytes::Bytes;
-use gabion_format::{Frame, Lsn, PAGE_BYTES, Superblock, frame_pages};
+use gabion_format::{Entry, Frame, Lsn, PAGE_BYTES, Superblock, frame_pages};
+use gabion_types::{Epoch, MapIndex, VolumeId};
 use std::collections::BTreeMap;
 
 /// The ring is read in parts of so many bytes.
 pub(crate) const RING_PART_BYTES: u64 = 256 << 10;
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Highest {
+    pub(crate) life: u64,
+    pub(crate) generation: u64,
+    pub(crate) lsn: Lsn,
+}
+
 /// Takes the parts in any order, looks at them in the ring's.
 #[derive(Debug, Default)]
 pub(crate) struct RingScan {
     pub(crate) frames: BTreeMap<Lsn, Frame>,
-    /// Frames of a later life or checkpoint than the superblock's: a newer superblock was lost.
+    // rule: store/lost-superblock-noticed
+    /// Frames of a later life or checkpoint than the superblock's. None is written before the
+    /// superblock that it names is durable, so the disk lost that one.
     pub(crate) newer: bool,
+    /// The highest numbers of all frames that this disk ever kept, of whatever life.
+    pub(crate) highest: Highest,
+    /// What frames of a later life say beyond blocks: fences hold for good.
+    pub(crate) fences: BTreeMap<VolumeId, Epoch>,
+    pub(crate) saw_map: MapIndex,
     /// Where parts could not be read. Units: bytes from the ring's start.
     pub(crate) unreadable: Vec<u64>,
     parts: BTreeMap<u64, Option<Bytes>>,
@@ -73,10 +88,32 @@ impl RingScan {
     // rule: store/other-life-counts-for-nothing
     fn take(&mut self, superblock: &Superblock, frame: Frame) {
         let head = &frame.head;
-        if head.life > superblock.life || head.generation > superblock.generation {
-            self.newer = true;
+        self.highest.life = self.highest.life.max(head.life);
+        self.highest.generation = self.highest.generation.max(head.generation);
+        self.highest.lsn = self.highest.lsn.max(head.lsn);
+        self.newer |= head.life > superblock.life || head.generation > superblock.generation;
+        if head.life > superblock.life {
+            frame.entries.iter().for_each(|entry| self.note_of_later_life(entry));
         } else if head.life == superblock.life && head.lsn > superblock.lsn {
+            // Also where it names a lost checkpoint: the chain says what it goes on from.
             self.frames.insert(head.lsn, frame);
+        }
+    }
+
+    fn note_of_later_life(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Fence { volume, epoch } => {
+                let fence = self.fences.entry(*volume).or_insert(Epoch::ZERO);
+                *fence = (*fence).max(*epoch);
+            }
+            Entry::SawMap { index } => self.saw_map = self.saw_map.max(*index),
+            Entry::Blocks { .. }
+            | Entry::Settled { .. }
+            | Entry::Join { .. }
+            | Entry::Promoted { .. }
+            | Entry::EpochStart { .. }
+            | Entry::New { .. }
+            | Entry::Gone { .. } => {}
         }
     }
 
@@ -90,8 +127,8 @@ impl RingScan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gabion_format::{Entry, FrameHead, encode_frame};
-    use gabion_types::{ClusterId, Limits, MapIndex};
+    use gabion_format::{FrameHead, encode_frame};
+    use gabion_types::{ClusterId, Limits};
 
     const SUPERBLOCK: Superblock = Superblock {
         uuid: [1; 16],
@@ -137,7 +174,7 @@ mod tests {
         let ring = [frame(7, 5, 11, 1), frame(6, 5, 12, 1), frame(7, 4, 13, 1), frame(7, 5, 10, 1)];
         assert_eq!(lsns(vec![ring.concat()]), (vec![11, 13], false));
         assert_eq!(lsns(vec![frame(8, 5, 12, 1)]), (vec![], true));
-        assert_eq!(lsns(vec![frame(7, 6, 12, 1)]), (vec![], true));
+        assert_eq!(lsns(vec![frame(7, 6, 12, 1)]), (vec![12], true));
     }
 
     #[test]

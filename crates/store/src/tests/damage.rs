@@ -4,7 +4,7 @@ use super::model::{
     CAPACITY, CLUSTER, ModelDisk, PAGE, World, config, data, epoch, formatted, info, payload,
     version, without, write,
 };
-use crate::{During, OutOfService, StoreConfig, StoreEvent};
+use crate::{During, OutOfService, Part, StoreConfig, StoreEvent};
 use gabion_format::{Layout, Superblock};
 use gabion_types::{
     BlockKind, ClusterId, DiskError, DiskOpKind, Duration, SegmentIndex, Seq, Version, VolumeId,
@@ -313,6 +313,143 @@ fn a_lost_newer_superblock_is_noticed() {
     let mut world = World::on(disk, 1);
     world.run();
     assert!(world.opened.as_ref().unwrap().damaged);
+}
+
+/// The places of both superblocks, read.
+fn superblocks(disk: &ModelDisk) -> [Superblock; 2] {
+    [0, 1].map(|number| Superblock::decode(&disk.page(number)).unwrap())
+}
+
+fn checkpoint_of_a_full_journal(world: &mut World, seq: &mut u64) -> ModelDisk {
+    let checkpoints = world.store.stats().checkpoints;
+    loop {
+        let before = world.disk.clone();
+        *seq += 1;
+        world.ok(1, write(0, version(1, *seq), u32::try_from(*seq % 200).unwrap(), 1));
+        if world.store.stats().checkpoints > checkpoints {
+            return before;
+        }
+    }
+}
+
+/// What the disk did not do of its newest superblock's write: that place is as it was before.
+fn lose_superblock(disk: &mut ModelDisk, before: &ModelDisk) {
+    let newest = superblocks(disk).map(|superblock| superblock.generation);
+    let newest = u64::from(newest[1] > newest[0]);
+    disk.put(newest * PAGE as u64, &before.page(newest));
+}
+
+// promise: no-silent-corruption
+// rule: store/lost-superblock-noticed
+#[test]
+fn a_lost_write_of_the_superblock_is_noticed_and_the_journal_still_counts() {
+    let mut world = World::new(1);
+    world.run();
+    let mut seq = 0;
+    let before = checkpoint_of_a_full_journal(&mut world, &mut seq);
+    for _ in 0..20 {
+        seq += 1;
+        world.ok(1, write(0, version(1, seq), u32::try_from(seq % 200).unwrap(), 1));
+    }
+    assert!(!report(&mut world, 9).damaged);
+    let expected = world.read(0, 0, 256);
+    world.cut();
+    let mut disk = world.disk;
+    lose_superblock(&mut disk, &before);
+    let mut world = World::on(disk, 1);
+    world.run();
+    // Both places decode, and say nothing of it.
+    assert!(world.opened.as_ref().unwrap().damaged);
+    assert!(report(&mut world, 10).damaged);
+    let place = u64::from(superblocks(&before)[1].generation < superblocks(&before)[0].generation);
+    let told = world.events.iter().filter_map(|event| match event {
+        StoreEvent::Damaged(damage) => Some((damage.part, damage.offset)),
+        StoreEvent::Recovered { .. }
+        | StoreEvent::Corrupt { .. }
+        | StoreEvent::Checkpointed { .. } => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), vec![(Part::Superblock, place * PAGE as u64)]);
+    // The frames behind the lost checkpoint are all there.
+    assert_eq!(world.read(0, 0, 256), expected);
+    assert_eq!(
+        world.ask(8, write(0, version(8, 99_999), 0, 1)),
+        Err(Refusal::Fenced { by: epoch(10) })
+    );
+}
+
+// rule: store/lost-superblock-noticed
+// rule: store/numbers-of-a-lost-superblock-never-again
+#[test]
+fn a_lost_superblock_of_a_life_is_noticed_and_its_numbers_are_not_used_again() {
+    let mut world = World::new(1);
+    world.ok(1, write(0, version(1, 1), 0, 1));
+    let mut world = world.restart();
+    world.cut();
+    let before = world.disk.clone();
+    let mut world = World::on(world.disk, 2);
+    world.run();
+    for seq in 2..30 {
+        world.ok(1, write(0, version(1, seq), u32::try_from(seq).unwrap(), 1));
+    }
+    assert!(world.ask(7, ReplicaOp::Fence { segments: Vec::new() }).is_ok());
+    let lost = frames(&world.disk).into_iter().map(|(_, frame)| frame.head);
+    let lost = lost.max_by_key(|head| head.lsn).unwrap();
+    world.cut();
+    let mut disk = world.disk;
+    lose_superblock(&mut disk, &before);
+    let durable = superblocks(&disk).into_iter().max_by_key(|is| is.generation).unwrap();
+    let mut world = World::on(disk, 3);
+    // The place that is durable stays until the other one is.
+    while world.opened.is_none() {
+        assert!(superblocks(&world.disk).contains(&durable));
+        assert!(world.step());
+    }
+    world.run();
+    assert!(world.opened.as_ref().unwrap().damaged);
+    let fenced = world.ask(6, write(0, version(6, 99), 0, 1));
+    assert_eq!(fenced, Err(Refusal::Fenced { by: epoch(7) }), "a fence holds for good");
+    world.ok(7, write(0, version(7, 100), 0, 1));
+    let expected = world.read(0, 0, 256);
+    world.cut();
+    let newest = superblocks(&world.disk).into_iter().max_by_key(|is| is.generation).unwrap();
+    assert!(newest.life > lost.life && newest.generation > lost.generation, "{newest:?}");
+    assert!(newest.lsn >= lost.lsn, "{newest:?}");
+    let mut world = World::on(world.disk, 4);
+    world.run();
+    // The frames of the lost life are still in the ring, and mean nothing any more.
+    assert!(!world.opened.as_ref().unwrap().damaged);
+    assert_eq!(world.read(0, 0, 256), expected);
+}
+
+// rule: store/lost-map-write-noticed
+#[test]
+fn a_lost_write_of_a_root_or_of_a_segment_page_is_noticed() {
+    let mut world = World::new(1);
+    world.ok(1, write(0, version(1, 1), 0, 4));
+    let mut world = world.restart();
+    world.ok(1, write(0, version(1, 2), 1, 1));
+    let before = world.disk.clone();
+    let mut world = world.restart();
+    world.cut();
+    let newest = superblocks(&world.disk).into_iter().max_by_key(|is| is.generation).unwrap();
+    let root = layout().root_place(newest.generation);
+    let mut rootless = world.disk.clone();
+    rootless.put(root, &before.page(root / PAGE as u64));
+    assert_eq!(why(rootless, config()), OutOfService::Damaged);
+    let pool = layout().pool_at / PAGE as u64;
+    let chunk =
+        |disk: &ModelDisk, number: u64| gabion_format::SegmentPage::decode(&disk.page(number)).ok();
+    let numbers: Vec<_> = (pool..CAPACITY / PAGE as u64)
+        .filter(|number| chunk(&world.disk, *number).is_some())
+        .filter(|number| world.disk.page(*number) != before.page(*number))
+        .collect();
+    assert_eq!(numbers.len(), 1, "one place was written");
+    let mut disk = world.disk;
+    disk.put(numbers[0] * PAGE as u64, &before.page(numbers[0]));
+    let mut world = World::on(disk, 1);
+    world.run();
+    assert!(world.opened.as_ref().unwrap().damaged && report(&mut world, 2).damaged);
+    assert_eq!(world.read_one(0, 0), without(BlockKind::Bad, Version::NEVER));
 }
 
 /// Any one page of a disk at rest may rot: it opens or is refused by name, and what it shows is

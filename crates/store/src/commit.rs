@@ -215,7 +215,7 @@ impl Disk {
         let mut answers = Vec::with_capacity(batch.ops.len());
         for key in &batch.ops {
             let Some(op) = self.ops.remove(*key) else { continue };
-            self.pages_coming -= u64::from(op.pages_coming);
+            self.places_coming -= u64::from(op.places_coming);
             self.makers -= u32::from(op.makes);
             let mut result = Ok(());
             for entry in &op.entries {

@@ -98,8 +98,8 @@ pub(crate) struct Disk {
     pub(crate) lazy_since: Option<Instant>,
     /// Requests under way that may make segments.
     pub(crate) makers: u32,
-    /// Map pages that requests under way may make.
-    pub(crate) pages_coming: u64,
+    /// Slots for the map pages and segment pages that requests under way may make.
+    pub(crate) places_coming: u64,
     pub(crate) stats: StoreStats,
 }
 
@@ -113,16 +113,16 @@ impl Disk {
 
     /// Free slots beyond what pages there are, or are coming, will need.
     pub(crate) fn slots_usable(&self) -> u64 {
-        let owed = self.table.places_owed() + 2 * self.pages_coming;
+        let owed = self.table.places_owed() + self.places_coming;
         self.slots.free().saturating_sub(owed)
     }
 
     /// What an owner may send that needs new slots: its share of what is free. A block may need two
-    /// more slots, for its map page.
+    /// more slots for its map page, and two for the segment page.
     fn credit_bytes(&self) -> u64 {
         let free = self.slots_usable().saturating_sub(self.reserve_slots());
         let owners = self.table.volumes().len().max(1) as u64;
-        free / 3 / owners * BLOCK_BYTES
+        free / 5 / owners * BLOCK_BYTES
     }
 
     pub(crate) fn answer(&mut self, to: &Asker, result: Result<ReplicaDone, Refusal>) {

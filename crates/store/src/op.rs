@@ -20,7 +20,8 @@ pub(crate) struct Op {
     /// Data writes under way.
     pub(crate) writes_out: u32,
     pub(crate) settled: Option<(SegmentKey, Seq)>,
-    pub(crate) pages_coming: u32,
+    /// Slots for the pages that it may make.
+    pub(crate) places_coming: u32,
     /// It may make segments.
     pub(crate) makes: bool,
 }
@@ -90,6 +91,11 @@ impl Plan {
     pub(crate) fn data_blocks(&self) -> u32 {
         let data = |piece: &&Piece| matches!(piece.body, PieceBody::Data { .. });
         self.pieces.iter().filter(data).map(|piece| piece.range.count()).sum()
+    }
+
+    /// In ascending order.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = BlockRange> {
+        self.pieces.iter().map(|piece| piece.range)
     }
 
     /// Cuts the pieces to the slots: the entries and the writes, each within one run of slots.

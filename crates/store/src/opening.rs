@@ -289,6 +289,9 @@ impl Opening {
     fn finish(&mut self) -> Step {
         let Some(found) = self.found.take() else { return Step::GoesOn };
         let recovered: Recovered = replay(found);
+        if !recovered.has_room() {
+            return Step::Failed(OutOfService::Damaged);
+        }
         let effects = std::mem::take(&mut self.driver.effects);
         let next_token = self.driver.next_token();
         let mut disk = recovered.into_disk(self.config.clone(), next_token);

@@ -6,7 +6,7 @@ use gabion_format::{
     BlockEntry, BlockState, CHUNK_PAGES, ChunkRef, Lsn, MapPage, PAGE_BLOCKS, PageRef, SegmentKey,
     SegmentMeta, Slot,
 };
-use gabion_types::{BlockIndex, Epoch, MapIndex, Prng, Seq, VolumeId};
+use gabion_types::{BlockIndex, BlockRange, Epoch, MapIndex, Prng, Seq, VolumeId};
 use std::collections::BTreeMap;
 
 /// 128 blocks.
@@ -363,13 +363,35 @@ impl Table {
         taken
     }
 
-    /// Pages of a range that would have to be made.
-    pub(crate) fn pages_missing(&self, key: SegmentKey, first: BlockIndex, count: u32) -> u32 {
-        let (from, to) = (page_of(first), page_of(first.plus(count - 1)));
+    /// Slots for the map pages and segment pages that these ranges, in ascending order, would have
+    /// to be made: two for each.
+    pub(crate) fn places_missing(
+        &self,
+        key: SegmentKey,
+        ranges: impl Iterator<Item = BlockRange>,
+    ) -> u32 {
         let segment = self.segments.get(&key);
-        let missing =
-            (from..=to).filter(|index| segment.is_none_or(|is| is.page(*index).is_none()));
-        u32::try_from(missing.count()).expect("a segment has fewer pages than blocks")
+        let no_page = |index| segment.is_none_or(|is| is.page(index).is_none());
+        let no_chunk =
+            |at| segment.and_then(|is| is.chunks.get(at)).is_none_or(|chunk: &Chunk| !chunk.used);
+        let mut places = 0;
+        let mut next_page = 0;
+        let mut next_chunk = 0;
+        for range in ranges {
+            let last = page_of(range.first().plus(range.count() - 1));
+            for page in page_of(range.first()).max(next_page)..=last {
+                let chunk = page / CHUNK_PAGES;
+                if chunk >= next_chunk && no_chunk(chunk) {
+                    places += 2;
+                }
+                if no_page(page) {
+                    places += 2;
+                }
+                next_chunk = next_chunk.max(chunk + 1);
+            }
+            next_page = next_page.max(last + 1);
+        }
+        places
     }
 }
 

@@ -269,6 +269,11 @@ impl Table {
 }
 
 impl Recovered {
+    /// What is damaged may need more map pages than there is room for.
+    pub(crate) fn has_room(&self) -> bool {
+        self.table.places_owed() <= self.slots.free()
+    }
+
     /// In its last step: a checkpoint, under a new life.
     pub(crate) fn into_disk(self, config: StoreConfig, next_token: u64) -> Disk {
         let mut driver = Driver::new(next_token);
@@ -307,7 +312,7 @@ impl Recovered {
             settled_asked: BTreeMap::new(),
             lazy_since: None,
             makers: 0,
-            pages_coming: 0,
+            places_coming: 0,
             stats: StoreStats::default(),
         }
     }

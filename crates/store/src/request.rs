@@ -322,26 +322,29 @@ impl Disk {
 
     // promise: bounded
     // rule: store/full-disk-serves-overwrites
-    /// New data leaves the reserve alone; what replaces, empties or mends may use it.
+    /// New data leaves the reserve alone. What takes more room for good and is no new data (a hole
+    /// where nothing was, a takeover's tail) leaves half of it: what replaces, empties or mends what
+    /// is there gives back what it takes, and always has room.
     fn room_for(&self, plan: &Plan) -> Room {
         let segment = self.table.segment(plan.key);
         let is_fresh = |block| segment.is_none_or(|segment| segment.block(block).slot().is_none());
-        let mut fresh = false;
-        let mut pages: u32 = 0;
-        for piece in &plan.pieces {
-            let range = piece.range;
-            pages += self.table.pages_missing(plan.key, range.first(), range.count());
-            let data = matches!(piece.body, PieceBody::Data { .. });
-            fresh |= data && range.iter().any(is_fresh);
-        }
-        let need = u64::from(plan.data_blocks()) + 2 * u64::from(pages);
-        let usable = self.slots_usable();
-        if fresh && plan.rule != Rule::Repair {
-            let room = need + self.reserve_slots() <= usable;
-            return if room { Room::Now } else { Room::Never };
-        }
-        if need <= usable {
+        let data = |piece: &&Piece| matches!(piece.body, PieceBody::Data { .. });
+        let mut of_data = plan.pieces.iter().filter(data);
+        let fresh = of_data.any(|piece| piece.range.iter().any(is_fresh));
+        let places = self.table.places_missing(plan.key, plan.ranges());
+        let need = u64::from(plan.data_blocks()) + u64::from(places);
+        let kept = match plan.rule {
+            Rule::Write | Rule::Install { .. } if fresh => self.reserve_slots(),
+            Rule::Write | Rule::Install { .. } | Rule::Settle if fresh || places > 0 => {
+                self.reserve_slots() / 2
+            }
+            Rule::Write | Rule::Install { .. } | Rule::Settle | Rule::Repair | Rule::Move => 0,
+        };
+        if need + kept <= self.slots_usable() {
             return Room::Now;
+        }
+        if fresh && plan.rule != Rule::Settle && plan.rule != Rule::Repair {
+            return Room::Never;
         }
         let coming = !self.ops.is_empty() || !self.limbo.is_empty() || !self.quarantine.is_empty();
         if coming || self.checkpoint.is_some() { Room::Later } else { Room::Never }
@@ -374,13 +377,10 @@ impl Disk {
         if let (Some(end), Some(segment)) = (end, self.table.segment_mut(plan.key)) {
             segment.cursor = end;
         }
-        let pages = plan.pieces.iter().map(|piece| {
-            self.table.pages_missing(plan.key, piece.range.first(), piece.range.count())
-        });
-        let pages_coming = pages.sum();
+        let places_coming = self.table.places_missing(plan.key, plan.ranges());
         let settled = plan.settled.map(|seq| (plan.key, seq));
         let (entries, writes) = plan.lay(&extents);
-        self.pages_coming += u64::from(pages_coming);
+        self.places_coming += u64::from(places_coming);
         self.stats.writes += 1;
         let bytes = u64::from(blocks) * gabion_types::BLOCK_BYTES;
         self.stats.write_bytes += bytes;
@@ -394,7 +394,7 @@ impl Disk {
             place: OpPlace::Queued,
             writes_out: u32::try_from(writes.len()).expect("at most one a block"),
             settled,
-            pages_coming,
+            places_coming,
             makes: false,
         };
         let key = self.ops.insert(op).expect("counted against REQUESTS_MAX before");
@@ -413,7 +413,7 @@ impl Disk {
             place: OpPlace::Queued,
             writes_out: 0,
             settled: None,
-            pages_coming: 0,
+            places_coming: 0,
             makes,
         };
         self.makers += u32::from(makes);
@@ -437,7 +437,7 @@ impl Disk {
             }
             op.place = OpPlace::Cancelled;
             let asker = op.asker;
-            self.pages_coming -= u64::from(op.pages_coming);
+            self.places_coming -= u64::from(op.places_coming);
             self.makers -= u32::from(op.makes);
             if op.writes_out == 0 {
                 self.forget_cancelled(key);

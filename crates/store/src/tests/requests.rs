@@ -377,3 +377,73 @@ fn a_full_disk_refuses_new_data_before_anything_and_serves_the_rest() {
     assert_eq!(world.read_one(0, 127), data(version(1, 1099), 127));
     assert_eq!(world.read_one(2, 3), without(BlockKind::Zero, version(1, 3000)));
 }
+
+/// Fills the disk: new data has no room any more.
+fn fill_disk(world: &mut World, segments: u32) {
+    for (segment, first) in (0..segments).flat_map(|at| (0..4).map(move |part| (at, part * 64))) {
+        let request = world.send(1, write(segment, version(1, u64::from(first) + 1), first, 64));
+        world.run();
+        if world.result(request) == Some(Err(Refusal::NoSpace)) {
+            return;
+        }
+    }
+    panic!("it is too small for this");
+}
+
+// promise: bounded
+// rule: store/holes-leave-room-for-overwrites
+#[test]
+fn holes_where_nothing_was_do_not_eat_what_overwrites_need() {
+    let mut world = World::new(1);
+    let segments = u32::try_from(world.store.disk().unwrap().table.geometry.segments_max).unwrap();
+    world.ok(1, create(1, 4, segments - 4));
+    fill_disk(&mut world, 24);
+    let reserve = world.store.disk().unwrap().reserve_slots();
+    let mut refused = 0;
+    for segment in 24..segments {
+        match world.ask(1, zero(segment, version(1, 5000), 0, 256)) {
+            Ok(done) => assert_eq!(done, ReplicaDone::Done),
+            Err(refusal) => {
+                assert_eq!(refusal, Refusal::NoSpace);
+                refused += 1;
+            }
+        }
+        let disk = world.store.disk().unwrap();
+        assert!(disk.slots_usable() >= reserve / 2, "{}", disk.slots_usable());
+    }
+    assert!(refused > 0, "{segments} segments' pages do not fit");
+    // All that is there may be written over, and emptied; and the map has room.
+    for seq in 6000..6050 {
+        world.ok(1, write(0, version(1, seq), 0, 128));
+    }
+    world.ok(1, zero(2, version(1, 6100), 0, 256));
+    let mut world = world.restart();
+    assert_eq!(world.read_one(0, 127), data(version(1, 6049), 127));
+    assert_eq!(world.read_one(2, 3), without(BlockKind::Zero, version(1, 6100)));
+    world.check_no_leak();
+}
+
+/// A segment page takes two places as well: what is owed never exceeds what is free.
+// rule: store/metadata-has-room
+#[test]
+fn a_full_disk_always_has_room_for_its_map() {
+    let mut world = World::new(1);
+    let segments = u32::try_from(world.store.disk().unwrap().table.geometry.segments_max).unwrap();
+    world.ok(1, create(1, 4, segments - 4));
+    // One block in each segment: of five slots four are for pages.
+    let mut many = Vec::new();
+    for seq in 1..40 {
+        for segment in 0..segments {
+            let first = u32::try_from(seq * 6 % 256).unwrap();
+            many.push(world.send(1, write(segment, version(1, seq), first, 6.min(256 - first))));
+            let disk = world.store.disk().unwrap();
+            let owed = disk.table.places_owed() + disk.places_coming;
+            assert!(owed <= disk.slots.free(), "{owed} of {}", disk.slots.free());
+        }
+        world.run();
+    }
+    let answers: Vec<_> = many.iter().map(|request| world.result(*request)).collect();
+    assert!(answers.contains(&Some(Err(Refusal::NoSpace))));
+    let world = world.restart();
+    world.crash().check_no_leak();
+}

@@ -34,11 +34,14 @@ pub(crate) enum Work {
     Write {
         fua: bool,
         all_here: bool,
+        /// Room for all of it is asked for, and no part is handed on.
+        room: bool,
     },
     /// `left` is what no part was made of yet.
     Fill {
         fua: bool,
         left: ByteRange,
+        room: bool,
     },
     Status {
         range: ByteRange,
@@ -68,11 +71,17 @@ impl Open {
         Self { cookie, work, parts_out: 0, failed: None, held_bytes }
     }
 
+    /// What was asked of the volume is only whether there is room.
+    pub fn awaits_room(&self) -> bool {
+        matches!(self.work, Work::Write { room: true, .. } | Work::Fill { room: true, .. })
+    }
+
     /// No part is out and none will be made.
     pub fn is_over(&self) -> bool {
         self.parts_out == 0
             && match &self.work {
                 Work::Write { all_here, .. } => *all_here,
+                Work::Fill { room: true, .. } => false,
                 Work::Fill { left, .. } => self.failed.is_some() || left.length() == 0,
                 Work::ReadChunks
                 | Work::ReadWhole { .. }

@@ -41,6 +41,8 @@ enum Reading {
     Header,
     /// It does not fit beside what is open. Nothing is read until it does.
     Waiting(RequestHeader, Command),
+    /// A large write waits for the word that there is room for all of it. Its data stays unread.
+    Room,
     /// Data of an open write: what is left of its range.
     Payload {
         key: u64,
@@ -81,7 +83,7 @@ impl Serving {
                 Want::Exactly(usize::try_from(part.length()).expect("a part fits the memory"))
             }
             Reading::Drop { left, .. } => Want::Exactly((*left).min(DROP_BYTES_MAX) as usize),
-            Reading::Waiting(..) | Reading::Leaving => Want::Paused,
+            Reading::Waiting(..) | Reading::Room | Reading::Leaving => Want::Paused,
         }
     }
 
@@ -110,7 +112,7 @@ impl Serving {
                     self.reading = Reading::Header;
                 }
             }
-            Reading::Waiting(..) | Reading::Leaving => {}
+            Reading::Waiting(..) | Reading::Room | Reading::Leaving => {}
         }
         self.conclude(effects)
     }
@@ -148,13 +150,25 @@ impl Serving {
                 }
             }
             Command::Write { range, fua } => {
-                let key = self.open(cookie, Work::Write { fua, all_here: false }, asked);
-                self.reading = Reading::Payload { key, left: range };
+                let key = self.open(
+                    cookie,
+                    Work::Write { fua, all_here: false, room: self.is_large(range) },
+                    asked,
+                );
+                if self.is_large(range) {
+                    self.reading = Reading::Room;
+                    self.ask(key, range, GuestOp::Room { range }, effects);
+                } else {
+                    self.reading = Reading::Payload { key, left: range };
+                }
             }
             Command::Fill { range, fua } => {
-                let key = self.open(cookie, Work::Fill { fua, left: range }, asked);
-                for _ in 0..FILL_PARTS_MAX {
-                    self.fill(key, effects);
+                let large = self.is_large(range);
+                let key = self.open(cookie, Work::Fill { fua, left: range, room: large }, asked);
+                if large {
+                    self.ask(key, range, GuestOp::Room { range }, effects);
+                } else {
+                    self.fill_some(key, effects);
                 }
             }
             Command::Flush => self.ask_plain(cookie, asked, GuestOp::Flush, effects),
@@ -217,7 +231,7 @@ impl Serving {
         let left = rest(range, part);
         let open = self.open.get_mut(key).expect("a write is open until all of it is here");
         let failed = open.failed.is_some();
-        let Work::Write { fua, all_here } = &mut open.work else {
+        let Work::Write { fua, all_here, .. } = &mut open.work else {
             unreachable!("only a write has a payload");
         };
         let fua = *fua;
@@ -234,12 +248,56 @@ impl Serving {
         }
     }
 
+    /// rule: nbd/room-before-parts. What is handed on in several parts is not begun before there is
+    /// room for all of it: a full volume takes the whole of a write or nothing.
+    fn is_large(&self, range: ByteRange) -> bool {
+        first_part(range, self.limits.part_bytes) != range
+    }
+
+    /// The volume's word on the room for a large write.
+    fn on_room(
+        &mut self,
+        key: u64,
+        range: ByteRange,
+        result: GuestResult,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let open = self.open.get_mut(key).expect("a request is open while parts of it are out");
+        let failed = result.err().map(|error| Refused::Guest { error, writes: true });
+        let cookie = open.cookie;
+        match (&mut open.work, failed) {
+            (Work::Fill { room, .. }, failed) => {
+                *room = false;
+                open.failed = failed;
+                self.fill_some(key, effects);
+                self.finish_if_over(key, effects);
+            }
+            (Work::Write { room, .. }, None) => {
+                *room = false;
+                self.reading = Reading::Payload { key, left: range };
+            }
+            (_, None) => {}
+            (_, Some(refused)) => {
+                let open = self.open.remove(key).expect("it was there");
+                self.held_bytes -= open.held_bytes;
+                let left = u32::try_from(range.length()).expect("a payload's length has 32 bits");
+                self.reading = Reading::Drop { left, cookie, refused };
+            }
+        }
+    }
+
+    fn fill_some(&mut self, key: u64, effects: &mut VecDeque<Effect>) {
+        for _ in 0..FILL_PARTS_MAX {
+            self.fill(key, effects);
+        }
+    }
+
     /// The next part of zeros, if there is one.
     fn fill(&mut self, key: u64, effects: &mut VecDeque<Effect>) {
         let Some(open) = self.open.get_mut(key).filter(|open| open.failed.is_none()) else {
             return;
         };
-        let Work::Fill { fua, left } = &mut open.work else {
+        let Work::Fill { fua, left, .. } = &mut open.work else {
             return;
         };
         if left.length() == 0 {
@@ -259,6 +317,10 @@ impl Serving {
         };
         let open = self.open.get_mut(key).expect("a request is open while parts of it are out");
         open.parts_out -= 1;
+        if open.awaits_room() {
+            self.on_room(key, part, result, effects);
+            return self.conclude(effects);
+        }
         open.part_done(part, result, effects);
         self.fill(key, effects);
         self.finish_if_over(key, effects);
@@ -288,7 +350,7 @@ impl Serving {
         let unread = match self.reading {
             Reading::Waiting(header, _) => Some(header.cookie),
             Reading::Drop { cookie, .. } => Some(cookie),
-            Reading::Header | Reading::Payload { .. } | Reading::Leaving => None,
+            Reading::Header | Reading::Payload { .. } | Reading::Room | Reading::Leaving => None,
         };
         for cookie in cookies.chain(unread) {
             send(effects, reply::error(self.features, cookie, Refused::Shutdown));

@@ -31,6 +31,11 @@ pub enum GuestOp {
         fua: bool,
     },
     Flush,
+    /// Before a write of several parts: finds room for all of it on every copy, and keeps it for
+    /// the parts. Answered `NoSpace`: none of them is to be written.
+    Room {
+        range: ByteRange,
+    },
     /// Which parts hold data.
     Status {
         range: ByteRange,
@@ -44,6 +49,7 @@ impl GuestOp {
             | Self::Write { range, .. }
             | Self::Zero { range, .. }
             | Self::Trim { range, .. }
+            | Self::Room { range }
             | Self::Status { range } => Some(*range),
             Self::Flush => None,
         }
@@ -52,7 +58,7 @@ impl GuestOp {
     pub fn is_write(&self) -> bool {
         match self {
             Self::Write { .. } | Self::Zero { .. } | Self::Trim { .. } => true,
-            Self::Read { .. } | Self::Flush | Self::Status { .. } => false,
+            Self::Read { .. } | Self::Flush | Self::Room { .. } | Self::Status { .. } => false,
         }
     }
 
@@ -60,7 +66,11 @@ impl GuestOp {
     pub fn payload_bytes(&self) -> u64 {
         match self {
             Self::Read { range } | Self::Write { range, .. } => range.length(),
-            Self::Zero { .. } | Self::Trim { .. } | Self::Flush | Self::Status { .. } => 0,
+            Self::Zero { .. }
+            | Self::Trim { .. }
+            | Self::Flush
+            | Self::Room { .. }
+            | Self::Status { .. } => 0,
         }
     }
 }
@@ -74,6 +84,7 @@ impl fmt::Display for GuestOp {
             Self::Zero { range, fua } => write!(f, "zero {range}{}", forced(fua)),
             Self::Trim { range, fua } => write!(f, "trim {range}{}", forced(fua)),
             Self::Flush => f.write_str("flush"),
+            Self::Room { range } => write!(f, "room {range}"),
             Self::Status { range } => write!(f, "status {range}"),
         }
     }

@@ -12,6 +12,8 @@ use gabion_types::{
 
 /// Blocks of one op that costs by entries and not by blocks.
 const HOLE_BLOCKS_MAX: u64 = 4096;
+/// Blocks whose table is looked at by one op.
+const ROOM_BLOCKS_MAX: u64 = 1024;
 /// Ops of one request at a time; a long one is cut further as they are done.
 const PARTS_MAX: usize = 8;
 
@@ -38,6 +40,7 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wants {
     Done,
+    Room,
     Read,
     Status,
 }
@@ -55,6 +58,7 @@ enum RestKind {
     Read,
     Write { data: Bytes, start: u64 },
     Zero,
+    Room,
     Status,
 }
 
@@ -70,7 +74,7 @@ impl Volume {
         };
         if rest.next >= rest.end {
             let nothing = match wants {
-                Wants::Done => GuestData::Done,
+                Wants::Done | Wants::Room => GuestData::Done,
                 Wants::Read => GuestData::Read(Bytes::new()),
                 Wants::Status => GuestData::Status(Vec::new()),
             };
@@ -92,7 +96,12 @@ impl Volume {
             error: None,
             answered: false,
         };
-        self.place(self.arrivals, bytes, wants == Wants::Done);
+        if wants == Wants::Room {
+            // It has no place in the order: nothing is written or shown.
+            self.open_room(now, self.arrivals, bytes);
+        } else {
+            self.place(self.arrivals, bytes, wants == Wants::Done);
+        }
         self.requests.insert(self.arrivals, request);
         self.cut(self.arrivals);
     }
@@ -119,6 +128,7 @@ impl Volume {
             | GuestOp::Zero { .. }
             | GuestOp::Trim { .. }
             | GuestOp::Flush
+            | GuestOp::Room { .. }
             | GuestOp::Status { .. } => Ok(()),
         }
     }
@@ -178,18 +188,21 @@ impl Volume {
     }
 
     /// Answers a request of which nothing is open any more.
-    fn answer(&mut self, _now: Instant, arrival: u64) {
+    fn answer(&mut self, now: Instant, arrival: u64) {
         if self.requests.get(&arrival).is_none_or(|request| request.open > 0) {
             return;
         }
         let Some(request) = self.requests.remove(&arrival) else { return };
         self.leave(arrival, request.bytes);
+        if request.wants == Wants::Room {
+            self.rooms.answered(now, arrival, request.error.is_none());
+        }
         if request.answered {
             return;
         }
         let result = match (request.error, request.wants) {
             (Some(error), _) => Err(error),
-            (None, Wants::Done) => Ok(GuestData::Done),
+            (None, Wants::Done | Wants::Room) => Ok(GuestData::Done),
             (None, Wants::Read) => Ok(GuestData::Read(joined(request.reads))),
             (None, Wants::Status) => Ok(GuestData::Status(request.status)),
         };
@@ -198,6 +211,7 @@ impl Volume {
                 self.counts.reads += 1;
                 self.counts.read_bytes += data.len() as u64;
             }
+            Ok(GuestData::Done) if request.wants == Wants::Room => {}
             Ok(GuestData::Done) => self.counts.writes += 1,
             Ok(GuestData::Status(_)) | Err(_) => {}
         }
@@ -266,6 +280,7 @@ fn prepare(op: GuestOp) -> Option<(Wants, Rest)> {
             Some((Wants::Done, Rest { kind: RestKind::Zero, next, end }))
         }
         GuestOp::Flush => None,
+        GuestOp::Room { range } => Some((Wants::Room, rest(RestKind::Room, range))),
         GuestOp::Status { range } => Some((Wants::Status, rest(RestKind::Status, range))),
     }
 }
@@ -284,13 +299,16 @@ impl Rest {
                 let end = limit.min(most);
                 (OpKind::Status { skip: within, take: bytes_within(end - at) }, end)
             }
+            RestKind::Room => {
+                (OpKind::Room, limit.min(at - at % BLOCK_BYTES + ROOM_BLOCKS_MAX * BLOCK_BYTES))
+            }
             RestKind::Write { .. } | RestKind::Zero if within != 0 || limit - at < BLOCK_BYTES => {
                 let end = limit.min(at - at % BLOCK_BYTES + BLOCK_BYTES);
                 let patch = match &self.kind {
                     RestKind::Write { data, start } => {
                         data.slice(bytes_within(at - start)..bytes_within(end - start))
                     }
-                    RestKind::Zero | RestKind::Read | RestKind::Status => {
+                    RestKind::Zero | RestKind::Room | RestKind::Read | RestKind::Status => {
                         Bytes::from(vec![0; bytes_within(end - at)])
                     }
                 };

@@ -11,6 +11,7 @@ mod order;
 mod proposals;
 mod read;
 mod release;
+mod room;
 mod segment;
 mod settle;
 mod tail;

@@ -49,6 +49,8 @@ pub(crate) enum OpKind {
         crcs: Vec<Crc>,
     },
     Zero,
+    /// Room is looked for, and nothing written.
+    Room,
     /// Part of one block: the block is read, the patch laid over it, and then it is a write.
     Merge {
         within: usize,
@@ -60,7 +62,7 @@ impl OpKind {
     pub(crate) fn is_write(&self) -> bool {
         match self {
             Self::Write { .. } | Self::Zero | Self::Merge { .. } => true,
-            Self::Read { .. } | Self::Status { .. } => false,
+            Self::Read { .. } | Self::Status { .. } | Self::Room => false,
         }
     }
 }
@@ -77,7 +79,8 @@ pub(crate) enum OpState {
     /// Asking for the table: for a guest's status, or whether a write only overwrites.
     Looking {
         asked: DiskId,
-        passed: Vec<DiskId>,
+        /// Disks that were looked at, and the bytes that are new there.
+        passed: Vec<(DiskId, u64)>,
     },
     Writing(Writing),
 }
@@ -157,7 +160,8 @@ impl Volume {
             let Some(op) = self.ops.get(&id) else { continue };
             let OpState::Waiting { stalled: false } = op.state else { continue };
             let (arrival, range, write) = (op.arrival, op.range, op.kind.is_write());
-            if !self.segment(index).is_blocked(arrival, range, write) {
+            let room = matches!(op.kind, OpKind::Room);
+            if room || !self.segment(index).is_blocked(arrival, range, write) {
                 self.begin(now, id);
             }
         }
@@ -169,11 +173,13 @@ impl Volume {
         enum Begin {
             Fetch,
             Look,
+            Room,
             Write,
         }
         let begin = match op.kind {
             OpKind::Read { .. } | OpKind::Merge { .. } => Begin::Fetch,
             OpKind::Status { .. } => Begin::Look,
+            OpKind::Room => Begin::Room,
             OpKind::Write { .. } | OpKind::Zero => Begin::Write,
         };
         self.segment_mut(segment).waiting.remove(&id);
@@ -181,6 +187,7 @@ impl Volume {
         match begin {
             Begin::Fetch => self.begin_fetch(now, id),
             Begin::Look => self.begin_look(now, id),
+            Begin::Room => self.begin_room(now, id, Vec::new()),
             Begin::Write => self.begin_write(now, id),
         }
     }
@@ -212,7 +219,7 @@ impl Volume {
     /// The op is done, and its request gets what it was for.
     pub(crate) fn finish(&mut self, now: Instant, id: OpId, result: Result<Yield, IoError>) {
         let Some(op) = self.ops.remove(&id) else { return };
-        if !matches!(op.state, OpState::Waiting { .. }) {
+        if !self.segment(op.segment).waiting.contains(&id) {
             self.begun -= 1;
         }
         self.segment_mut(op.segment).forget(id);

@@ -121,9 +121,11 @@ impl Volume {
         let contents = gather.contents();
         let slice = match &op.kind {
             OpKind::Read { skip, take } => Some(contents.slice(*skip..*skip + *take)),
-            OpKind::Merge { .. } | OpKind::Status { .. } | OpKind::Write { .. } | OpKind::Zero => {
-                None
-            }
+            OpKind::Merge { .. }
+            | OpKind::Status { .. }
+            | OpKind::Room
+            | OpKind::Write { .. }
+            | OpKind::Zero => None,
         };
         for (disk, blocks, data) in repairs {
             self.repair(now, segment, disk, blocks, data);
@@ -213,12 +215,13 @@ impl Volume {
         table: &[BlockInfo],
         next: Option<BlockIndex>,
     ) {
-        let Some(op) = self.ops.get(&id) else { return };
-        let OpState::Looking { asked, .. } = &op.state else { return };
+        let servable = self.may_serve(now);
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let OpState::Looking { asked, passed } = &mut op.state else { return };
         if *asked != disk {
             return;
         }
-        if !self.may_serve(now) {
+        if !servable {
             self.wait_again(id, false);
             return;
         }
@@ -226,6 +229,10 @@ impl Volume {
             OpKind::Status { skip, take } => {
                 let extents = extents(op.range, table, next, skip as u64, take as u64);
                 self.finish(now, id, Ok(Yield::Status(extents)));
+            }
+            OpKind::Room => {
+                let passed = std::mem::take(passed);
+                self.on_room_looked(now, id, disk, passed, table);
             }
             OpKind::Write { .. } | OpKind::Zero => self.on_looked(now, id, disk, table),
             OpKind::Read { .. } | OpKind::Merge { .. } => {}

@@ -10,6 +10,7 @@ use crate::io::{
 use crate::order::{Op, OpId};
 use crate::proposals::Proposals;
 use crate::release::Releasing;
+use crate::room::Rooms;
 use crate::segment::Segment;
 use crate::takeover::Takeover;
 use gabion_types::{
@@ -67,6 +68,7 @@ pub struct Volume {
     pub(crate) requests: BTreeMap<u64, Request>,
     pub(crate) arrivals: u64,
     pub(crate) flushes: Vec<Ticket>,
+    pub(crate) rooms: Rooms,
     /// Segments with ops that begin when there is room.
     pub(crate) crowded: BTreeSet<SegmentIndex>,
 
@@ -133,6 +135,7 @@ impl Volume {
             requests: BTreeMap::new(),
             arrivals: 0,
             flushes: Vec::new(),
+            rooms: Rooms::default(),
             crowded: BTreeSet::new(),
             lease_until: Instant::ZERO,
             superseded: false,
@@ -367,6 +370,7 @@ impl Volume {
         self.ask_again(now);
         self.look_for_slow(now);
         self.answer_held_too_long(now);
+        self.rooms.forget_old(now);
         self.wake_stalled();
         self.members_dirty |= self.disks.forgive_old(now);
         if self.degraded && now.since(self.members_looked) >= LOOK_DEGRADED {

@@ -4,12 +4,11 @@ use crate::asks::Purpose;
 use crate::gather::BLOCK;
 use crate::io::MemberFailure;
 use crate::order::{OpId, OpKind, OpState, Writing, Yield};
+use crate::room::fresh_bytes;
 use crate::segment::Joiner;
 use crate::volume::Volume;
 use bytes::Bytes;
-use gabion_types::{
-    BlockInfo, BlockKind, DiskId, Instant, IoError, SegmentIndex, Seq, Version, block_crc,
-};
+use gabion_types::{BlockInfo, DiskId, Instant, IoError, SegmentIndex, Seq, Version, block_crc};
 use gabion_wire::{LinkClass, ReplicaOp};
 
 /// A write whose last member says it is full is sent again so often before its guest is told: by
@@ -19,26 +18,15 @@ const FULL_MAX: u32 = 3;
 impl Volume {
     pub(crate) fn begin_write(&mut self, now: Instant, id: OpId) {
         let Some(op) = self.ops.get(&id) else { return };
-        if let OpKind::Write { data, .. } = &op.kind
-            && let Some(disk) = self.short_of_credit(op.segment, data.len() as u64, &[])
+        let (segment, range) = (op.segment, op.range);
+        if matches!(op.kind, OpKind::Write { .. })
+            && !self.has_room(now, id)
+            && let Some(disk) = self.short_of_credit(segment, range.bytes(), &[])
         {
-            self.look_before_write(now, id, disk);
+            self.look_before_write(now, id, disk, Vec::new());
             return;
         }
         self.stamp(now, id, Vec::new(), 0);
-    }
-
-    /// A member without credit for so many bytes more.
-    pub(crate) fn short_of_credit(
-        &self,
-        segment: SegmentIndex,
-        bytes: u64,
-        passed: &[DiskId],
-    ) -> Option<DiskId> {
-        self.members(segment).write_set().filter(|disk| !passed.contains(disk)).find(|disk| {
-            let Some(state) = self.disks.get(*disk) else { return false };
-            state.credit.is_some_and(|credit| credit < state.bytes_out.saturating_add(bytes))
-        })
     }
 
     /// Gives the write a new version under the present epoch and sends it to the whole write set.
@@ -90,7 +78,9 @@ impl Volume {
                 Some(ReplicaOp::Write { segment, version, range, crcs, data, settled })
             }
             OpKind::Zero => Some(ReplicaOp::Zero { segment, version, range, settled }),
-            OpKind::Read { .. } | OpKind::Status { .. } | OpKind::Merge { .. } => None,
+            OpKind::Read { .. } | OpKind::Status { .. } | OpKind::Room | OpKind::Merge { .. } => {
+                None
+            }
         }
     }
 
@@ -218,7 +208,13 @@ impl Volume {
 
     /// A disk without credit is asked whether the write only overwrites there: that its reserve
     /// covers. Bytes in flight are waited for first: their answers bring credit.
-    fn look_before_write(&mut self, now: Instant, id: OpId, disk: DiskId) {
+    pub(crate) fn look_before_write(
+        &mut self,
+        now: Instant,
+        id: OpId,
+        disk: DiskId,
+        passed: Vec<(DiskId, u64)>,
+    ) {
         let in_flight = self.disks.get(disk).is_some_and(|state| state.bytes_out > 0);
         let Some(op) = self.ops.get_mut(&id) else { return };
         if in_flight
@@ -227,7 +223,7 @@ impl Volume {
             self.wait_again(id, true);
             return;
         }
-        op.state = OpState::Looking { asked: disk, passed: Vec::new() };
+        op.state = OpState::Looking { asked: disk, passed };
         self.ask_table(now, id, disk);
     }
 
@@ -237,18 +233,16 @@ impl Volume {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let (segment, range) = (op.segment, op.range);
         let OpState::Looking { passed, .. } = &mut op.state else { return };
-        let inside = table.iter().filter(|info| range.contains(info.block));
-        let data = inside.filter(|info| info.kind == BlockKind::Data).count();
-        let overwrites = data == range.count() as usize;
+        let fresh = fresh_bytes(range, table);
         let mut passed = std::mem::take(passed);
-        let short = |volume: &Self, passed: &[DiskId]| {
+        let short = |volume: &Self, passed: &[(DiskId, u64)]| {
             volume.short_of_credit(segment, range.bytes(), passed)
         };
-        if !overwrites && short(self, &passed) == Some(disk) {
+        if fresh > 0 && short(self, &passed) == Some(disk) {
             self.finish(now, id, Err(IoError::NoSpace));
             return;
         }
-        passed.push(disk);
+        passed.push((disk, fresh));
         match short(self, &passed) {
             None => self.stamp(now, id, Vec::new(), 0),
             Some(next) => {

@@ -154,6 +154,8 @@ struct Open {
     /// Of a read, in order.
     data: Vec<Bytes>,
     reads: bool,
+    /// A large write's parts: handed on when the volume has said that there is room for all.
+    waiting: Vec<GuestOp>,
 }
 
 impl Guest {
@@ -198,7 +200,22 @@ impl Guest {
         let data = vec![Bytes::new(); parts.len()];
         let parts_left = parts.len();
         self.bytes += payload_bytes;
-        self.open.insert(id, Open { parts_left, payload_bytes, failed: None, data, reads });
+        let mut open =
+            Open { parts_left, payload_bytes, failed: None, data, reads, waiting: Vec::new() };
+        let room = room_of(&parts);
+        let first = match room {
+            Some(room) => {
+                open.parts_left = 1;
+                open.waiting = parts;
+                vec![room]
+            }
+            None => parts,
+        };
+        self.open.insert(id, open);
+        self.hand_on(id, first).await
+    }
+
+    async fn hand_on(&mut self, id: u64, parts: Vec<GuestOp>) -> Result<(), HungUp> {
         for (index, op) in parts.into_iter().enumerate() {
             let tag = self.next_tag;
             self.next_tag += 1;
@@ -222,6 +239,11 @@ impl Guest {
         }
         if open.parts_left > 0 {
             return Ok(());
+        }
+        let waiting = std::mem::take(&mut open.waiting);
+        if open.failed.is_none() && !waiting.is_empty() {
+            open.parts_left = waiting.len();
+            return self.hand_on(id, waiting).await;
         }
         let Some(open) = self.open.remove(&id) else { return Ok(()) };
         self.bytes -= open.payload_bytes;
@@ -247,6 +269,16 @@ impl Guest {
         answer(&self.answers, 0, io_response::Result::Ended(detail)).await?;
         Err(HungUp)
     }
+}
+
+/// What is asked before the parts of a large write: a full volume takes the whole of it or nothing.
+fn room_of(parts: &[GuestOp]) -> Option<GuestOp> {
+    let [GuestOp::Write { range: first, .. }, .., GuestOp::Write { range: last, .. }] = parts
+    else {
+        return None;
+    };
+    let range = ByteRange::new(first.offset(), last.end() - first.offset())?;
+    Some(GuestOp::Room { range })
 }
 
 /// A request in parts of at most `part_bytes`; never none.

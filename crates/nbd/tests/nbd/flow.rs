@@ -68,6 +68,41 @@ fn the_first_error_of_a_write_is_its_answer() {
     assert_eq!(client.one_error(), EIO);
 }
 
+/// rule: nbd/room-before-parts
+#[test]
+fn a_large_write_is_taken_as_a_whole_or_not_at_all() {
+    let mut client = Client::serving(true);
+    client.minds_room = true;
+    let whole = range(512, u64::from(PART) * 2);
+    client.request(WRITE, 0, 7, 512, PART * 2);
+    client.send(&vec![1; PART as usize * 2]);
+    assert_eq!(client.requests[0].1, GuestOp::Room { range: whole });
+    assert_eq!((client.requests.len(), client.unsent.len()), (1, PART as usize * 2));
+    client.done_with(0, Err(IoError::NoSpace));
+    assert!(client.requests.is_empty() && client.unsent.is_empty(), "none of it is handed on");
+    assert_eq!(client.one_error(), ENOSPC);
+
+    client.request(WRITE, 0, 8, 512, PART * 2);
+    client.send(&vec![1; PART as usize * 2]);
+    client.done(0);
+    assert_eq!(client.requests.len(), 3);
+    client.done_all();
+    assert_eq!(client.one_error(), 0);
+
+    client.request(ZEROES, 2, 9, 0, PART * 2);
+    assert!(matches!(client.requests[..], [(_, GuestOp::Room { .. })]));
+    client.done_with(0, Err(IoError::NoSpace));
+    assert_eq!(client.one_error(), ENOSPC);
+    client.request(ZEROES, 2, 10, 0, PART * 2);
+    client.done(0);
+    assert_eq!(client.requests.len(), 2);
+    client.done_all();
+    assert_eq!(client.one_error(), 0);
+    client.request(WRITE, 0, 11, 0, PART);
+    client.send(&vec![1; PART as usize]);
+    assert!(matches!(client.requests[..], [(_, GuestOp::Write { .. })]), "one part needs no word");
+}
+
 #[test]
 fn a_structured_read_is_answered_as_its_parts_come() {
     let mut client = Client::serving(true);

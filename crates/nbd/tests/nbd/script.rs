@@ -124,6 +124,7 @@ fn show(op: &GuestOp) -> String {
         GuestOp::Trim { fua, .. } => format!("trim {at} fua {fua}"),
         GuestOp::Flush => "flush".into(),
         GuestOp::Status { .. } => format!("status {at}"),
+        GuestOp::Room { .. } => format!("room {at}"),
     }
 }
 

@@ -265,6 +265,44 @@ fn a_full_disk_takes_overwrites_and_nothing_new() {
     assert!(!first.blocks.contains_key(&BlockIndex::new(9)));
 }
 
+// rule: volume/full-disk-refuses-before-anything-is-sent
+#[test]
+fn a_large_write_has_room_for_all_of_its_parts_or_for_none() {
+    let mut bench = Bench::serving(view());
+    let old = bench.block(0, 4);
+    bench.write(1, old, 1);
+    bench.answer_all();
+    bench.disks.get_mut(&disk(2)).unwrap().room = 16;
+    bench.write(2, old, 2);
+    bench.answer_all();
+    let room = |range| GuestOp::Room { range };
+    // Four blocks are there; of eight new ones six would fit: a disk lends half of what is free.
+    let whole = bench.block(0, 12);
+    bench.feed(Input::Guest { ticket: Ticket(3), op: room(whole) });
+    bench.answer_all();
+    assert_eq!(bench.done.get(&3), Some(&Err(IoError::NoSpace)));
+    let whole = bench.block(0, 9);
+    bench.feed(Input::Guest { ticket: Ticket(4), op: room(whole) });
+    bench.answer_all();
+    assert_eq!(bench.done.get(&4), DONE);
+    // What is kept for it is not another's, and its parts need no further word.
+    let (other, one, two) = (bench.block(20, 2), bench.block(0, 5), bench.block(5, 4));
+    bench.write(5, other, 3);
+    bench.answer_all();
+    assert_eq!(bench.done.get(&5), Some(&Err(IoError::NoSpace)));
+    bench.write(6, one, 4);
+    bench.write(7, two, 5);
+    assert_eq!(bench.writes(2), 2);
+    bench.answer_all();
+    assert_eq!((bench.done.get(&6), bench.done.get(&7)), (DONE, DONE));
+    bench.write(8, bench.block(20, 3), 6);
+    bench.answer_all();
+    assert_eq!(bench.done.get(&8), DONE, "nothing is kept any more");
+    bench.write(9, bench.block(24, 3), 7);
+    bench.answer_all();
+    assert_eq!(bench.done.get(&9), Some(&Err(IoError::NoSpace)));
+}
+
 // rule: volume/release-is-clean-only-when-all-is-settled
 #[test]
 fn a_release_waits_for_what_is_in_flight() {

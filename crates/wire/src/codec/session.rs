@@ -80,6 +80,7 @@ fn put_op(out: Outgoing, op: &GuestOp) -> Outgoing {
         GuestOp::Trim { range, fua } => put(out, 3, range, *fua),
         GuestOp::Flush => out.u8(4),
         GuestOp::Status { range } => put(out, 5, range, false),
+        GuestOp::Room { range } => put(out, 6, range, false),
     }
 }
 
@@ -180,7 +181,7 @@ impl Incoming<'_> {
         let (offset, length) = (self.aux.u64()?, self.aux.u64()?);
         let range = ByteRange::new(offset, length).ok_or(self.value("a length", length))?;
         match code {
-            0 | 5 if fua => Err(self.value("a FUA flag", 1)),
+            0 | 5 | 6 if fua => Err(self.value("a FUA flag", 1)),
             0 => Ok(GuestOp::Read { range }),
             1 => {
                 let data = self.checked_payload(Some(length))?;
@@ -189,6 +190,7 @@ impl Incoming<'_> {
             2 => Ok(GuestOp::Zero { range, fua }),
             3 => Ok(GuestOp::Trim { range, fua }),
             5 => Ok(GuestOp::Status { range }),
+            6 => Ok(GuestOp::Room { range }),
             other => Err(self.value("an operation", u64::from(other))),
         }
     }

@@ -168,6 +168,7 @@ fn guest_ops() -> Vec<GuestOp> {
         GuestOp::Trim { range, fua: true },
         GuestOp::Flush,
         GuestOp::Status { range },
+        GuestOp::Room { range },
     ]
 }
 

@@ -51,6 +51,7 @@ impl World {
             17 => GuestOp::Zero { range, fua },
             18 if self.prng.chance(1, 2) => GuestOp::Trim { range, fua },
             18 => GuestOp::Status { range },
+            _ if self.prng.chance(1, 3) => GuestOp::Room { range },
             _ => GuestOp::Flush,
         }
     }
@@ -62,6 +63,7 @@ impl World {
             GuestOp::Trim { .. }
             | GuestOp::Read { .. }
             | GuestOp::Status { .. }
+            | GuestOp::Room { .. }
             | GuestOp::Flush => Vec::new(),
         };
         self.serial += 1;
@@ -96,7 +98,10 @@ impl World {
                     self.history.wrote(sector, ZERO, request.asked, answered);
                 }
             }
-            GuestOp::Read { .. } | GuestOp::Status { .. } | GuestOp::Flush => {}
+            GuestOp::Read { .. }
+            | GuestOp::Status { .. }
+            | GuestOp::Room { .. }
+            | GuestOp::Flush => {}
         }
     }
 

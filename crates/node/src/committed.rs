@@ -31,8 +31,8 @@ impl Node {
         self.map_dirty = true;
         self.after_change(&before);
         let outcome = applied.outcome;
-        if let (Change::VoidSessions { volume, nodes, .. }, Outcome::Done) =
-            (&command.change, outcome)
+        if let (Change::VoidSessions { volume, nodes, .. }, Outcome::Done, false) =
+            (&command.change, outcome, applied.repeat)
         {
             self.owners.sessions_voided(self.now, *volume, nodes, index);
         }
@@ -366,6 +366,7 @@ impl Node {
         let down = self.links.peers().filter(|node| self.links.is_down(*node)).collect();
         let beginning = Beginning {
             view,
+            index: self.index,
             members,
             down,
             cluster_start: self.links.awaits_first_sight(),

@@ -5,6 +5,7 @@
 //! rule: node/gone-guest-is-never-sent — a request whose guest is gone is not sent (again).
 //! rule: node/void-session-closes-guests — a front that the map declares void drops what it holds.
 
+use crate::guests::GUESTS_MAX;
 use crate::io::GuestId;
 use crate::sessions::{NUMBER_WINDOW, OUTSTANDING_MAX};
 use gabion_types::{Duration, Epoch, GuestOp, GuestResult, Instant, MapIndex, NodeId, VolumeId};
@@ -133,9 +134,12 @@ pub struct Front {
     requests: BTreeMap<SessionNumber, Request>,
     backlog: VecDeque<Request>,
     next: SessionNumber,
-    /// Guests that hung up while the session was not open: the owner may still hold requests of
-    /// theirs that have no place in the order. Bounded by the guests that had sent some.
+    /// Guests that hung up while the session was not open: the owner may still know them, and hold
+    /// requests of theirs that have no place in the order. Bounded by the guests that were attached.
     gone: BTreeSet<GuestId>,
+    /// Guests whose hang-up was told on the present link, the latest `GUESTS_MAX`: it may get lost
+    /// with the link.
+    told: VecDeque<GuestId>,
     /// `Flush`es to be answered once the hang-ups of this moment were seen: the owner epoch, the
     /// number and how many ticks are still to come.
     flushes: Vec<(Epoch, u64, u8)>,
@@ -155,6 +159,7 @@ impl Front {
             backlog: VecDeque::new(),
             next: SessionNumber(0),
             gone: BTreeSet::new(),
+            told: VecDeque::new(),
             flushes: Vec::new(),
             outputs: VecDeque::new(),
         }
@@ -201,6 +206,7 @@ impl Front {
         }
         self.flushes.clear();
         self.gone.clear();
+        self.told.clear();
         self.owner = owner.map(|owner| (owner, Stage::Opening { again: now }));
         for request in self.requests.values_mut() {
             request.sent = false;
@@ -264,15 +270,15 @@ impl Front {
     }
 
     pub fn detach(&mut self, guest: GuestId) {
-        if self.guests.remove(&guest).is_none() {
+        let Some(attached) = self.guests.remove(&guest) else {
             return;
-        }
+        };
         self.backlog.retain(|request| request.guest != guest);
         let sent = self.requests.values().any(|request| request.guest == guest && request.sent);
         self.requests.retain(|_, request| request.guest != guest);
         match self.owner {
             Some((owner, Stage::Open)) => self.tell_hung_up(owner, guest),
-            Some((_, Stage::Opening { .. })) if sent => {
+            Some((_, Stage::Opening { .. })) if sent || attached => {
                 self.gone.insert(guest);
             }
             Some((_, Stage::Opening { .. })) | None => {}
@@ -281,6 +287,10 @@ impl Front {
     }
 
     fn tell_hung_up(&mut self, owner: OwnerNow, guest: GuestId) {
+        if self.told.len() >= GUESTS_MAX {
+            self.told.pop_front();
+        }
+        self.told.push_back(guest);
         let message = SessionMessage::HungUp {
             volume: self.volume,
             owner_epoch: owner.owner_epoch,
@@ -341,6 +351,7 @@ impl Front {
         {
             *stage = Stage::Opening { again: now + OPEN_AGAIN };
             self.flushes.clear();
+            self.gone.extend(self.told.drain(..));
         }
     }
 
@@ -468,10 +479,8 @@ impl Front {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.flushes.is_empty() {
-            return Some(Instant::ZERO);
-        }
         match self.owner {
+            Some((_, Stage::Open)) if !self.flushes.is_empty() => Some(Instant::ZERO),
             Some((_, Stage::Opening { again })) => Some(again),
             Some((_, Stage::Open)) | None => None,
         }

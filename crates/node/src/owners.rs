@@ -79,6 +79,8 @@ struct Owner {
 /// What an owner is told when it begins.
 pub struct Beginning<'a> {
     pub view: VolumeView,
+    /// The map as of which it begins: what was voided up to there is not its own.
+    pub index: MapIndex,
     pub members: Vec<NodeId>,
     /// Nodes that count as failed now.
     pub down: Vec<NodeId>,
@@ -137,7 +139,8 @@ impl Owners {
     }
 
     pub fn begin(&mut self, now: Instant, beginning: Beginning<'_>) {
-        let Beginning { view, members, down, cluster_start, lease, seed, settings } = beginning;
+        let Beginning { view, index, members, down, cluster_start, lease, seed, settings } =
+            beginning;
         let (volume, owner_epoch) = (view.volume, view.owner_epoch);
         let shape = (view.epoch, view.size_bytes);
         let instance = self.next_instance;
@@ -157,6 +160,7 @@ impl Owners {
             self.me,
             volume,
             owner_epoch,
+            index,
             settings.session_wait,
             settings.limits.requests_per_volume as usize,
             members.into_iter(),

@@ -93,6 +93,10 @@ pub struct Sessions {
     volume: VolumeId,
     owner_epoch: Epoch,
     me: NodeId,
+    began: MapIndex,
+    /// The last void of each front that was heeded. A log may hold one twice, and a restored map
+    /// tells all that ever were.
+    voided: BTreeMap<NodeId, MapIndex>,
     wait: Duration,
     sessions: BTreeMap<NodeId, Session>,
     tickets: BTreeMap<Ticket, (NodeId, SessionNumber)>,
@@ -117,6 +121,7 @@ impl Sessions {
         me: NodeId,
         volume: VolumeId,
         owner_epoch: Epoch,
+        began: MapIndex,
         wait: Duration,
         admitted_max: usize,
         nodes: impl Iterator<Item = NodeId>,
@@ -126,6 +131,8 @@ impl Sessions {
             volume,
             owner_epoch,
             me,
+            began,
+            voided: BTreeMap::new(),
             wait,
             sessions: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -154,6 +161,11 @@ impl Sessions {
     /// Guests of other nodes are on the volume.
     pub fn has_remote_guests(&self) -> bool {
         self.sessions.iter().any(|(node, session)| *node != self.me && !session.guests.is_empty())
+    }
+
+    #[cfg(test)]
+    pub fn guests_of(&self, node: NodeId) -> &BTreeSet<u64> {
+        &self.sessions[&node].guests
     }
 
     /// The volume's core took over.
@@ -198,10 +210,16 @@ impl Sessions {
         self.conclude(now);
     }
 
-    /// Committed: what these fronts held is dropped by them.
+    /// Committed: what these fronts held is dropped by them. One that was heeded before is over: its
+    /// front may be back by now.
+    // rule: node/a-void-counts-once
     pub fn voided(&mut self, now: Instant, nodes: &[NodeId], at: MapIndex) {
         for node in nodes {
             self.voiding.remove(node);
+            if at <= self.began.max(self.voided.get(node).copied().unwrap_or_default()) {
+                continue;
+            }
+            self.voided.insert(*node, at);
             if let Some(session) = self.sessions.get_mut(node) {
                 *session = Session::new(State::Void { at });
                 self.forget_tickets(*node);
@@ -256,8 +274,13 @@ impl Sessions {
             self.outputs.push_back(SessionOutput::Send { node, via, message });
             return;
         }
-        session.state = State::Gathering { via, since: now };
-        session.flushing.clear();
+        // rule: node/new-link-throws-the-old-away — what has no place in the order yet is sent again
+        // by the front, if its guest is still there: a hang-up may have been lost with the link.
+        if session.via() != Some(via) {
+            session.state = State::Gathering { via, since: now };
+            session.flushing.clear();
+            session.queued.clear();
+        }
         let next = session.next;
         let missing = session.missing();
         let again: Vec<_> = session
@@ -280,6 +303,7 @@ impl Sessions {
             && matches!(session.state, State::Gathering { via: at, .. } if at == via)
         {
             session.state = State::Open { via };
+            self.flush_for_waiting(node, via);
         }
     }
 
@@ -297,7 +321,7 @@ impl Sessions {
         if session.via() != Some(via) || session.has(number) {
             return;
         }
-        session.next = session.next.max(SessionNumber(number.0 + 1));
+        session.next = session.next.max(SessionNumber(number.0.saturating_add(1)));
         session.done.remove(&number);
         session.guests.insert(guest);
         session.queued.push_back((number, guest, op));

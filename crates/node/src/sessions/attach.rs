@@ -46,6 +46,19 @@ impl Sessions {
         self.attaches.push(Attach { node, guest, flush, waiting, since: now });
     }
 
+    /// A front that came back is asked anew: it may hold what gone guests sent and it has not read.
+    pub(super) fn flush_for_waiting(&mut self, node: NodeId, via: Via) {
+        let Some(session) = self.sessions.get_mut(&node) else {
+            return;
+        };
+        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        for attach in self.attaches.iter().filter(|attach| attach.waiting.contains(&node)) {
+            session.flushing.insert(attach.flush);
+            let message = SessionMessage::Flush { volume, owner_epoch, number: attach.flush };
+            self.outputs.push_back(SessionOutput::Send { node, via, message });
+        }
+    }
+
     pub(super) fn on_flushed(&mut self, node: NodeId, via: Via, number: u64) {
         let Some(session) = self.sessions.get_mut(&node) else {
             return;
@@ -66,14 +79,12 @@ impl Sessions {
         for attach in &mut self.attaches {
             attach.waiting.retain(|node| match self.sessions.get(node).map(|it| &it.state) {
                 None | Some(State::Void { .. }) => false,
-                Some(State::Open { .. } | State::Gathering { .. }) => {
-                    // It came back on a new link: what it sent before `Opened` is all it held, and
-                    // its `Flushed` for the old link will not come.
-                    let flushing = &self.sessions[node].flushing;
-                    flushing.contains(&attach.flush)
-                        || matches!(self.sessions[node].state, State::Gathering { .. })
-                }
-                Some(State::Awaited { .. } | State::Broken { .. }) => true,
+                Some(
+                    State::Open { .. }
+                    | State::Gathering { .. }
+                    | State::Awaited { .. }
+                    | State::Broken { .. },
+                ) => true,
             });
             if attach.waiting.is_empty() {
                 ready.push((attach.node, attach.guest));

@@ -35,7 +35,8 @@ fn epoch(value: u64) -> Epoch {
 
 fn sessions(now: Instant, at: Epoch) -> Sessions {
     let nodes = [ME, X, Y].into_iter();
-    Sessions::new(now, ME, VOLUME, at, Duration::from_secs(1), 256, nodes, BTreeSet::new())
+    let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
+    Sessions::new(now, ME, VOLUME, at, began, wait, 256, nodes, BTreeSet::new())
 }
 
 fn write(byte: u8) -> GuestOp {
@@ -293,4 +294,80 @@ fn a_request_under_an_unknown_session_is_ignored() {
     world.owner.handle(world.now, X, Via::Link(LinkId(77)), message);
     world.pump();
     assert!(world.admitted.is_empty());
+}
+
+// rule: node/a-void-counts-once
+#[test]
+fn a_front_that_is_back_is_not_made_void_by_the_same_word_again() {
+    let mut world = world();
+    world.attach(X, 1);
+    world.index = MapIndex::new(11);
+    world.voided.insert(X, world.index);
+    world.tell_map();
+    world.owner.voided(world.now, &[X], world.index);
+    world.pass(300);
+    world.attach(X, 2);
+    world.request(X, 2, 100, write(1));
+    assert_eq!(world.admitted.len(), 1);
+    // The same word comes again, and what was before this owner began.
+    for at in [11, 9, 3] {
+        world.owner.voided(world.now, &[X], MapIndex::new(at));
+    }
+    world.pass(300);
+    world.finish(0);
+    assert_eq!(world.done_tags(X), vec![100]);
+    assert_eq!(world.admitted.len(), 1, "nothing runs twice");
+}
+
+// rule: node/attach-after-flush
+#[test]
+fn a_front_that_comes_back_is_asked_for_its_hang_ups() {
+    let mut world = world();
+    world.attach(X, 1);
+    world.cut.push(X);
+    let old = world.links[&X];
+    world.owner.link_gone(world.now, X, old);
+    // Its guest left by then, and its last write lies unread in its socket.
+    world.fronts.get_mut(&Y).unwrap().attach(GuestId(2));
+    world.pump();
+    world.pass(30);
+    world.relink(X);
+    assert!(!world.is_attached(Y, 2), "X is asked first");
+    world.request(X, 1, 100, write(1));
+    world.fronts.get_mut(&X).unwrap().detach(GuestId(1));
+    world.pass(30);
+    assert!(world.is_attached(Y, 2));
+}
+
+// rule: node/new-link-throws-the-old-away
+#[test]
+fn a_hang_up_that_was_lost_with_its_link_counts_all_the_same() {
+    let mut world = world();
+    world.owner = {
+        let nodes = [ME, X, Y].into_iter();
+        let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
+        Sessions::new(world.now, ME, VOLUME, epoch(1), began, wait, 1, nodes, BTreeSet::new())
+    };
+    for node in [ME, X, Y] {
+        world.fronts.get_mut(&node).unwrap().reopen(world.now, ME);
+    }
+    world.owner.core_serves(world.now);
+    world.pump();
+    world.attach(Y, 2);
+    world.attach(X, 1);
+    // One request is admitted at a time: the second has no place in the order yet.
+    world.attach(X, 3);
+    world.request(Y, 2, 200, write(2));
+    world.request(X, 1, 100, write(1));
+    world.request(X, 3, 300, write(3));
+    assert_eq!(world.admitted.len(), 1);
+    world.cut.push(X);
+    world.fronts.get_mut(&X).unwrap().detach(GuestId(1));
+    world.pump();
+    world.relink(X);
+    world.finish(0);
+    let ops: Vec<_> = world.admitted.iter().map(|(_, op)| op.clone()).collect();
+    assert_eq!(ops, [write(2), write(3)], "the request of a gone guest is never run");
+    world.pass(30);
+    assert!(!world.owner.guests_of(X).contains(&1), "nor is the guest counted");
 }

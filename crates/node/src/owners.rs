@@ -1,7 +1,7 @@
 //! The volumes that this node owns: a `volume` core and its sessions each.
 
 use crate::io::LinkId;
-use crate::sessions::{SessionOutput, Sessions, Via};
+use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use crate::settings::NodeSettings;
 use gabion_store::Origin;
 use gabion_types::{Epoch, Instant, MapIndex, NodeId, Outcome, OwnerChange, VolumeId, VolumeView};
@@ -155,17 +155,15 @@ impl Owners {
             down,
         };
         let core = Volume::new(config, view, now);
-        let sessions = Sessions::new(
-            now,
-            self.me,
+        let of = SessionsOf {
+            me: self.me,
             volume,
             owner_epoch,
-            index,
-            settings.session_wait,
-            settings.limits.requests_per_volume as usize,
-            members.into_iter(),
-            not_waited_for,
-        );
+            began: index,
+            wait: settings.session_wait,
+            admitted_max: settings.limits.requests_per_volume as usize,
+        };
+        let sessions = Sessions::new(now, of, members.into_iter(), not_waited_for);
         let owner = Owner {
             instance,
             owner_epoch,

@@ -88,6 +88,20 @@ struct Session {
     guests: BTreeSet<u64>,
 }
 
+/// Whose sessions they are.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionsOf {
+    pub me: NodeId,
+    pub volume: VolumeId,
+    pub owner_epoch: Epoch,
+    /// The map as of which the owner begins: what was voided up to there is not its own.
+    pub began: MapIndex,
+    /// A front that is not heard from for so long is void.
+    pub wait: Duration,
+    /// Requests that the owner's core takes at once.
+    pub admitted_max: usize,
+}
+
 #[derive(Debug)]
 pub struct Sessions {
     volume: VolumeId,
@@ -118,15 +132,11 @@ impl Sessions {
     /// `nodes`: every member of the map, this one included.
     pub fn new(
         now: Instant,
-        me: NodeId,
-        volume: VolumeId,
-        owner_epoch: Epoch,
-        began: MapIndex,
-        wait: Duration,
-        admitted_max: usize,
+        of: SessionsOf,
         nodes: impl Iterator<Item = NodeId>,
         down: BTreeSet<NodeId>,
     ) -> Self {
+        let SessionsOf { me, volume, owner_epoch, began, wait, admitted_max } = of;
         let mut sessions = Self {
             volume,
             owner_epoch,

@@ -110,7 +110,7 @@ impl Purpose {
     }
 
     /// What another replica can answer as well is not asked again of one that does not answer.
-    fn is_elsewhere(&self) -> bool {
+    pub(crate) fn is_elsewhere(&self) -> bool {
         match self {
             Self::Read { .. }
             | Self::Table { .. }
@@ -484,6 +484,23 @@ impl Volume {
             self.send_again(now, request);
         }
         self.wake_stalled();
+    }
+
+    /// A disk hangs on another node now: what it was asked goes there.
+    // rule: volume/asks-follow-their-disk
+    pub(crate) fn follow_homes(&mut self, now: Instant) {
+        let disks = &self.disks;
+        let moved =
+            self.asks_where(|ask| disks.home(ask.disk).is_some_and(|home| home != ask.node));
+        for request in moved {
+            let Some(ask) = self.asks.table.get_mut(&request) else { continue };
+            if ask.purpose.is_elsewhere() {
+                self.give_up(now, request);
+            } else if let Some(home) = self.disks.home(ask.disk) {
+                ask.node = home;
+                self.send_again(now, request);
+            }
+        }
     }
 
     /// What was refused for now and is due. Returns when the next one is.

@@ -24,6 +24,7 @@ impl Volume {
             return;
         }
         self.disks.learn(&view.homes);
+        self.follow_homes(now);
         let old = std::mem::replace(&mut self.view, view);
         let mut changed = false;
         for (at, before) in old.segments.iter().enumerate() {

@@ -172,10 +172,10 @@ impl Volume {
         if counts && report.present {
             takeover.highest = takeover.highest.max(report.highest);
         }
-        // One that had failed to answer in time has answered now.
-        if takeover.overdue {
-            self.members_dirty = true;
-        }
+        // One that had failed to answer in time has answered now; or it is the sound one that the
+        // removal of others has waited for.
+        // rule: volume/who-is-known-to-be-silent-is-not-waited-for
+        self.members_dirty = true;
         self.dirty.insert(index);
     }
 
@@ -259,7 +259,14 @@ impl Volume {
             .filter_map(|disk| takeover.reports.get_key_value(disk))
             .map(|(d, r)| (*d, *r))
             .collect();
-        let Some(verdict) = judge(&reports) else { return };
+        let Some(verdict) = judge(&reports) else {
+            // Nobody has it: it is held, and keeps nothing else from being served.
+            for (disk, _) in reports {
+                self.segment_mut(index).failed.insert(disk, MemberFailure::NoSegment);
+                self.members_dirty = true;
+            }
+            return;
+        };
         let damaged: Vec<DiskId> = members
             .joining
             .iter()

@@ -257,6 +257,11 @@ impl Volume {
     /// Who alone is slow while the own disk answers is taken out.
     pub(crate) fn look_for_slow(&mut self, now: Instant) {
         let wait = self.settings.slow_wait;
+        // Another copy may answer what is only read; whether this disk is to go, its writes tell.
+        // rule: volume/slow-read-goes-elsewhere
+        self.give_up_asks(now, |ask| {
+            ask.purpose.is_elsewhere() && now.since(ask.first_sent()) >= wait
+        });
         let mut slow: Vec<DiskId> = Vec::new();
         for ask in self.asks.iter().filter(|ask| now.since(ask.first_sent()) >= wait) {
             let counts = match &ask.purpose {
@@ -266,14 +271,14 @@ impl Volume {
                 | Purpose::Settle { .. }
                 | Purpose::EpochStart { .. }
                 | Purpose::JoinStart { .. }
+                | Purpose::FillTable { .. }
+                | Purpose::Install { .. }
                 | Purpose::FillMark { .. } => self.disks.home(ask.disk) != Some(self.me),
                 Purpose::Read { .. }
                 | Purpose::Table { .. }
                 | Purpose::Fence { .. }
                 | Purpose::Promoted { .. }
-                | Purpose::FillTable { .. }
                 | Purpose::FillRead { .. }
-                | Purpose::Install { .. }
                 | Purpose::Repair { .. } => false,
             };
             if counts && !slow.contains(&ask.disk) {

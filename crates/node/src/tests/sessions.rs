@@ -1,6 +1,6 @@
 use crate::fronts::{Front, FrontOutput, OwnerNow};
 use crate::io::{GuestId, LinkId};
-use crate::sessions::{SessionOutput, Sessions, Via};
+use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use bytes::Bytes;
 use gabion_types::{
     ByteRange, Duration, Epoch, GuestData, GuestOp, Instant, MapIndex, NodeId, VolumeId,
@@ -34,9 +34,13 @@ fn epoch(value: u64) -> Epoch {
 }
 
 fn sessions(now: Instant, at: Epoch) -> Sessions {
-    let nodes = [ME, X, Y].into_iter();
+    sessions_of(now, at, 256)
+}
+
+fn sessions_of(now: Instant, owner_epoch: Epoch, admitted_max: usize) -> Sessions {
     let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
-    Sessions::new(now, ME, VOLUME, at, began, wait, 256, nodes, BTreeSet::new())
+    let of = SessionsOf { me: ME, volume: VOLUME, owner_epoch, began, wait, admitted_max };
+    Sessions::new(now, of, [ME, X, Y].into_iter(), BTreeSet::new())
 }
 
 fn write(byte: u8) -> GuestOp {
@@ -343,11 +347,7 @@ fn a_front_that_comes_back_is_asked_for_its_hang_ups() {
 #[test]
 fn a_hang_up_that_was_lost_with_its_link_counts_all_the_same() {
     let mut world = world();
-    world.owner = {
-        let nodes = [ME, X, Y].into_iter();
-        let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
-        Sessions::new(world.now, ME, VOLUME, epoch(1), began, wait, 1, nodes, BTreeSet::new())
-    };
+    world.owner = sessions_of(world.now, epoch(1), 1);
     for node in [ME, X, Y] {
         world.fronts.get_mut(&node).unwrap().reopen(world.now, ME);
     }

@@ -22,6 +22,7 @@ pub const SETTINGS: Settings = Settings {
 
 #[derive(Clone, Debug)]
 pub struct Asked {
+    pub node: NodeId,
     pub request: RequestId,
     pub ask: ReplicaRequest,
 }
@@ -76,6 +77,11 @@ pub fn view() -> VolumeView {
 impl Bench {
     /// Nothing is answered yet, not even the fence.
     pub fn new(view: VolumeView) -> Self {
+        Self::with_down(view, Vec::new())
+    }
+
+    /// The same, and these nodes are known to be silent.
+    pub fn with_down(view: VolumeView, down: Vec<NodeId>) -> Self {
         let limits = Limits { segment: SegmentSize::new(64 << 10).unwrap(), ..Limits::DEFAULT };
         let config = VolumeConfig {
             me: node(1),
@@ -83,7 +89,7 @@ impl Bench {
             settings: SETTINGS,
             seed: 1,
             cluster_start: false,
-            down: Vec::new(),
+            down,
         };
         let now = Instant::from_nanos(1);
         let mut disks: BTreeMap<DiskId, Disk> =
@@ -124,8 +130,8 @@ impl Bench {
         self.volume.handle(self.now, input);
         while let Some(effect) = self.volume.next_effect() {
             match effect {
-                Effect::Ask { request, ask, .. } => {
-                    self.asked.push(Asked { request, ask });
+                Effect::Ask { node, request, ask, .. } => {
+                    self.asked.push(Asked { node, request, ask });
                 }
                 Effect::GuestDone { ticket, result } => {
                     assert!(self.done.insert(ticket.0, result).is_none(), "answered twice");

@@ -191,6 +191,74 @@ fn who_does_not_answer_the_fence_is_removed_before_anything_is_served() {
     assert!(bench.serving);
 }
 
+// rule: volume/who-is-known-to-be-silent-is-not-waited-for
+#[test]
+fn a_takeover_from_a_dead_node_does_not_wait_for_it() {
+    let mut bench = Bench::with_down(view(), vec![node(2)]);
+    assert!(bench.proposed.is_empty(), "nobody is known to be sound");
+    bench.answer_disk(1);
+    assert!(matches!(bench.proposed[..], [(_, OwnerChange::RemoveMembers { .. })]));
+}
+
+// promise: hold-not-fail
+#[test]
+fn a_segment_that_nobody_has_does_not_keep_others_from_being_served() {
+    let mut bench = Bench::new(view());
+    for id in [1, 2] {
+        bench.disks.get_mut(&disk(id)).unwrap().durable.segments.remove(&SegmentIndex::new(1));
+    }
+    bench.answer_all();
+    bench.wait(Duration::from_secs(2));
+    bench.answer_all();
+    assert!(bench.serving);
+    assert!(bench.events.contains(&VolumeEvent::Held { segment: 1 }));
+    let (range, held) = (bench.block(0, 1), bench.block(16, 1));
+    bench.write(1, range, 1);
+    bench.write(2, held, 2);
+    bench.answer_all();
+    assert_eq!((bench.done.get(&1), bench.done.get(&2)), (DONE, None));
+    assert!(bench.proposed.is_empty(), "nothing is removed from it");
+}
+
+// rule: volume/asks-follow-their-disk
+#[test]
+fn what_a_disk_is_asked_follows_it_to_another_node() {
+    let mut bench = Bench::new(view());
+    bench.answer_disk(1);
+    bench.feed(Input::LinkLost { node: node(2), class: LinkClass::Data });
+    bench.asked.retain(|asked| asked.ask.disk != disk(2));
+    bench.view.homes.insert(disk(2), node(3));
+    bench.view.epoch = bench.view.epoch.next();
+    let view = bench.view.clone();
+    bench.feed(Input::View { view, owned: true });
+    let moved = bench.asked.iter().filter(|asked| asked.ask.disk == disk(2));
+    assert!(moved.map(|asked| asked.node).eq([node(3)]), "the fence");
+    bench.answer_all();
+    assert!(bench.serving);
+}
+
+// rule: volume/slow-read-goes-elsewhere
+#[test]
+fn a_read_that_is_not_answered_is_asked_of_another_copy() {
+    let mut bench = Bench::serving(view());
+    let range = bench.block(0, 1);
+    bench.write(1, range, 7);
+    bench.answer_all();
+    bench.read(2, range);
+    let reads = |bench: &Bench| {
+        let asked = bench.asked_of(2);
+        asked.iter().filter(|op| matches!(op, ReplicaOp::Read { .. })).count()
+    };
+    bench.wait(Duration::from_secs(4));
+    assert_eq!(reads(&bench), 0);
+    bench.wait(Duration::from_secs(2));
+    assert_eq!(reads(&bench), 1);
+    bench.answer_disk(2);
+    let Some(Ok(GuestData::Read(data))) = bench.done.get(&2) else { panic!("{:?}", bench.done) };
+    assert!(data.iter().all(|byte| *byte == 7));
+    assert!(bench.proposed.is_empty(), "a read alone removes nobody");
+}
+
 // rule: volume/epoch-start-on-all-before-settled-moves
 #[test]
 fn a_segment_serves_when_every_member_knows_where_the_epoch_starts() {

@@ -1,9 +1,8 @@
 //! One connection: what is wanted of it, what is queued for it, what is under way on it.
 
 use crate::arena::Arena;
-use crate::op::{Outgoing, Place, SEND_BYTES_MAX, SEND_PIECES_MAX, Space};
+use crate::op::{OpKey, Outgoing, Place, SEND_BYTES_MAX, SEND_PIECES_MAX, Space};
 use crate::sockets::HangUp;
-use crate::uring::OpKey;
 use bytes::{Buf, Bytes, BytesMut};
 use gabion_types::Instant;
 use std::collections::VecDeque;

@@ -4,10 +4,10 @@ use crate::arena::{AlignedBuf, Arena};
 use crate::clock::Clock;
 use crate::conn::Conn;
 use crate::disk::{DISK_OPS_IN_FLIGHT_MAX, DISKS_MAX, Disk, DiskHandle};
+use crate::driver::Driver;
 use crate::op::Op;
-use crate::setup::{EngineConfig, EngineError, IoMode, Setup};
+use crate::setup::{EngineConfig, EngineError, Setup};
 use crate::sockets::{ConnHandle, Listener, ListenerHandle, OPS_PER_CONN};
-use crate::uring::Ring;
 use crate::waker::Waker;
 use bytes::Bytes;
 use gabion_types::{DiskDone, Duration, Instant, Slab};
@@ -63,7 +63,7 @@ pub enum Event {
 ///
 /// Order: events of one connection come in their order; else none is promised.
 pub struct Engine {
-    pub(crate) ring: Ring,
+    pub(crate) ring: Driver,
     pub(crate) arena: Arena,
     pub(crate) disks: Vec<Disk>,
     pub(crate) conns: Slab<Conn>,
@@ -92,17 +92,13 @@ pub(crate) enum Timer {
 
 impl Engine {
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
-        match config.mode {
-            IoMode::Auto | IoMode::Uring => {}
-            IoMode::Portable => return Err(EngineError::NoPortableDriver),
-        }
         let arena = Arena::new(config.arena_bytes).map_err(EngineError::Memory)?;
         let waker = Waker::new().map_err(EngineError::Eventfd)?;
         let wake_fd = waker.eventfd().try_clone().map_err(EngineError::Eventfd)?;
         // Twice what the connections need: those of closed ones end a little later.
         let socket_ops_max = config.connections_max * OPS_PER_CONN * 2 + OTHER_OPS_MAX;
         let disk_ops_max = u32::try_from(DISKS_MAX * DISK_OPS_IN_FLIGHT_MAX).expect("16384");
-        let (ring, setup) = Ring::new(arena.clone(), socket_ops_max + disk_ops_max)?;
+        let (ring, setup) = Driver::new(config.mode, &arena, socket_ops_max + disk_ops_max)?;
         let mut engine = Self {
             ring,
             arena,

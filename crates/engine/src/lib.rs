@@ -6,8 +6,11 @@ pub mod clock;
 mod conn;
 pub mod disk;
 pub mod disk_file;
+mod driver;
 pub mod engine;
 mod op;
+mod pool;
+mod portable;
 pub mod setup;
 mod sockets;
 mod sys;
@@ -22,3 +25,6 @@ pub use engine::{Engine, Event};
 pub use setup::{EngineConfig, EngineError, IoMode, Setup, Warning};
 pub use sockets::{ConnHandle, HangUp, ListenerHandle};
 pub use waker::Waker;
+
+#[cfg(test)]
+mod on_both;

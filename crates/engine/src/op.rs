@@ -1,8 +1,8 @@
 //! Operations under way. An operation owns all that the kernel reads or writes meanwhile, and the
 //! descriptor that it is done on: none of it can go before the completion is there.
 //!
-//! This and [`crate::uring::Ring`]'s five methods are the border to a driver: another one (epoll and
-//! threads) takes the same operations and gives them back with the same results.
+//! This and [`crate::driver::Driver`]'s five methods are the border to the two drivers: both take the
+//! same operations and give them back with the same results.
 
 use crate::arena::AlignedBuf;
 use crate::disk::DiskJob;
@@ -16,6 +16,10 @@ use std::rc::Rc;
 pub(crate) const SEND_PIECES_MAX: usize = 256;
 /// Bytes of one `sendmsg`, but for a single piece that is larger.
 pub(crate) const SEND_BYTES_MAX: usize = 1 << 20;
+
+/// Names an operation under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OpKey(pub(crate) u64);
 
 pub(crate) enum Op {
     /// Reads the eventfd's 8 bytes.

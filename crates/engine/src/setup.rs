@@ -32,6 +32,7 @@ impl Default for EngineConfig {
 /// What the kernel granted. For the log, at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
+    pub driver: &'static str,
     /// The best set of flags that the kernel took.
     pub ring_flags: &'static str,
     pub warnings: Vec<Warning>,
@@ -40,8 +41,18 @@ pub struct Setup {
 /// Slower than it could be; an operator should look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    BuffersNotRegistered { bytes: usize, errno: i32 },
-    FilesNotRegistered { errno: i32 },
+    BuffersNotRegistered {
+        bytes: usize,
+        errno: i32,
+    },
+    FilesNotRegistered {
+        errno: i32,
+    },
+    /// The portable driver does it.
+    UringRefused {
+        errno: i32,
+    },
+    KernelTooOld,
 }
 
 impl fmt::Display for Warning {
@@ -56,6 +67,15 @@ impl fmt::Display for Warning {
                 f,
                 "files could not be registered with the ring (errno {errno}): disk I/O costs more CPU"
             ),
+            Self::UringRefused { errno } => write!(
+                f,
+                "io_uring is refused (errno {errno}), so the portable driver is used: I/O costs more CPU and                  time; allow io_uring (sysctl kernel.io_uring_disabled=0, the container's seccomp profile)"
+            ),
+            Self::KernelTooOld => write!(
+                f,
+                "the kernel's io_uring lacks what is needed (5.11 or newer), so the portable driver is used: \
+                 I/O costs more CPU and time"
+            ),
         }
     }
 }
@@ -64,13 +84,17 @@ impl fmt::Display for Warning {
 pub enum EngineError {
     #[error(
         "io_uring is refused ({0}); allow it (sysctl kernel.io_uring_disabled=0, the container's seccomp \
-         profile): the portable driver is not part of this build yet"
+         profile), or use io = \"portable\""
     )]
     UringRefused(#[source] io::Error),
-    #[error("the kernel's io_uring lacks what is needed (5.11 or newer); upgrade the kernel")]
+    #[error(
+        "the kernel's io_uring lacks what is needed (5.11 or newer); upgrade the kernel, or use io = \"portable\""
+    )]
     KernelTooOld,
-    #[error("the portable driver is not part of this build yet; use io = \"uring\"")]
-    NoPortableDriver,
+    #[error(
+        "the portable driver could not start ({0}); raise the limits of open files and threads"
+    )]
+    Portable(#[source] io::Error),
     #[error("no memory for buffers ({0})")]
     Memory(#[source] io::Error),
     #[error("no eventfd ({0}); raise the limit of open files (`ulimit -n`)")]

@@ -1,6 +1,7 @@
 //! The few system calls that the standard library has no safe word for.
 #![allow(unsafe_code)]
 
+use gabion_types::Duration;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -127,6 +128,147 @@ impl SockAddr {
 
 fn family(value: libc::c_int) -> libc::sa_family_t {
     libc::sa_family_t::try_from(value).expect("address families are small numbers")
+}
+
+/// Errors: the number.
+type Tried = Result<i32, i32>;
+
+fn tried(result: libc::ssize_t) -> Tried {
+    match i32::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        Ok(_) => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+        Err(_) => panic!("operations are far below 2 GiB"),
+    }
+}
+
+fn tried_int(result: libc::c_int) -> Tried {
+    tried(libc::ssize_t::try_from(result).expect("wider"))
+}
+
+pub(crate) fn epoll() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
+}
+
+pub(crate) fn epoll_control(
+    epoll: &OwnedFd,
+    how: libc::c_int,
+    fd: RawFd,
+    events: u32,
+    about: u64,
+) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: about };
+    // SAFETY: `event` is valid during the call.
+    let result = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), how, fd, &raw mut event) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many of `events` are filled in. Units: whole milliseconds, rounded up.
+pub(crate) fn epoll_wait(
+    epoll: &OwnedFd,
+    events: &mut [libc::epoll_event],
+    timeout: Option<Duration>,
+) -> io::Result<usize> {
+    let millis = timeout.map_or(-1, |timeout| {
+        i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    });
+    let room = libc::c_int::try_from(events.len()).expect("a short slice");
+    let epoll = epoll.as_raw_fd();
+    // SAFETY: `events` is valid for writes of `room` events.
+    match tried_int(unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), room, millis) }) {
+        Ok(count) => Ok(usize::try_from(count).expect("not negative")),
+        Err(libc::EINTR) => Ok(0),
+        Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Only what the portable driver uses: a ring's operations would not wait.
+pub(crate) fn set_nonblocking(fd: &OwnedFd) {
+    // SAFETY: takes no pointers.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    assert_eq!(result, 0, "a socket or an eventfd can be made non-blocking");
+}
+
+pub(crate) fn read(fd: &OwnedFd, into: &mut [u8]) -> Tried {
+    // SAFETY: `into` is valid for writes of its length.
+    tried(unsafe { libc::read(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) })
+}
+
+pub(crate) fn accept(socket: &OwnedFd) -> Tried {
+    let none = std::ptr::null_mut();
+    let (address, length) = (none, std::ptr::null_mut());
+    let socket = socket.as_raw_fd();
+    // SAFETY: no address is asked for.
+    tried_int(unsafe { libc::accept4(socket, address, length, libc::SOCK_CLOEXEC) })
+}
+
+pub(crate) fn connect(socket: &OwnedFd, address: &SockAddr) -> Tried {
+    let (start, bytes) = address.as_raw();
+    // SAFETY: the address is valid for reads of so many bytes.
+    tried_int(unsafe { libc::connect(socket.as_raw_fd(), start, bytes) })
+}
+
+/// How a connect ended that had to wait.
+pub(crate) fn pending_error(socket: &OwnedFd) -> Tried {
+    let mut error: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("4 bytes");
+    let (into, socket) = ((&raw mut error).cast(), socket.as_raw_fd());
+    // SAFETY: `error` is valid for writes of `length` bytes.
+    let asked = unsafe {
+        libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_ERROR, into, &raw mut length)
+    };
+    tried_int(asked)?;
+    if error == 0 { Ok(0) } else { Err(error) }
+}
+
+/// Without a wait.
+///
+/// # Safety
+/// `start` is valid for writes of `room` bytes.
+pub(crate) unsafe fn receive(socket: &OwnedFd, start: *mut u8, room: usize) -> Tried {
+    let flags = libc::MSG_DONTWAIT;
+    // SAFETY: the caller's.
+    tried(unsafe { libc::recv(socket.as_raw_fd(), start.cast(), room, flags) })
+}
+
+/// Without a wait.
+///
+/// # Safety
+/// What the header points at is valid for reads.
+pub(crate) unsafe fn send(socket: &OwnedFd, header: &libc::msghdr) -> Tried {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the caller's.
+    tried(unsafe { libc::sendmsg(socket.as_raw_fd(), header, flags) })
+}
+
+fn place(offset: u64) -> libc::off_t {
+    libc::off_t::try_from(offset).expect("disks are far below 2^63 bytes")
+}
+
+/// # Safety
+/// `start` is valid for writes of `bytes`, and `fd` is open.
+pub(crate) unsafe fn read_at(fd: RawFd, start: *mut u8, bytes: usize, offset: u64) -> Tried {
+    let piece = libc::iovec { iov_base: start.cast(), iov_len: bytes };
+    // SAFETY: the caller's.
+    tried(unsafe { libc::preadv2(fd, &raw const piece, 1, place(offset), 0) })
+}
+
+/// # Safety
+/// `pieces` has `count` of them, each valid for reads, and `fd` is open.
+pub(crate) unsafe fn write_at(
+    fd: RawFd,
+    pieces: *const libc::iovec,
+    count: usize,
+    offset: u64,
+) -> Tried {
+    let count = libc::c_int::try_from(count).expect("at most 1024 pieces");
+    // SAFETY: the caller's.
+    tried(unsafe { libc::pwritev2(fd, pieces, count, place(offset), 0) })
+}
+
+pub(crate) fn data_sync(fd: RawFd) -> Tried {
+    // SAFETY: takes no pointers.
+    tried_int(unsafe { libc::fdatasync(fd) })
 }
 
 /// Directories for tests.

@@ -3,7 +3,7 @@
 
 use crate::arena::Arena;
 use crate::disk::{DiskFile, Target};
-use crate::op::{Op, Space};
+use crate::op::{Op, OpKey, Space};
 use crate::setup::{EngineError, Setup, Warning};
 use gabion_types::{Duration, Slab};
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
@@ -27,10 +27,6 @@ const ARENA: u16 = 0;
 /// How long a dropped ring waits for what is under way before it leaks its memory instead.
 const DROP_WAITS: u32 = 50;
 const DROP_WAIT: Duration = Duration::from_millis(100);
-
-/// Names an operation under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OpKey(u64);
 
 pub(crate) struct Ring {
     ring: IoUring,
@@ -71,7 +67,7 @@ impl Ring {
             buffers_registered: registered.is_ok(),
             files_used: files.is_ok().then_some(0),
         };
-        Ok((driver, Setup { ring_flags, warnings }))
+        Ok((driver, Setup { driver: "io_uring", ring_flags, warnings }))
     }
 
     /// Errors: none; a file that finds no place is used by its descriptor.
@@ -160,15 +156,7 @@ impl Ring {
             if key == CANCEL {
                 continue;
             }
-            let mut op = self.ops.remove(key).expect("each operation completes once");
-            if let Op::Receive { space: Space::Chunk(chunk), .. } = &mut op
-                && let Ok(received) = usize::try_from(result)
-            {
-                let length = chunk.len() + received;
-                assert!(length <= chunk.capacity(), "the kernel keeps to the room it was given");
-                // SAFETY: the kernel wrote `received` bytes behind the chunk's length.
-                unsafe { chunk.set_len(length) };
-            }
+            let op = self.ops.remove(key).expect("each operation completes once");
             return Some((op, result));
         }
     }
@@ -206,6 +194,18 @@ impl Drop for Ring {
             std::mem::forget(std::mem::replace(&mut self.ops, Slab::new(0)));
             std::mem::forget(self.arena.clone());
         }
+    }
+}
+
+/// What was received into a chunk's spare room belongs to the chunk from now on.
+pub(crate) fn count_received(op: &mut Op, result: i32) {
+    if let Op::Receive { space: Space::Chunk(chunk), .. } = op
+        && let Ok(received) = usize::try_from(result)
+    {
+        let length = chunk.len() + received;
+        assert!(length <= chunk.capacity(), "the kernel keeps to the room it was given");
+        // SAFETY: the kernel wrote `received` bytes behind the chunk's length.
+        unsafe { chunk.set_len(length) };
     }
 }
 

@@ -81,7 +81,8 @@ impl Plane {
         wiring: Wiring,
     ) -> Result<(Self, Waker, Bound, State), DataError> {
         let mut engine = Engine::new(&config.engine)?;
-        tracing::info!(flags = engine.setup().ring_flags, "the data plane uses io_uring");
+        let setup = engine.setup();
+        tracing::info!(driver = setup.driver, flags = setup.ring_flags, "the data plane's I/O");
         for warning in &engine.setup().warnings {
             tracing::warn!("{warning}");
         }

@@ -3,10 +3,20 @@ use crate::disk_file::create_disk_file;
 use crate::setup::EngineConfig;
 use crate::sys::scratch::Scratch;
 
+crate::on_both::on_both!(
+    what_is_written_is_read_aligned_or_not_direct_or_not,
+    more_pieces_and_operations_than_the_kernel_takes_at_once,
+    a_disk_ends_where_it_ends,
+    a_disk_has_one_user,
+    the_devices_errors_keep_their_meaning,
+    an_engine_that_is_dropped_waits_for_its_disk,
+);
+
 const MIB: u64 = 1 << 20;
 
 fn engine() -> Engine {
-    let config = EngineConfig { arena_bytes: 4 << 20, ..EngineConfig::default() };
+    let mode = crate::on_both::mode();
+    let config = EngineConfig { mode, arena_bytes: 4 << 20, ..EngineConfig::default() };
     Engine::new(&config).unwrap()
 }
 
@@ -53,7 +63,6 @@ fn aligned(engine: &Engine, bytes: &[u8]) -> Bytes {
     buf.into_bytes()
 }
 
-#[test]
 fn what_is_written_is_read_aligned_or_not_direct_or_not() {
     let scratch = Scratch::new("disk");
     for direct in [true, false] {
@@ -94,7 +103,6 @@ fn what_is_written_is_read_aligned_or_not_direct_or_not() {
     }
 }
 
-#[test]
 fn more_pieces_and_operations_than_the_kernel_takes_at_once() {
     let scratch = Scratch::new("disk");
     let mut engine = engine();
@@ -109,7 +117,6 @@ fn more_pieces_and_operations_than_the_kernel_takes_at_once() {
     assert_eq!(engine.disks[0].in_flight, 0);
 }
 
-#[test]
 fn a_disk_ends_where_it_ends() {
     let scratch = Scratch::new("disk");
     let mut engine = engine();
@@ -134,7 +141,6 @@ fn a_disk_ends_where_it_ends() {
     assert_eq!(results, [Err(DiskError::PastEnd { end: MIB / 2 + 4096 })]);
 }
 
-#[test]
 fn a_disk_has_one_user() {
     let scratch = Scratch::new("disk");
     let path = scratch.path("disk");
@@ -149,7 +155,6 @@ fn a_disk_has_one_user() {
     assert!(second.add_disk(&path, true).is_ok());
 }
 
-#[test]
 fn the_devices_errors_keep_their_meaning() {
     let mut engine = engine();
     // `/dev/full` answers each write with ENOSPC; its size is made up here.
@@ -187,7 +192,6 @@ fn what_is_interrupted_is_tried_again_but_not_for_ever() {
     assert!(matches!(last, Step::Done(Err(DiskError::Io { errno: libc::EAGAIN }))));
 }
 
-#[test]
 fn an_engine_that_is_dropped_waits_for_its_disk() {
     let scratch = Scratch::new("disk");
     let path = scratch.path("disk");

@@ -34,6 +34,10 @@ pub(crate) enum Purpose {
     Fence {
         segments: Vec<SegmentIndex>,
     },
+    /// What it has, after its link broke.
+    Prove {
+        segments: Vec<SegmentIndex>,
+    },
     TailTable {
         segment: SegmentIndex,
         generation: u32,
@@ -105,7 +109,7 @@ impl Purpose {
             | Self::Install { segment, .. }
             | Self::FillMark { segment, .. }
             | Self::Repair { segment, .. } => Some(*segment),
-            Self::Fence { .. } | Self::EpochStart { .. } => None,
+            Self::Fence { .. } | Self::Prove { .. } | Self::EpochStart { .. } => None,
         }
     }
 
@@ -118,6 +122,7 @@ impl Purpose {
             | Self::Repair { .. } => true,
             Self::Write { .. }
             | Self::Fence { .. }
+            | Self::Prove { .. }
             | Self::TailTable { .. }
             | Self::TailRead { .. }
             | Self::Settle { .. }
@@ -153,6 +158,10 @@ impl Ask {
 
     pub(crate) fn refused(&self) -> u32 {
         self.refused
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.state == AskState::Parked
     }
 }
 
@@ -212,7 +221,7 @@ impl Volume {
         state.bytes_out += bytes;
         let is_write = matches!(purpose, Purpose::Write { .. });
         let kept = (!is_write).then(|| op.clone());
-        let away = self.links.is_away(node, class);
+        let away = self.waits(disk, class, &purpose);
         let state = if away { AskState::Parked } else { AskState::Sent };
         let (sent, first_sent, refused) = (now, now, 0);
         let ask =
@@ -223,10 +232,17 @@ impl Volume {
         }
     }
 
+    /// It can't be asked this now: its link is away, or it has to say first what it has.
+    fn waits(&self, disk: DiskId, class: LinkClass, purpose: &Purpose) -> bool {
+        let says = matches!(purpose, Purpose::Prove { .. } | Purpose::Fence { .. });
+        self.disks.home(disk).is_none_or(|node| self.links.is_away(node, class))
+            || (!says && self.disks.is_proving(disk))
+    }
+
     /// What is not answered, and not sent again.
     pub(crate) fn tell(&mut self, disk: DiskId, class: LinkClass, op: ReplicaOp) {
         let Some(node) = self.disks.home(disk) else { return };
-        if !self.links.is_away(node, class) {
+        if !self.links.is_away(node, class) && !self.disks.is_proving(disk) {
             let request = self.asks.next_id();
             self.emit_ask(node, class, request, disk, op);
         }
@@ -246,8 +262,10 @@ impl Volume {
     }
 
     fn send_again(&mut self, now: Instant, request: RequestId) {
+        let Some(ask) = self.asks.table.get(&request) else { return };
+        let waits = self.waits(ask.disk, ask.class, &ask.purpose);
         let Some(ask) = self.asks.table.get_mut(&request) else { return };
-        if self.links.is_away(ask.node, ask.class) {
+        if waits {
             ask.state = AskState::Parked;
             return;
         }
@@ -273,6 +291,9 @@ impl Volume {
         let disk = self.disks.get_mut(ask.disk);
         disk.asks_out = disk.asks_out.saturating_sub(1);
         disk.bytes_out = disk.bytes_out.saturating_sub(ask.bytes);
+        if let Purpose::Prove { .. } = ask.purpose {
+            disk.proofs_out -= 1;
+        }
         if let Purpose::Settle { segment, .. } = ask.purpose
             && let Some(takeover) = self.segment_mut(segment).takeover_mut()
         {
@@ -349,6 +370,10 @@ impl Volume {
                 self.on_fenced(now, disk, &segments, &reports);
                 true
             }
+            (Purpose::Prove { segments }, ReplicaDone::Fenced { reports }) => {
+                self.on_proved(now, disk, &segments, &reports);
+                true
+            }
             (Purpose::TailTable { segment, generation }, ReplicaDone::Table { entries, next }) => {
                 self.on_tail_table(segment, generation, disk, entries, next)
             }
@@ -419,6 +444,7 @@ impl Volume {
             }
             Purpose::Write { .. }
             | Purpose::Fence { .. }
+            | Purpose::Prove { .. }
             | Purpose::TailTable { .. }
             | Purpose::TailRead { .. }
             | Purpose::Settle { .. }
@@ -440,6 +466,9 @@ impl Volume {
             return;
         }
         self.links.lose(node, class);
+        if class == LinkClass::Data {
+            self.disks.doubt_node(node);
+        }
         let lost: Vec<RequestId> = self
             .asks
             .table
@@ -473,17 +502,15 @@ impl Volume {
         self.disks.forgive_node(node);
         self.members_dirty = true;
         self.fills_dirty = true;
-        let parked: Vec<RequestId> = self
-            .asks
-            .table
-            .iter()
-            .filter(|(_, ask)| ask.node == node && ask.state != AskState::Sent)
-            .map(|(request, _)| *request)
-            .collect();
-        for request in parked {
+        self.prove_disks(now, node);
+        self.send_all_again(now, |ask| ask.node == node && ask.state != AskState::Sent);
+        self.wake_stalled();
+    }
+
+    pub(crate) fn send_all_again(&mut self, now: Instant, which: impl Fn(&Ask) -> bool) {
+        for request in self.asks_where(which) {
             self.send_again(now, request);
         }
-        self.wake_stalled();
     }
 
     /// A disk hangs on another node now: what it was asked goes there.

@@ -27,6 +27,10 @@ pub(crate) struct Disk {
     pub(crate) failed: Option<(MemberFailure, Instant)>,
     /// It has no room for new replicas, since then.
     pub(crate) full: Option<Instant>,
+    /// Its link was lost since it last said what it has.
+    pub(crate) unproved: bool,
+    /// It was asked what it has, so often, and has not said so yet.
+    pub(crate) proofs_out: u32,
     failures: u32,
     failed_last: Instant,
 }
@@ -105,6 +109,26 @@ impl Disks {
 
     pub(crate) fn get_mut(&mut self, disk: DiskId) -> &mut Disk {
         self.disks.entry(disk).or_default()
+    }
+
+    /// What its disks hold is to be asked for before they are used again.
+    pub(crate) fn doubt_node(&mut self, node: NodeId) {
+        for (disk, home) in &self.homes {
+            if *home == node {
+                self.disks.entry(*disk).or_default().unproved = true;
+            }
+        }
+    }
+
+    pub(crate) fn unproved(&self, node: NodeId) -> Vec<DiskId> {
+        let here = |disk: &DiskId| self.homes.get(disk) == Some(&node);
+        let doubted = self.disks.iter().filter(|(disk, state)| state.unproved && here(disk));
+        doubted.map(|(disk, _)| *disk).collect()
+    }
+
+    /// Nothing else is asked of it before it has said what it has.
+    pub(crate) fn is_proving(&self, disk: DiskId) -> bool {
+        self.disks.get(&disk).is_some_and(|state| state.unproved || state.proofs_out > 0)
     }
 
     /// Disks of this node start with a clean slate but for their fences.

@@ -8,6 +8,7 @@ mod guest;
 mod io;
 mod members;
 mod order;
+mod proof;
 mod proposals;
 mod read;
 mod release;

@@ -82,7 +82,7 @@ impl Volume {
             .filter(|(disk, _)| !self.segment(index).joiners.contains_key(disk))
             .collect();
         for (disk, joined) in fresh {
-            let joiner = Joiner { joined, seen: now, step: JoinStep::New };
+            let joiner = Joiner { joined, seen: now, step: JoinStep::New, reached: Seq::ZERO };
             self.segment_mut(index).joiners.insert(disk, joiner);
             self.joiners.insert((index, disk));
             // Those from before this owner are asked for a report first.
@@ -192,7 +192,9 @@ impl Volume {
 
     pub(crate) fn is_usable(&self, index: SegmentIndex, disk: DiskId, class: LinkClass) -> bool {
         let away = |home| self.links.is_away(home, class);
-        self.failure_of(index, disk).is_none() && !self.disks.home(disk).is_none_or(away)
+        self.failure_of(index, disk).is_none()
+            && !self.disks.is_proving(disk)
+            && !self.disks.home(disk).is_none_or(away)
     }
 
     /// An in-sync replica that works, and has answered the fence.
@@ -325,7 +327,7 @@ impl Ask {
             | Purpose::Repair { .. } => !member(self.disk),
             // Fetches look elsewhere by themselves; the data of one that just left is discarded.
             Purpose::Read { .. } | Purpose::Table { .. } => false,
-            Purpose::Fence { .. } | Purpose::EpochStart { .. } => false,
+            Purpose::Fence { .. } | Purpose::Prove { .. } | Purpose::EpochStart { .. } => false,
         }
     }
 }

@@ -39,6 +39,8 @@ struct Open {
     number: ProposalNumber,
     kind: Kind,
     segments: BTreeSet<SegmentIndex>,
+    /// Stale replicas' disks that are to join again.
+    returning: BTreeSet<DiskId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +99,11 @@ impl Volume {
         self.proposals.given += 1;
         let number = ProposalNumber(self.proposals.given);
         let segments = segments.into_iter().collect();
-        self.proposals.open = Some(Open { number, kind, segments });
+        let returning = match &change {
+            OwnerChange::AddJoining { joins, .. } => joins.iter().filter_map(|(_, d)| *d).collect(),
+            _ => BTreeSet::new(),
+        };
+        self.proposals.open = Some(Open { number, kind, segments, returning });
         self.effects.push_back(Effect::Propose { number, change });
         true
     }
@@ -295,6 +301,10 @@ impl Volume {
             RefusedChange::OtherEpoch => {}
             RefusedChange::NotOwner | RefusedChange::OtherIncarnation => self.superseded = true,
             RefusedChange::NoRoom => {
+                // A disk that is not there any more, or full: another one takes its place.
+                for disk in &open.returning {
+                    self.disks.get_mut(*disk).note_failure(now);
+                }
                 let wait = NO_ROOM_WAIT + Duration::from_millis(self.prng.below(2500));
                 self.proposals.no_copies_before = now + wait;
                 if open.kind != Kind::NewCopies {

@@ -41,6 +41,8 @@ pub(crate) struct Joiner {
     /// When this owner first saw it.
     pub(crate) seen: Instant,
     pub(crate) step: JoinStep,
+    /// The highest seq that it answered to this owner.
+    pub(crate) reached: Seq,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,6 +31,11 @@ impl Seqs {
         self.next
     }
 
+    /// Every member has it.
+    pub(crate) fn top(&self) -> Seq {
+        self.top
+    }
+
     /// A new seq, open from now on.
     pub(crate) fn give(&mut self) -> Seq {
         let seq = self.next;

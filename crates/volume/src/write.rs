@@ -119,8 +119,13 @@ impl Volume {
             return;
         }
         writing.missing.retain(|member| *member != disk);
-        if writing.missing.is_empty() {
-            self.segment_mut(index).answered.insert(id);
+        let all = writing.missing.is_empty();
+        let segment = self.segment_mut(index);
+        if let Some(joiner) = segment.joiners.get_mut(&disk) {
+            joiner.reached = joiner.reached.max(version.seq);
+        }
+        if all {
+            segment.answered.insert(id);
             self.dirty.insert(index);
         }
     }
@@ -266,7 +271,8 @@ impl Volume {
         for ask in self.asks.iter().filter(|ask| now.since(ask.first_sent()) >= wait) {
             let counts = match &ask.purpose {
                 Purpose::Write { op, .. } => self.own_disk_answered(*op, ask.disk),
-                Purpose::TailTable { .. }
+                Purpose::Prove { .. }
+                | Purpose::TailTable { .. }
                 | Purpose::TailRead { .. }
                 | Purpose::Settle { .. }
                 | Purpose::EpochStart { .. }

@@ -11,7 +11,7 @@ mod disk;
 use bench::{Bench, disk, epoch, node, replace_second, view};
 use gabion_types::{
     BlockIndex, ByteRange, Duration, GuestData, GuestOp, HoldPolicy, Instant, IoError, Joining,
-    MappedExtent, Outcome, OwnerChange, SegmentIndex, Seq,
+    MappedExtent, Outcome, OwnerChange, SegmentIndex, Seq, Stale,
 };
 use gabion_volume::{Input, Ticket, VolumeEvent};
 use gabion_wire::{LinkClass, ReplicaOp};
@@ -308,8 +308,62 @@ fn a_write_in_doubt_is_sent_again_as_it_was() {
     bench.asked.clear();
     bench.feed(Input::LinkLost { node: node(2), class: LinkClass::Data });
     bench.feed(Input::LinkUp { node: node(2) });
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::Fence { .. }));
     let again: Vec<_> = bench.asked_of(2).into_iter().cloned().collect();
     assert_eq!(first, again);
+}
+
+// rule: volume/replica-proves-itself-after-a-break
+// promise: acked-survives
+#[test]
+fn a_replica_that_lost_what_it_answered_is_found_when_its_link_is_back() {
+    let mut bench = Bench::serving(view());
+    let (old, new) = (bench.block(0, 1), bench.block(9, 1));
+    let before = bench.disks[&disk(2)].durable.clone();
+    bench.write(1, old, 1);
+    bench.answer_all();
+    assert_eq!(bench.done.get(&1), DONE);
+    bench.feed(Input::LinkLost { node: node(2), class: LinkClass::Data });
+    bench.disks.get_mut(&disk(2)).unwrap().durable = before;
+    bench.feed(Input::LinkUp { node: node(2) });
+    bench.write(2, new, 2);
+    assert!(
+        matches!(bench.asked_of(2)[..], [ReplicaOp::Fence { .. }]),
+        "first it says what it has"
+    );
+    assert!(bench.proposed.is_empty());
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::Fence { .. }));
+    let (_, OwnerChange::RemoveMembers { removals, .. }) = &bench.proposed[0] else {
+        panic!("{:?}", bench.proposed)
+    };
+    assert!(removals.iter().all(|removal| removal.disk == disk(2) && removal.compare_all));
+    bench.answer_all();
+    assert_eq!(bench.done.get(&2), None, "not before the map has removed it");
+}
+
+// A stale copy that is gone for good does not keep a new one from being made.
+#[test]
+fn a_disk_that_the_map_refuses_is_passed_over() {
+    let mut bench = Bench::serving(view());
+    bench.commit(|view| {
+        let left = view.epoch;
+        for members in &mut view.segments {
+            members.in_sync.retain(|member| *member != disk(2));
+            members.stale.push(Stale { disk: disk(2), left, compare_all: false });
+        }
+    });
+    let refused = Outcome::Refused(gabion_types::RefusedChange::NoRoom);
+    let mut asked = Vec::new();
+    for _ in 0..6 {
+        bench.wait(Duration::from_secs(8));
+        let Some((number, OwnerChange::AddJoining { joins, .. })) = bench.proposed.pop() else {
+            continue;
+        };
+        asked.extend(joins.iter().map(|(_, disk)| *disk));
+        bench.feed(Input::Proposed { number, outcome: refused });
+    }
+    assert_eq!(asked[0], Some(disk(2)), "{asked:?}");
+    assert!(asked.contains(&None), "{asked:?}");
 }
 
 // rule: volume/full-disk-refuses-before-anything-is-sent

@@ -83,6 +83,10 @@ impl Node {
         self.disks.store(disk)
     }
 
+    pub fn disk_condition(&self, disk: DiskSlot) -> Option<&DiskCondition> {
+        self.disks.condition(disk)
+    }
+
     /// Guests' requests that this node holds unanswered.
     pub fn held_requests(&self) -> usize {
         self.fronts.held()

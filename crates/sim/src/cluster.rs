@@ -6,6 +6,7 @@
 mod damage;
 mod describe;
 mod fault;
+mod frail;
 mod guest;
 mod guests;
 mod machine;

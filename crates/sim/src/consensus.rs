@@ -30,6 +30,14 @@ impl ConsensusTimes {
         lost_of: 200,
         twice_of: 200,
     };
+
+    /// A proposal in five is lost, comes twice, or comes after seconds.
+    pub const SLOW: Self = Self {
+        message: Spread::new(5_000, 80_000).with_tail(4_000_000, 15),
+        election: Spread::new(1_000_000, 5_000_000),
+        lost_of: 15,
+        twice_of: 15,
+    };
 }
 
 /// What becomes due; the world keeps it until then.
@@ -99,6 +107,10 @@ pub struct Consensus<C> {
     times: ConsensusTimes,
     prng: Prng,
     due: Vec<(Instant, ConsensusEvent<C>)>,
+    /// When somebody proposed something last, or something came in.
+    busy_at: Instant,
+    /// Proposals on their way.
+    on_their_way: u64,
     pub elections: u64,
 }
 
@@ -131,6 +143,8 @@ impl<C: Clone> Consensus<C> {
             times,
             prng,
             due: vec![(Instant::ZERO, ConsensusEvent::Beat)],
+            busy_at: Instant::ZERO,
+            on_their_way: 0,
             elections: 0,
         }
     }
@@ -161,10 +175,12 @@ impl<C: Clone> Consensus<C> {
     }
 
     pub fn propose(&mut self, now: Instant, from: Machine, entry: C) {
+        self.busy_at = now;
         if self.prng.chance(1, self.times.lost_of) {
             return;
         }
         let copies = 1 + u64::from(self.prng.chance(1, self.times.twice_of));
+        self.on_their_way += copies;
         for _ in 0..copies {
             let at = now + self.times.message.draw(&mut self.prng);
             self.due.push((at, ConsensusEvent::Proposed { from, entry: entry.clone() }));
@@ -186,15 +202,21 @@ impl<C: Clone> Consensus<C> {
         self.due.push((now, ConsensusEvent::Deliver { machine }));
     }
 
+    /// Nothing is on its way, and nobody has wanted anything for so long.
+    pub fn is_quiet(&self, now: Instant, wait: Duration) -> bool {
+        self.on_their_way == 0 && now.since(self.busy_at) >= wait
+    }
+
     /// How many entries lie in a machine's own log.
     pub fn has(&self, machine: Machine) -> usize {
         self.members[machine].ready
     }
 
-    /// The leader steps down for no reason.
-    pub fn unseat(&mut self, now: Instant) {
+    /// The leader steps down for no reason, and nobody is elected for so long at least.
+    pub fn unseat(&mut self, now: Instant, least: Duration) {
         self.leader = None;
-        self.vacant_until = Some(now + self.times.election.draw(&mut self.prng));
+        let wait = self.times.election.draw(&mut self.prng).max(least);
+        self.vacant_until = Some(now + wait);
     }
 
     pub fn due(
@@ -231,6 +253,8 @@ impl<C: Clone> Consensus<C> {
     }
 
     fn on_proposed(&mut self, now: Instant, from: Machine, entry: C, reach: &impl Reach) {
+        self.on_their_way -= 1;
+        self.busy_at = now;
         let Some(leader) = self.leader else { return };
         let heard = from == leader || reach.reaches(from, leader);
         if heard && self.has_majority(leader, reach) {
@@ -244,8 +268,10 @@ impl<C: Clone> Consensus<C> {
         let Some(leader) = self.leader else { return };
         for machine in 0..self.members.len() {
             let reached = machine == leader || reach.reaches(leader, machine);
-            if reached && self.members[machine].ready < self.log.len() {
-                self.members[machine].ready = self.log.len();
+            let member = &mut self.members[machine];
+            // One that was away when it was to be told is told anew.
+            if reached && (member.ready < self.log.len() || member.told < member.ready) {
+                member.ready = self.log.len();
                 let at = now + self.times.message.draw(&mut self.prng);
                 self.due.push((at, ConsensusEvent::Deliver { machine }));
             }

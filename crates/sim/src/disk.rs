@@ -14,7 +14,7 @@ use gabion_types::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use faults::{PowerCut, Rot};
+pub use faults::{NextWrite, PowerCut, Rot, Snapshot};
 
 /// The errno of an I/O error.
 const EIO: i32 = 5;
@@ -59,7 +59,10 @@ pub struct VirtualDisk {
     /// Gives errors on writes and syncs for good.
     dead: bool,
     next_sync_fails: bool,
-    next_write_fails: bool,
+    next_read_fails: bool,
+    next_write: NextWrite,
+    /// Answers nothing; what is asked waits.
+    stuck: bool,
     /// Reading these pages is an error until they are written again.
     unreadable: BTreeSet<u64>,
     prng: Prng,
@@ -83,7 +86,9 @@ impl VirtualDisk {
             slow: 1,
             dead: false,
             next_sync_fails: false,
-            next_write_fails: false,
+            next_read_fails: false,
+            next_write: NextWrite::Good,
+            stuck: false,
             unreadable: BTreeSet::new(),
             prng,
             counts: DiskCounts::default(),
@@ -147,7 +152,8 @@ impl VirtualDisk {
         self.counts.reads += 1;
         self.check_range(offset, length)?;
         let (first, end) = (offset / BLOCK_BYTES, (offset + length) / BLOCK_BYTES);
-        if self.dead || self.unreadable.range(first..end).next().is_some() {
+        let fails = std::mem::take(&mut self.next_read_fails);
+        if self.dead || fails || self.unreadable.range(first..end).next().is_some() {
             return Err(DiskError::Io { errno: EIO });
         }
         if end - first == 1
@@ -168,9 +174,16 @@ impl VirtualDisk {
     fn write(&mut self, offset: u64, data: &Bytes) -> Result<Bytes, DiskError> {
         self.counts.writes += 1;
         self.check_range(offset, data.len() as u64)?;
-        if self.dead || std::mem::take(&mut self.next_write_fails) {
+        let fate = std::mem::take(&mut self.next_write);
+        if self.dead || fate == NextWrite::Fails {
+            self.write_in_part(offset, data);
             return Err(DiskError::Io { errno: EIO });
         }
+        let offset = match fate {
+            NextWrite::Good | NextWrite::Fails => offset,
+            NextWrite::Vanishes => return Ok(Bytes::new()),
+            NextWrite::GoesAstray => self.astray(data.len() as u64),
+        };
         self.completed += 1;
         for (page, chunk) in pages(offset, data) {
             self.unreadable.remove(&page);
@@ -182,6 +195,7 @@ impl VirtualDisk {
     fn sync(&mut self, covers: u64) -> Result<Bytes, DiskError> {
         self.counts.syncs += 1;
         if self.dead || std::mem::take(&mut self.next_sync_fails) {
+            self.drop_cache();
             return Err(DiskError::Io { errno: EIO });
         }
         let durable = &mut self.durable;

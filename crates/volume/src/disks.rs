@@ -94,8 +94,16 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    pub(crate) fn learn(&mut self, homes: &BTreeMap<DiskId, NodeId>) {
-        self.homes.extend(homes);
+    /// One that moved is to be asked what it has before it is used there.
+    pub(crate) fn learn(&mut self, homes: &BTreeMap<DiskId, NodeId>) -> BTreeSet<NodeId> {
+        let mut moved = BTreeSet::new();
+        for (disk, home) in homes {
+            if self.homes.insert(*disk, *home).is_some_and(|before| before != *home) {
+                self.disks.entry(*disk).or_default().unproved = true;
+                moved.insert(*home);
+            }
+        }
+        moved
     }
 
     /// Errors: none for a disk that no view named a home for.

@@ -23,7 +23,11 @@ impl Volume {
         if view.epoch < self.view.epoch {
             return;
         }
-        self.disks.learn(&view.homes);
+        for home in self.disks.learn(&view.homes) {
+            if !self.links.is_away(home, LinkClass::Data) {
+                self.prove_disks(now, home);
+            }
+        }
         self.follow_homes(now);
         let old = std::mem::replace(&mut self.view, view);
         let mut changed = false;

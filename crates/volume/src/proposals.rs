@@ -101,7 +101,10 @@ impl Volume {
         let segments = segments.into_iter().collect();
         let returning = match &change {
             OwnerChange::AddJoining { joins, .. } => joins.iter().filter_map(|(_, d)| *d).collect(),
-            _ => BTreeSet::new(),
+            OwnerChange::RemoveMembers { .. }
+            | OwnerChange::Promote { .. }
+            | OwnerChange::Forget { .. }
+            | OwnerChange::Release { .. } => BTreeSet::new(),
         };
         self.proposals.open = Some(Open { number, kind, segments, returning });
         self.effects.push_back(Effect::Propose { number, change });

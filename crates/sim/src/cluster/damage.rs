@@ -7,7 +7,7 @@ use crate::disk::Rot;
 use crate::net::Machine;
 use crate::world::{Who, index};
 use gabion_node::DiskSlot;
-use gabion_types::{BlockIndex, DiskId, SegmentIndex, VolumeId};
+use gabion_types::{BlockIndex, DiskId, Prng, SegmentIndex, VolumeId};
 
 /// Blocks that rot at once.
 const ROTS_MAX: u64 = 30;
@@ -18,7 +18,9 @@ impl Cluster {
         if !std::mem::take(&mut self.swarm.disk_dies) {
             return false;
         }
-        let machine = index(self.damage_prng.below(self.machines.len() as u64));
+        let drawn = index(self.damage_prng.below(self.machines.len() as u64));
+        // What the frail one holds may be damaged already.
+        let machine = self.swarm.frail.unwrap_or(drawn);
         let disks = self.machines[machine].disks.len();
         let copies = self.swarm.volumes.iter().map(|volume| usize::from(volume.rf)).max();
         let with_disks = self.swarm.disks.iter().filter(|disks| **disks > 0).count();
@@ -44,18 +46,26 @@ impl Cluster {
         if !std::mem::take(&mut self.swarm.rots) {
             return;
         }
-        let frail = index(self.damage_prng.below(self.machines.len() as u64));
-        for _ in 0..self.damage_prng.between(1, ROTS_MAX) {
-            let Some((volume, segment, disk)) = self.pick_copy(frail) else { continue };
-            let blocks = self.swarm.limits.segment.blocks();
-            let block =
-                u32::try_from(self.damage_prng.below(u64::from(blocks))).expect("below a u32");
-            self.rot_block(frail, disk, (volume, segment, BlockIndex::new(block)));
+        let mut prng = self.damage_prng.fork();
+        let drawn = index(prng.below(self.machines.len() as u64));
+        self.rot_some(self.swarm.frail.unwrap_or(drawn), ROTS_MAX, &mut prng);
+    }
+
+    pub(super) fn rot_some(&mut self, machine: Machine, most: u64, prng: &mut Prng) {
+        for _ in 0..prng.between(1, most) {
+            let Some((volume, segment, disk)) = self.pick_copy(machine, prng) else { continue };
+            let blocks = u64::from(self.swarm.limits.segment.blocks());
+            let block = u32::try_from(prng.below(blocks)).expect("below a u32");
+            self.rot_block(machine, disk, (volume, segment, BlockIndex::new(block)), prng);
         }
     }
 
     /// A copy on a disk of this machine that is not the only one.
-    fn pick_copy(&mut self, machine: Machine) -> Option<(VolumeId, SegmentIndex, DiskId)> {
+    fn pick_copy(
+        &mut self,
+        machine: Machine,
+        prng: &mut Prng,
+    ) -> Option<(VolumeId, SegmentIndex, DiskId)> {
         let mut copies = Vec::new();
         for volume in self.map.volumes().values() {
             for (segment, members) in (0..).zip(&volume.segments) {
@@ -70,7 +80,7 @@ impl Cluster {
                 }
             }
         }
-        self.damage_prng.pick(&copies).copied()
+        prng.pick(&copies).copied()
     }
 
     fn rot_block(
@@ -78,6 +88,7 @@ impl Cluster {
         machine: Machine,
         disk: DiskId,
         (volume, segment, block): (VolumeId, SegmentIndex, BlockIndex),
+        prng: &mut Prng,
     ) {
         let Some(uuid) = self.map.disk(disk).map(|entry| entry.uuid) else { return };
         let host = &mut self.machines[machine];
@@ -87,8 +98,8 @@ impl Cluster {
             store.locate(volume, segment, block)
         });
         let Some(place) = place else { return };
-        let rot = match self.damage_prng.below(4) {
-            0 => Rot::Flip { bit: self.damage_prng.below(4096 * 8) },
+        let rot = match prng.below(4) {
+            0 => Rot::Flip { bit: prng.below(4096 * 8) },
             1 => Rot::Unreadable,
             2 => Rot::Misdirected { from: place.offset / 4096 - 1 },
             _ => Rot::Zeroed,

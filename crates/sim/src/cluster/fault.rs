@@ -9,7 +9,7 @@ use crate::net::Machine;
 use crate::world::{Spread, Who};
 use gabion_types::{Duration, Prng};
 
-/// One kind of trouble. None of them loses a copy for good.
+/// One kind of trouble. Those that may lose a copy for good strike one machine of a run only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
     /// A process dies and starts again.
@@ -28,9 +28,30 @@ pub enum FaultKind {
     Reset,
     SlowWay,
     SlowDisk,
+    /// A disk answers nothing for a while.
+    StuckDisk,
+    /// A machine stands still and its clock with it.
+    PauseClock,
+    /// A clock goes on from a later time.
+    ClockJump,
     Unseat,
+    /// Nobody leads for seconds.
+    Leaderless,
     /// No trouble, but a change of owner that somebody asked for.
     Move,
+    ReadError,
+    WriteError,
+    SyncError,
+    /// A disk says that it has written, and has not.
+    LostWrite,
+    /// A disk writes to another place.
+    AstrayWrite,
+    /// Blocks rot while all goes on.
+    BitRot,
+    /// A disk dies and another one comes in its place.
+    NewDisk,
+    /// A disk is as it was some time ago.
+    OldDisk,
 }
 
 /// Puts one thing right.
@@ -40,7 +61,13 @@ pub enum Mend {
     Resume(Machine),
     Way(Machine, Machine),
     Disk(Machine, usize),
+    /// No mend: the moment at which an old disk comes in the place of the newer one.
+    OldDisk(Machine, usize),
 }
+
+/// How long the clock of an owner may stand: less than what lies between the owner's end of its
+/// lease and the manager's.
+const CLOCK_STANDS: Duration = Duration::from_millis(100);
 
 /// How long a trouble lasts.
 pub(super) const LASTS: [Spread; 3] = [
@@ -50,7 +77,7 @@ pub(super) const LASTS: [Spread; 3] = [
 ];
 
 impl FaultKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 25] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutAll,
@@ -62,14 +89,90 @@ impl FaultKind {
         Self::Reset,
         Self::SlowWay,
         Self::SlowDisk,
+        Self::StuckDisk,
+        Self::PauseClock,
+        Self::ClockJump,
         Self::Unseat,
+        Self::Leaderless,
         Self::Move,
+        Self::ReadError,
+        Self::WriteError,
+        Self::SyncError,
+        Self::LostWrite,
+        Self::AstrayWrite,
+        Self::BitRot,
+        Self::NewDisk,
+        Self::OldDisk,
     ];
 
-    /// Some kinds of trouble, now and then none, now and then all.
-    pub fn draw(prng: &mut Prng) -> Vec<Self> {
+    /// Some kinds of trouble, now and then none, now and then all. Where one machine is frail, what
+    /// it has is damaged, and so nothing may happen that takes another copy away.
+    pub fn draw(prng: &mut Prng, frail: bool) -> Vec<Self> {
         let one_in = pick(prng, &[1, 2, 2, 4, 12]);
-        Self::ALL.into_iter().filter(|_| prng.chance(1, one_in)).collect()
+        let may = |kind: &Self| if frail { kind.stays_on_one() } else { !kind.is_damage() };
+        Self::ALL.into_iter().filter(|kind| prng.chance(1, one_in) && may(kind)).collect()
+    }
+
+    /// A copy may be lost for good.
+    pub fn is_damage(self) -> bool {
+        match self {
+            Self::ReadError
+            | Self::WriteError
+            | Self::SyncError
+            | Self::LostWrite
+            | Self::AstrayWrite
+            | Self::BitRot
+            | Self::NewDisk
+            | Self::OldDisk => true,
+            Self::Kill
+            | Self::PowerCut
+            | Self::PowerCutAll
+            | Self::Stop
+            | Self::Pause
+            | Self::Cut
+            | Self::CutOneWay
+            | Self::Isolate
+            | Self::Reset
+            | Self::SlowWay
+            | Self::SlowDisk
+            | Self::StuckDisk
+            | Self::PauseClock
+            | Self::ClockJump
+            | Self::Unseat
+            | Self::Leaderless
+            | Self::Move => false,
+        }
+    }
+
+    /// No other machine than the one it strikes loses its place among the copies by it.
+    fn stays_on_one(self) -> bool {
+        match self {
+            Self::Kill
+            | Self::PowerCut
+            | Self::Stop
+            | Self::Pause
+            | Self::SlowDisk
+            | Self::StuckDisk
+            | Self::PauseClock
+            | Self::Unseat
+            | Self::Leaderless
+            | Self::Move => true,
+            Self::PowerCutAll
+            | Self::Cut
+            | Self::CutOneWay
+            | Self::Isolate
+            | Self::Reset
+            | Self::SlowWay
+            | Self::ClockJump => false,
+            Self::ReadError
+            | Self::WriteError
+            | Self::SyncError
+            | Self::LostWrite
+            | Self::AstrayWrite
+            | Self::BitRot
+            | Self::NewDisk
+            | Self::OldDisk => true,
+        }
     }
 
     pub fn name(self) -> &'static str {
@@ -85,8 +188,20 @@ impl FaultKind {
             Self::Reset => "reset",
             Self::SlowWay => "slow-way",
             Self::SlowDisk => "slow-disk",
+            Self::StuckDisk => "stuck-disk",
+            Self::PauseClock => "pause-clock",
+            Self::ClockJump => "clock-jump",
             Self::Unseat => "unseat",
+            Self::Leaderless => "leaderless",
             Self::Move => "move",
+            Self::ReadError => "read-error",
+            Self::WriteError => "write-error",
+            Self::SyncError => "sync-error",
+            Self::LostWrite => "lost-write",
+            Self::AstrayWrite => "astray-write",
+            Self::BitRot => "bit-rot",
+            Self::NewDisk => "new-disk",
+            Self::OldDisk => "old-disk",
         }
     }
 
@@ -104,8 +219,20 @@ impl FaultKind {
             Self::Reset => "connections of a machine break",
             Self::SlowWay => "all that one machine sends to another is late",
             Self::SlowDisk => "the disks of a machine are 10 to 1000 times as slow",
+            Self::StuckDisk => "the disks of a machine answer nothing for a while",
+            Self::PauseClock => "a machine stands still, and its clock with it",
+            Self::ClockJump => "the clock of a machine jumps ahead",
             Self::Unseat => "the consensus leader is voted out",
+            Self::Leaderless => "nobody leads for some seconds",
             Self::Move => "somebody asks that another node owns a volume",
+            Self::ReadError => "a read of a disk is an error, once",
+            Self::WriteError => "a write to a disk is an error: it is out for good",
+            Self::SyncError => "a sync of a disk is an error: it is out for good",
+            Self::LostWrite => "a disk says that it has written, and has not",
+            Self::AstrayWrite => "a disk writes to another place than it was told",
+            Self::BitRot => "blocks of a machine rot while guests work",
+            Self::NewDisk => "a disk is gone, and an empty one is in its place",
+            Self::OldDisk => "after a power cut a disk is as it was some time before",
         }
     }
 }
@@ -172,8 +299,26 @@ impl Cluster {
                     self.queue.after(lasts, Event::Mend(Mend::Disk(one, slot)));
                 }
             }
-            FaultKind::Unseat => self.consensus.unseat(self.queue.now()),
+            FaultKind::StuckDisk => self.stick_disks(one, lasts),
+            FaultKind::PauseClock => {
+                // An owner whose clock stands reads on for as long as its lease seems to hold.
+                let lasts = if self.owns_something(one) { lasts.min(CLOCK_STANDS) } else { lasts };
+                self.pause(one);
+                self.machines[one].clock_stands_since(self.queue.now());
+                self.queue.after(lasts, Event::Mend(Mend::Resume(one)));
+            }
+            FaultKind::ClockJump => self.jump_clock(one, prng),
+            FaultKind::Unseat => self.consensus.unseat(self.queue.now(), Duration::ZERO),
+            FaultKind::Leaderless => self.consensus.unseat(self.queue.now(), lasts),
             FaultKind::Move => self.move_volume(one, prng),
+            FaultKind::ReadError
+            | FaultKind::WriteError
+            | FaultKind::SyncError
+            | FaultKind::LostWrite
+            | FaultKind::AstrayWrite
+            | FaultKind::BitRot
+            | FaultKind::NewDisk
+            | FaultKind::OldDisk => self.damage(strike, prng),
         }
     }
 
@@ -208,8 +353,10 @@ impl Cluster {
             Mend::Resume(machine) => self.resume(machine),
             Mend::Way(from, to) => self.net.mend(self.queue.now(), from, to),
             Mend::Disk(machine, slot) => {
-                self.machines[machine].disks[slot].virtual_disk.set_slow(1)
+                self.machines[machine].disks[slot].virtual_disk.set_slow(1);
+                self.unstick(machine, slot);
             }
+            Mend::OldDisk(machine, slot) => self.roll_back(machine, slot),
         }
     }
 

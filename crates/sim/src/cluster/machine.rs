@@ -2,12 +2,14 @@
 
 use super::describe::input_kind;
 use super::{Cluster, Event};
-use crate::disk::VirtualDisk;
+use crate::disk::{Snapshot, VirtualDisk};
 use crate::net::{Conn, Machine, Side};
 use crate::world::{Clock, Who};
 use gabion_cluster::{Map, NodeInfo};
 use gabion_node::{DiskSlot, GuestId, Input, LinkId, Node, NodeConfig, NodeDisk, NodeSettings};
-use gabion_types::{ClusterId, Duration, Incarnation, Instant, Limits, MapIndex, NodeId, Prng};
+use gabion_types::{
+    ClusterId, DiskToken, Duration, Incarnation, Instant, Limits, MapIndex, NodeId, Prng,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The cluster that every run makes.
@@ -30,6 +32,10 @@ pub struct Disk {
     pub virtual_disk: VirtualDisk,
     /// What stands on the disk as its name.
     pub uuid: [u8; 16],
+    /// What is done and not answered, as the disk is stuck: of which process, and what.
+    pub waiting: Vec<(u64, DiskToken)>,
+    /// What it will be again.
+    pub old: Option<Snapshot>,
 }
 
 #[derive(Debug)]
@@ -49,6 +55,8 @@ pub struct Host {
     next_link: u64,
     pub guests: BTreeMap<GuestId, usize>,
     pub stopping: bool,
+    /// Since when its clock stands still.
+    stands_since: Option<Instant>,
 }
 
 impl Host {
@@ -66,6 +74,26 @@ impl Host {
             next_link: 0,
             guests: BTreeMap::new(),
             stopping: false,
+            stands_since: None,
+        }
+    }
+
+    /// While it hangs; nothing if it does not.
+    pub fn clock_stands_since(&mut self, now: Instant) {
+        if matches!(self.state, State::Paused(..)) {
+            self.stands_since.get_or_insert(now);
+        }
+    }
+
+    /// All deadlines that it set before are nearer now.
+    pub fn jump_clock(&mut self, now: Instant, ahead: Duration) {
+        self.clock.jump(now, ahead);
+        self.armed = None;
+    }
+
+    fn clock_goes_on(&mut self, now: Instant) {
+        if let Some(since) = self.stands_since.take() {
+            self.clock.hold_back(now, now.since(since));
         }
     }
 
@@ -171,7 +199,7 @@ impl Cluster {
         if self.prng.chance(1, 2) { crate::world::index(self.prng.between(0, has)) } else { 0 }
     }
 
-    fn map_at(&self, entries: usize) -> Map {
+    pub(super) fn map_at(&self, entries: usize) -> Map {
         let mut map = Map::default();
         for (index, command) in (1..).zip(&self.consensus.log()[..entries]) {
             map.apply(MapIndex::new(index), command);
@@ -195,6 +223,7 @@ impl Cluster {
         let host = &mut self.machines[machine];
         host.life += 1;
         host.armed = None;
+        host.stands_since = None;
         host.links.clear();
         host.ends.clear();
         for disk in &mut host.disks {
@@ -223,7 +252,9 @@ impl Cluster {
     }
 
     pub(super) fn resume(&mut self, machine: Machine) {
+        let now = self.queue.now();
         let host = &mut self.machines[machine];
+        host.clock_goes_on(now);
         let waiting;
         (host.state, waiting) = match std::mem::replace(&mut host.state, State::Off) {
             State::Paused(node, waiting) => (State::Running(node), waiting),
@@ -289,15 +320,13 @@ impl Cluster {
         }
     }
 
-    pub(super) fn on_disk(
-        &mut self,
-        machine: Machine,
-        slot: usize,
-        life: u64,
-        token: gabion_types::DiskToken,
-    ) {
+    pub(super) fn on_disk(&mut self, machine: Machine, slot: usize, life: u64, token: DiskToken) {
         let host = &mut self.machines[machine];
         if host.life != life {
+            return;
+        }
+        if host.disks[slot].virtual_disk.is_stuck() {
+            host.disks[slot].waiting.push((life, token));
             return;
         }
         if let Some(done) = host.disks[slot].virtual_disk.complete(token) {
@@ -331,5 +360,5 @@ pub fn formatted(mut disk: VirtualDisk, limits: Limits, prng: &mut Prng) -> Disk
     uuid[8..].copy_from_slice(&prng.next_u64().to_le_bytes());
     let pieces = crate::formatting::format_disk(CLUSTER, uuid, disk.capacity_bytes(), limits);
     disk.format(pieces);
-    Disk { virtual_disk: disk, uuid }
+    Disk { virtual_disk: disk, uuid, waiting: Vec::new(), old: None }
 }

@@ -19,6 +19,9 @@ const HEALING: Duration = Duration::from_secs(300);
 const DRAINING: Duration = Duration::from_secs(60);
 const READING: Duration = Duration::from_secs(120);
 const STOPPING: Duration = Duration::from_secs(60);
+/// What the owners still want of the map comes within: then nobody takes a copy away any more for
+/// what is over.
+const QUIET: Duration = Duration::from_secs(3);
 /// After the last trouble guests go on a little while.
 const GOES_ON: Duration = Duration::from_secs(2);
 
@@ -108,12 +111,15 @@ impl Cluster {
     }
 
     fn look_healing(&mut self, now: Instant, since: Instant) {
+        self.replace_bad_disks();
         let missing = self.missing();
         if missing.is_none() && self.story.whole_at.is_none() {
             self.story.whole_at = Some(now);
             self.tell(Who::World, "every copy is there again");
         }
-        if missing.is_none() && now.since(since) > GOES_ON {
+        let over = now.since(since) > HEALING / 2;
+        let calm = over || self.consensus.is_quiet(now, QUIET);
+        if missing.is_none() && now.since(since) > GOES_ON && calm {
             if self.let_a_disk_die() {
                 self.enter(Phase::Healing { since: now });
                 return;

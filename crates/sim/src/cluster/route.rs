@@ -11,6 +11,9 @@ use gabion_node::{DiskSlot, Effect, Input, LinkId, NodeEvent};
 use gabion_types::{DiskOp, MapIndex, NodeId, Outcome};
 use gabion_wire::Message;
 
+/// So many entries at once come as a map now and then.
+const BEHIND: usize = 3;
+
 impl Cluster {
     pub(super) fn perform(&mut self, machine: Machine, effect: Effect) {
         let now = self.queue.now();
@@ -137,6 +140,7 @@ impl Cluster {
         let reach = Ways { net: &self.net, running: &self.running };
         let told = self.consensus.due(now, event, &reach);
         self.apply_committed();
+        let told = self.perhaps_as_a_map(told);
         for told in told {
             match told {
                 ConsensusTold::Committed { machine, index, entry } => {
@@ -154,6 +158,27 @@ impl Cluster {
         }
     }
 
+    /// One that was away for long gets a map now and then, where its leader has no entries any more.
+    fn perhaps_as_a_map(
+        &mut self,
+        told: Vec<ConsensusTold<Command>>,
+    ) -> Vec<ConsensusTold<Command>> {
+        let last = match &told[..] {
+            [.., ConsensusTold::Committed { machine, index, .. }] if told.len() >= BEHIND => {
+                (*machine, *index)
+            }
+            _ => return told,
+        };
+        if !self.prng.chance(1, 3) {
+            return told;
+        }
+        let (machine, index) = last;
+        self.count("restored-while-running");
+        let map = Box::new(self.map_at(crate::world::index(index)));
+        self.feed(machine, Input::Restored { index: MapIndex::new(index), map });
+        Vec::new()
+    }
+
     /// The world's own map follows the log.
     fn apply_committed(&mut self) {
         let (mut taken, mut told) = (Vec::new(), Vec::new());
@@ -163,6 +188,7 @@ impl Cluster {
             let applied = self.map.apply(MapIndex::new(index), command);
             if let Change::TakeOver { volume, .. } = command.change
                 && applied.outcome == Outcome::Done
+                && !applied.repeat
             {
                 taken.push(volume);
             }

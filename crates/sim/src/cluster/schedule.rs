@@ -56,7 +56,7 @@ impl Strike {
         prng: &mut Prng,
         kinds: &[FaultKind],
         (every, chaos): (Duration, Duration),
-        machines: usize,
+        (machines, frail): (usize, Option<Machine>),
     ) -> Vec<Self> {
         let mut strikes = Vec::new();
         let mut at = FIRST;
@@ -65,6 +65,7 @@ impl Strike {
             let mut prng = prng.fork();
             let one = index(prng.below(machines as u64));
             let other = one + 1 + index(prng.below(machines as u64 - 1));
+            let one = frail.unwrap_or(one);
             strikes.push(Self {
                 at,
                 kind: pick(&mut prng, kinds),

@@ -109,7 +109,19 @@ impl Cluster {
             FaultKind::SlowWay => format!("the way from {one} to {other} is slow {lasts}"),
             FaultKind::SlowDisk => format!("disks of {one} are slow {lasts}"),
             FaultKind::Unseat => "the leader is voted out".to_string(),
+            FaultKind::StuckDisk => format!("disks of {one} answer nothing {lasts}"),
+            FaultKind::PauseClock => format!("{one} hangs, and its clock stands still"),
+            FaultKind::ClockJump => format!("the clock of {one} jumps ahead"),
+            FaultKind::Leaderless => format!("nobody leads {lasts}"),
             FaultKind::Move => format!("somebody wants a volume to move to {one}"),
+            FaultKind::ReadError => format!("a disk of {one} fails a read"),
+            FaultKind::WriteError => format!("a disk of {one} fails a write"),
+            FaultKind::SyncError => format!("a disk of {one} fails a sync"),
+            FaultKind::LostWrite => format!("a disk of {one} loses a write"),
+            FaultKind::AstrayWrite => format!("a disk of {one} writes to another place"),
+            FaultKind::BitRot => format!("blocks of {one} rot"),
+            FaultKind::NewDisk => format!("{one} gets an empty disk"),
+            FaultKind::OldDisk => format!("a disk of {one} will be as it is now"),
         };
         self.tell(Who::World, text);
     }

@@ -25,6 +25,9 @@ pub struct Swarm {
     pub net: Spread,
     pub disk_times: DiskTimes,
     pub consensus: ConsensusTimes,
+    /// The machine on which disks are damaged while guests work; then nothing takes the copies of
+    /// others away.
+    pub frail: Option<usize>,
     /// What goes wrong while guests work.
     pub strikes: Vec<Strike>,
     /// How long faults go on.
@@ -68,7 +71,7 @@ pub enum Finale {
 
 impl Swarm {
     pub fn draw(prng: &mut Prng) -> Self {
-        let machines = pick(prng, &[3, 3, 3, 4, 5]);
+        let machines = pick(prng, &[3, 3, 3, 3, 4, 5, 6, 7]);
         let rf = if prng.chance(1, 5) { 3 } else { 2 };
         let disks = Self::draw_disks(prng, machines, rf);
         let unit_bytes = if prng.chance(1, 4) { 512 } else { 4096 };
@@ -81,8 +84,8 @@ impl Swarm {
         };
         let volumes = Self::draw_volumes(prng, rf);
         let guests = Self::draw_guests(prng, &volumes, unit_bytes, &limits);
-        let rebuild = pick(prng, &["1s", "5s", "20s"]);
-        let faults = FaultKind::draw(prng);
+        let frail = Self::draw_frail(prng, &disks, &volumes);
+        let faults = FaultKind::draw(prng, frail.is_some());
         let fault_every = Duration::from_millis(pick(prng, &[300, 1000, 3000]));
         let chaos = Duration::from_secs(prng.between(10, 30));
         Self {
@@ -93,7 +96,8 @@ impl Swarm {
             volumes,
             guests,
             unit_bytes,
-            settings: vec![("rebuild.wait", rebuild.to_string())],
+            settings: Self::draw_settings(prng),
+            frail,
             net: pick(
                 prng,
                 &[
@@ -103,8 +107,16 @@ impl Swarm {
                 ],
             ),
             disk_times: DiskTimes::FAST,
-            consensus: ConsensusTimes::FAST,
-            strikes: Strike::draw(&mut prng.fork(), &faults, (fault_every, chaos), machines),
+            consensus: pick(
+                prng,
+                &[ConsensusTimes::FAST, ConsensusTimes::FAST, ConsensusTimes::SLOW],
+            ),
+            strikes: Strike::draw(
+                &mut prng.fork(),
+                &faults,
+                (fault_every, chaos),
+                (machines, frail),
+            ),
             chaos,
             disk_dies: prng.chance(1, 3),
             rots: prng.chance(1, 2),
@@ -120,11 +132,33 @@ impl Swarm {
 
     /// At least rf machines have a disk.
     fn draw_disks(prng: &mut Prng, machines: usize, rf: u8) -> Vec<usize> {
-        let mut disks: Vec<usize> = (0..machines).map(|_| pick(prng, &[1, 1, 2])).collect();
+        let mut disks: Vec<usize> = (0..machines).map(|_| pick(prng, &[1, 1, 2, 3])).collect();
         if prng.chance(1, 4) && machines > usize::from(rf) {
             disks[machines - 1] = 0;
         }
         disks
+    }
+
+    /// In each third run; only where each block has a copy elsewhere.
+    fn draw_frail(prng: &mut Prng, disks: &[usize], volumes: &[VolumePlan]) -> Option<usize> {
+        let machine = crate::world::index(prng.below(disks.len() as u64));
+        let fits = disks[machine] > 0 && volumes.iter().all(|volume| volume.rf > 1);
+        (prng.chance(1, 3) && fits).then_some(machine)
+    }
+
+    fn draw_settings(prng: &mut Prng) -> Vec<(&'static str, String)> {
+        let drawn = [
+            ("rebuild.wait", pick(prng, &["1s", "5s", "20s"])),
+            ("rebuild.away", pick(prng, &["34%", "50%", "100%"])),
+            ("fence.wait", pick(prng, &["300ms", "1s", "3s"])),
+            ("member.slow", pick(prng, &["2s", "5s", "10s"])),
+            ("fill.inflight", pick(prng, &["256KiB", "1MiB", "8MiB"])),
+            ("ping.interval", pick(prng, &["100ms", "250ms", "500ms"])),
+            ("lease.renew", pick(prng, &["250ms", "500ms", "1s"])),
+        ];
+        let changed =
+            drawn.into_iter().filter(|(name, _)| *name == "rebuild.wait" || prng.chance(1, 3));
+        changed.map(|(name, value)| (name, value.to_string())).collect()
     }
 
     fn draw_volumes(prng: &mut Prng, rf: u8) -> Vec<VolumePlan> {

@@ -36,6 +36,23 @@ pub enum Rot {
     Zeroed,
 }
 
+/// What becomes of the next write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NextWrite {
+    #[default]
+    Good,
+    /// An error, and the write was done in part or not.
+    Fails,
+    /// Answered as if it were done, and it never was.
+    Vanishes,
+    /// It lands in another place.
+    GoesAstray,
+}
+
+/// All that is durable on a disk at some moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot(Vec<Option<Bytes>>);
+
 impl PowerCut {
     pub fn draw(prng: &mut Prng) -> Self {
         let all = [Self::LosesAll, Self::KeepsAll, Self::Writes, Self::Tears, Self::Tears];
@@ -90,8 +107,59 @@ impl VirtualDisk {
         self.next_sync_fails = true;
     }
 
-    pub fn fail_next_write(&mut self) {
-        self.next_write_fails = true;
+    pub fn fail_next_read(&mut self) {
+        self.next_read_fails = true;
+    }
+
+    pub fn set_next_write(&mut self, fate: NextWrite) {
+        self.next_write = fate;
+    }
+
+    pub fn set_stuck(&mut self, stuck: bool) {
+        self.stuck = stuck;
+    }
+
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+
+    /// As a disk image is saved: only what a sync covers.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.durable.clone())
+    }
+
+    /// The disk is as it was then. Order: without power only.
+    pub fn roll_back(&mut self, to: &Snapshot) {
+        assert!(self.in_flight.is_empty() && self.cache.is_empty(), "it lost power before");
+        self.durable.clone_from(&to.0);
+        self.unreadable.clear();
+    }
+
+    /// A page that holds something, by chance.
+    pub fn pick_written(&mut self) -> Option<u64> {
+        let pages = self.durable.iter().enumerate();
+        let written: Vec<_> = pages.filter(|(_, data)| data.is_some()).map(|(at, _)| at).collect();
+        self.prng.pick(&written).map(|page| *page as u64)
+    }
+
+    /// After a failed sync: what it was to cover is gone, or not.
+    pub(super) fn drop_cache(&mut self) {
+        let prng = &mut self.prng;
+        let lost = &mut self.counts.sectors_lost;
+        self.cache.retain(|_, writes| {
+            writes.retain(|_| prng.chance(1, 2));
+            *lost += u64::from(writes.is_empty()) * 8;
+            !writes.is_empty()
+        });
+    }
+
+    /// Where a write lands that goes astray.
+    pub(super) fn astray(&mut self, bytes: u64) -> u64 {
+        let pages = (self.capacity_bytes() - bytes) / BLOCK_BYTES;
+        match self.pick_written() {
+            Some(page) if self.prng.chance(1, 2) => page.min(pages) * BLOCK_BYTES,
+            Some(_) | None => self.prng.between(0, pages) * BLOCK_BYTES,
+        }
     }
 
     pub fn rot(&mut self, page: u64, rot: Rot) {
@@ -117,7 +185,7 @@ impl VirtualDisk {
         self.durable[index(page)] = Some(data.freeze());
     }
 
-    fn write_in_part(&mut self, offset: u64, data: &Bytes) {
+    pub(super) fn write_in_part(&mut self, offset: u64, data: &Bytes) {
         let fate = self.prng.below(3);
         if fate == 0 {
             return;

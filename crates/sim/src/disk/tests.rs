@@ -67,3 +67,65 @@ fn rot_stays_until_the_page_is_written() {
     assert_eq!(read(&mut disk, 5, 1).unwrap()[..3], [0x56, 0x57, 0x56]);
     assert_eq!(read(&mut disk, 255, 2), Err(DiskError::PastEnd { end: 257 * 4096 }));
 }
+
+#[test]
+fn a_lost_write_is_answered_and_never_there() {
+    let mut disk = disk(11);
+    write(&mut disk, 1, 3, 0x11);
+    disk.set_next_write(NextWrite::Vanishes);
+    write(&mut disk, 2, 3, 0x22);
+    write(&mut disk, 3, 4, 0x33);
+    let both = read(&mut disk, 3, 2).unwrap();
+    assert_eq!((both[0], both[4096]), (0x11, 0x33), "one write only");
+}
+
+#[test]
+fn a_write_that_goes_astray_lands_once_and_not_there() {
+    for seed in 0..40 {
+        let mut disk = disk(seed);
+        write(&mut disk, 1, 3, 0x11);
+        disk.set_next_write(NextWrite::GoesAstray);
+        write(&mut disk, 2, 200, 0x22);
+        let all = read(&mut disk, 0, 256).unwrap();
+        let places = all.chunks(4096).filter(|page| page[0] == 0x22).count();
+        assert_eq!(places, 1);
+    }
+}
+
+#[test]
+fn after_a_failed_sync_nobody_knows_what_is_there() {
+    let mut kept = [0, 0];
+    for seed in 0..40 {
+        let mut disk = disk(seed);
+        write(&mut disk, 1, 3, 0x11);
+        disk.fail_next_sync();
+        disk.submit(DiskOp { token: DiskToken(2), kind: DiskOpKind::Sync });
+        assert!(disk.complete(DiskToken(2)).unwrap().result.is_err());
+        kept[usize::from(read(&mut disk, 3, 1).unwrap()[0] == 0x11)] += 1;
+    }
+    assert!(kept[0] > 0 && kept[1] > 0, "{kept:?}");
+}
+
+#[test]
+fn a_read_error_comes_once() {
+    let mut disk = disk(12);
+    write(&mut disk, 1, 3, 0x11);
+    disk.fail_next_read();
+    assert!(read(&mut disk, 3, 1).is_err());
+    assert_eq!(read(&mut disk, 3, 1).unwrap()[0], 0x11);
+}
+
+#[test]
+fn a_disk_that_is_rolled_back_is_as_it_was() {
+    let mut disk = disk(13);
+    write(&mut disk, 1, 3, 0x11);
+    disk.submit(DiskOp { token: DiskToken(2), kind: DiskOpKind::Sync });
+    disk.complete(DiskToken(2)).unwrap();
+    write(&mut disk, 3, 4, 0x22);
+    let old = disk.snapshot();
+    write(&mut disk, 4, 3, 0x33);
+    disk.lose_power(PowerCut::KeepsAll);
+    disk.roll_back(&old);
+    let both = read(&mut disk, 3, 2).unwrap();
+    assert_eq!((both[0], both[4096]), (0x11, 0), "only what a sync covered");
+}

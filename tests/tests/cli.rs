@@ -104,6 +104,29 @@ fn up_stops_under_guests_and_removes_no_copy() {
 }
 
 #[test]
+fn the_simulator_is_a_verb() {
+    let dir = temp_dir("sim");
+    let json = |text: String| serde_json::from_str::<Value>(&text).unwrap();
+    let one = json(gabion(&dir, &["sim", "run", "--seed", "7", "--json"]).ok());
+    let again = gabion(&dir, &["sim", "run", "--seed", "7", "--trace"]).ok();
+    let hash = one["trace_hash"].as_str().unwrap();
+    assert!(again.lines().last().unwrap().contains(hash), "{again}");
+    assert!(again.lines().any(|line| line.contains("node1") && line.contains("sends")));
+    let few = json(gabion(&dir, &["sim", "run", "--seeds", "0..6", "--json"]).ok());
+    assert_eq!((few["seeds"].as_u64(), &few["failures"]), (Some(6), &serde_json::json!([])));
+    assert!(few["faults"].as_object().is_some_and(|faults| !faults.is_empty()), "{few}");
+    let part = gabion(&dir, &["sim", "run", "--seed", "7", "--only", "none", "--json"]).ok();
+    let part = json(part);
+    assert_ne!(part["trace_hash"], one["trace_hash"]);
+    let story = gabion(&dir, &["sim", "run", "--nodes", "3", "--kill", "1", "--down", "8s"]).ok();
+    assert!(story.contains("is killed") && story.contains("nothing was lost"));
+    assert_eq!(gabion(&dir, &["sim", "run", "--nodes", "3", "--kill", "3"]).code(), 2);
+    let list = json(gabion(&dir, &["sim", "list", "--json"]).ok());
+    assert!(list["promises"].as_array().unwrap().len() > 9);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let dir = temp_dir("ports");
     let ports = Slot::take();

@@ -50,3 +50,36 @@ impl Bar {
         took
     }
 }
+
+/// Steps done of steps to do, each time with a text that says more.
+pub struct Progress {
+    bar: ProgressBar,
+    plain: bool,
+    next_line: Instant,
+}
+
+impl Progress {
+    pub fn new(all: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr_with_hz(10));
+        let style = "  [{bar:30}] {percent}%  {msg}";
+        bar.set_style(
+            ProgressStyle::with_template(style).expect("a fixed template").progress_chars("=> "),
+        );
+        let plain = bar.is_hidden();
+        Self { bar, plain, next_line: Instant::now() + LINE_EVERY }
+    }
+
+    pub fn set(&mut self, done: u64, text: &str) {
+        self.bar.set_position(done);
+        self.bar.set_message(text.to_owned());
+        let now = Instant::now();
+        if self.plain && now >= self.next_line {
+            self.next_line = now + LINE_EVERY;
+            eprintln!("  {text}");
+        }
+    }
+
+    pub fn done(self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,5 +1,6 @@
 //! What people type.
 
+use crate::sim_args::SimVerb;
 use crate::size::ByteSize;
 use crate::span::Span;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -55,6 +56,9 @@ pub enum Verb {
     },
     /// Measure a volume through NBD
     Bench(BenchArgs),
+    /// Whole clusters in a virtual world, under every fault; and what would yours do
+    #[command(subcommand)]
+    Sim(SimVerb),
 }
 
 #[derive(Clone, Debug, Args)]

@@ -12,6 +12,7 @@ pub mod local;
 pub mod nbd_client;
 pub mod process;
 pub mod remote;
+pub mod sim_args;
 pub mod size;
 pub mod span;
 pub mod up;

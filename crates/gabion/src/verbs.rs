@@ -3,6 +3,7 @@
 pub mod disk;
 pub mod node;
 pub mod settings;
+pub mod sim;
 pub mod status;
 pub mod volume;
 
@@ -12,6 +13,7 @@ use crate::nbd_client::{Address, Uri};
 use crate::remote::Remote;
 use crate::{bench, demo, up};
 use serde_json::Value;
+use std::io::Write;
 
 /// Does what was typed.
 pub fn run(cli: &Cli) -> Result<(), Failure> {
@@ -27,6 +29,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Volume(verb) => volume::run(&mut remote()?, verb, cli.json),
         Verb::Settings(verb) => settings::run(&mut remote()?, verb, cli.json),
         Verb::Events { follow } => status::events(&mut remote()?, *follow, cli.json),
+        Verb::Sim(verb) => sim::run(verb, cli.json),
         Verb::Bench(args) => {
             let uri = bench_target(args, remote)?;
             let measured = bench::run(args, &uri)?;
@@ -57,9 +60,7 @@ fn bench_target(
 }
 
 pub(crate) fn show(as_json: bool, value: &Value, text: impl FnOnce() -> String) {
-    if as_json {
-        println!("{value}");
-    } else {
-        println!("{}", text());
-    }
+    let shown = if as_json { value.to_string() } else { text() };
+    // A reader who has seen enough may go: that is no failure of the verb.
+    let _ = writeln!(std::io::stdout().lock(), "{shown}");
 }

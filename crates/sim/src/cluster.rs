@@ -13,6 +13,7 @@ mod machine;
 mod operator;
 mod prove;
 mod route;
+mod scenario;
 mod schedule;
 mod story;
 mod swarm;
@@ -35,6 +36,7 @@ use guest::{Guest, Orphan};
 use machine::Host;
 use operator::Operator;
 use prove::Phase;
+pub use scenario::{NODES_MAX, NoScenario, Scenario};
 pub use schedule::{NotATrouble, Part, Strike, Trouble, named};
 use std::collections::BTreeMap;
 use story::Story;
@@ -208,7 +210,10 @@ impl Cluster {
             Event::Act { guest, act } => self.on_act(guest, act),
             Event::Operate { number } => self.operate(number),
             Event::Strike { number } => self.strike(number),
-            Event::Mend(mend) => self.mend(mend),
+            Event::Mend(mend) => {
+                self.story.mended_at = Some(self.queue.now());
+                self.mend(mend);
+            }
             Event::Look => self.look(),
         }
         self.events += 1;

@@ -38,6 +38,14 @@ impl ConsensusTimes {
         lost_of: 15,
         twice_of: 15,
     };
+
+    /// A network that works, and the elections of a new cluster.
+    pub const CALM: Self = Self {
+        message: Spread::new(300, 3000),
+        election: Spread::new(1_000_000, 2_000_000),
+        lost_of: u64::MAX,
+        twice_of: u64::MAX,
+    };
 }
 
 /// What becomes due; the world keeps it until then.

@@ -73,12 +73,17 @@ impl Cluster {
         match self.phase {
             Phase::Making => self.look_making(now),
             Phase::Chaos { until } if now >= until => {
+                if !self.is_whole() {
+                    self.story.mended_at = Some(now);
+                }
                 self.mend_all();
                 self.tell(Who::World, "all faults are over");
-                self.story.mended_at = Some(now);
                 self.enter(Phase::Healing { since: now });
             }
-            Phase::Chaos { .. } | Phase::End => {}
+            Phase::Chaos { .. } => {
+                self.is_whole();
+            }
+            Phase::End => {}
             Phase::Healing { since } => self.look_healing(now, since),
             Phase::Draining { since } => self.look_draining(now, since),
             Phase::Reading { since } => self.look_reading(now, since),
@@ -113,10 +118,7 @@ impl Cluster {
     fn look_healing(&mut self, now: Instant, since: Instant) {
         self.replace_bad_disks();
         let missing = self.missing();
-        if missing.is_none() && self.story.whole_at.is_none() {
-            self.story.whole_at = Some(now);
-            self.tell(Who::World, "every copy is there again");
-        }
+        self.is_whole();
         let over = now.since(since) > HEALING / 2;
         let calm = over || self.consensus.is_quiet(now, QUIET);
         if missing.is_none() && now.since(since) > GOES_ON && calm {
@@ -130,6 +132,20 @@ impl Cluster {
             let text = missing.unwrap_or_default();
             self.break_promise("liveness", format!("not whole after {HEALING:?}: {text}"));
         }
+    }
+
+    /// Notes since when it is, too.
+    fn is_whole(&mut self) -> bool {
+        let whole = self.missing().is_none();
+        match (whole, self.story.whole_at) {
+            (true, None) => {
+                self.story.whole_at = Some(self.queue.now());
+                self.tell(Who::World, "every copy is there");
+            }
+            (true, Some(_)) => {}
+            (false, _) => self.story.whole_at = None,
+        }
+        whole
     }
 
     /// What keeps the cluster from being whole.

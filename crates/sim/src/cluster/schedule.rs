@@ -105,6 +105,25 @@ impl Swarm {
         strikes.chain(late.into_iter().flatten()).collect()
     }
 
+    /// In one line.
+    pub fn summary(&self) -> String {
+        let disks: Vec<_> = self.disks.iter().map(ToString::to_string).collect();
+        let copies: BTreeSet<_> = self.volumes.iter().map(|volume| volume.rf.to_string()).collect();
+        let kinds: BTreeSet<_> = self.strikes.iter().map(|strike| strike.kind.name()).collect();
+        let kinds: Vec<_> = kinds.into_iter().collect();
+        format!(
+            "{} nodes with {} disks, {} volumes with {} copies, {} guests, {} faults in {} s ({})",
+            self.disks.len(),
+            disks.join("+"),
+            self.volumes.len(),
+            copies.into_iter().collect::<Vec<_>>().join(" or "),
+            self.guests.len(),
+            self.strikes.len(),
+            self.chaos.as_secs(),
+            if kinds.is_empty() { "none".to_string() } else { kinds.join(", ") },
+        )
+    }
+
     /// What is left out stays in its place as if it had not been drawn; numbers do not change.
     pub fn keep(&mut self, part: &Part) {
         if let Some(troubles) = &part.troubles {
@@ -128,6 +147,32 @@ impl Swarm {
 
     fn has(&self, trouble: Trouble) -> bool {
         self.part.troubles.as_ref().is_none_or(|troubles| troubles.contains(&trouble))
+    }
+}
+
+impl Part {
+    /// What to type to have this part: options of `gabion sim run`.
+    pub fn options(&self) -> String {
+        let list = |items: Vec<String>| match items.is_empty() {
+            true => "none".to_string(),
+            false => items.join(","),
+        };
+        let mut options = String::new();
+        if let Some(troubles) = &self.troubles {
+            let items = troubles.iter().map(ToString::to_string).collect();
+            options.push_str(&format!(" --only {}", list(items)));
+        }
+        if let Some(guests) = &self.guests {
+            let items = guests.iter().map(ToString::to_string).collect();
+            options.push_str(&format!(" --guests {}", list(items)));
+        }
+        options
+    }
+}
+
+impl Trouble {
+    pub fn is_strike(self) -> bool {
+        matches!(self, Self::Strike(_))
     }
 }
 

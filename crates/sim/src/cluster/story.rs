@@ -25,8 +25,8 @@ const SAME_LINES: usize = 12;
 pub struct Told {
     pub at: Instant,
     pub who: Who,
-    /// How many copies it is about; they stand before the text.
-    pub copies: Option<u64>,
+    /// Stands in the text for `#`.
+    pub count: u64,
     pub text: String,
 }
 
@@ -42,8 +42,9 @@ pub struct Wait {
 #[derive(Debug, Default)]
 pub struct Story {
     told: Vec<Told>,
-    /// When every copy was there again, after faults had ended.
+    /// Since when every copy is there.
     pub whole_at: Option<Instant>,
+    /// When the last fault ended.
     pub mended_at: Option<Instant>,
 }
 
@@ -55,11 +56,10 @@ impl Story {
             let near = told.at.since(line.at) <= SAME_WITHIN;
             near && (line.who, &line.text) == (told.who, &told.text)
         });
-        match (same, told.copies) {
-            (Some(line), Some(more)) => *line.copies.get_or_insert(0) += more,
-            (Some(_), None) => {}
-            (None, _) if room => self.told.push(told),
-            (None, _) => {}
+        match same {
+            Some(line) => line.count += told.count,
+            None if room => self.told.push(told),
+            None => {}
         }
     }
 
@@ -72,25 +72,23 @@ impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.at.nanos() / 1_000_000;
         write!(f, "{:>5}.{:03} s  {:<7} ", ms / 1000, ms % 1000, self.who)?;
-        match self.copies {
-            Some(1) => f.write_str("1 copy ")?,
-            Some(copies) => write!(f, "{copies} copies ")?,
-            None => {}
-        }
-        f.write_str(&self.text)
+        let text = match self.count {
+            1 => self.text.replace("# copies", "1 copy").replace("# segments", "1 segment"),
+            count => self.text.replace('#', &count.to_string()),
+        };
+        f.write_str(&text)
     }
 }
 
 impl Cluster {
     pub(super) fn tell(&mut self, who: Who, text: impl Into<String>) {
-        let (at, text) = (self.queue.now(), text.into());
-        self.story.tell(Told { at, who, copies: None, text });
+        self.tell_many(who, 1, text);
     }
 
-    fn tell_copies(&mut self, copies: u32, text: String) {
-        let told =
-            Told { at: self.queue.now(), who: Who::World, copies: Some(u64::from(copies)), text };
-        self.story.tell(told);
+    /// `count` stands for `#` in the text; the same text soon after adds to it.
+    fn tell_many(&mut self, who: Who, count: u32, text: impl Into<String>) {
+        let (at, count, text) = (self.queue.now(), u64::from(count), text.into());
+        self.story.tell(Told { at, who, count, text });
     }
 
     pub(super) fn tell_strike(&mut self, strike: &Strike) {
@@ -195,7 +193,8 @@ impl Cluster {
 
     fn tell_members(&mut self, volume: VolumeId, disk: DiskId, segments: u32, what: &str) {
         let (volume, place) = (self.volume_name(volume), self.place(disk));
-        self.tell_copies(segments, format!("of {volume} on {place} {what}"));
+        let text = format!("# copies of {volume} on {place} {what}");
+        self.tell_many(Who::World, segments, text);
     }
 
     pub(super) fn tell_event(&mut self, machine: Machine, event: &NodeEvent) {
@@ -211,12 +210,10 @@ impl Cluster {
                         };
                         format!("serves {name} after {ms} ms{tail}")
                     }
-                    VolumeEvent::Held { segment } => {
-                        format!("holds requests for segment {segment} of {name}: no usable copy")
+                    VolumeEvent::Held { .. } => {
+                        format!("holds requests for # segments of {name}: no usable copy")
                     }
-                    VolumeEvent::HoldOver { segment } => {
-                        format!("goes on with segment {segment} of {name}")
-                    }
+                    VolumeEvent::HoldOver { .. } => format!("goes on with # segments of {name}"),
                     VolumeEvent::Repaired { disk, blocks, .. } => {
                         let place = self.place(*disk);
                         format!("mended {blocks} blocks of {name} on {place}")

@@ -1,7 +1,8 @@
-use super::run;
+use super::{FaultKind, Part, Trouble, plan, run, run_part};
 use crate::report::Options;
+use std::collections::BTreeSet;
 
-/// Seeds that CI runs; more with `examples/seeds.rs`.
+/// Seeds that CI runs; more with `gabion sim run --seeds A..B`.
 const SEEDS: u64 = 15;
 
 #[test]
@@ -19,4 +20,24 @@ fn the_same_seed_gives_the_same_trace() {
         let hash = |watch| run(Options { seed, watch }).hash;
         assert_eq!(hash(false), hash(true), "seed {seed}");
     }
+}
+
+/// What is left out does not change what the rest of the schedule is.
+#[test]
+fn a_part_of_a_seed_is_the_same_each_time() {
+    let seed = (0..).find(|seed| plan(*seed).strikes.len() > 10).expect("some have many");
+    let some: BTreeSet<_> = [2, 5, 7].map(Trouble::Strike).into();
+    let part = Part { troubles: Some(some), guests: Some([0].into()) };
+    let report = |part: &Part| run_part(Options { seed, watch: false }, part);
+    let (one, other, whole) = (report(&part), report(&part), report(&Part::default()));
+    assert_eq!((one.broken, one.hash), (None, other.hash));
+    assert_ne!(one.hash, whole.hash);
+    let mut kept = plan(seed);
+    kept.keep(&part);
+    let strikes: Vec<_> = kept.kept_strikes().map(|(number, strike)| (number, *strike)).collect();
+    let all = plan(seed).strikes;
+    assert_eq!(strikes, [2, 5, 7].map(|number| (number, all[number])));
+    let counted: u64 = FaultKind::ALL.iter().filter_map(|kind| one.counts.get(kind.name())).sum();
+    assert_eq!(counted, 3);
+    assert!(!one.counts.contains_key("rot") && !one.counts.contains_key("disk-died"));
 }

@@ -1,6 +1,7 @@
 //! One owner on a bench: what it asks is answered when the test says so.
 
 use crate::disk::{Disk, Origin, Segment};
+use crate::golden::Teller;
 use bytes::Bytes;
 use gabion_types::{
     ByteRange, DiskId, Duration, Epoch, GuestOp, GuestResult, HoldPolicy, Instant, Joining, Limits,
@@ -39,6 +40,8 @@ pub struct Bench {
     pub events: Vec<VolumeEvent>,
     pub serving: bool,
     pub ended: bool,
+    /// What a golden script says of all this.
+    pub teller: Teller,
 }
 
 pub fn disk(id: u32) -> DiskId {
@@ -113,6 +116,7 @@ impl Bench {
             events: Vec::new(),
             serving: false,
             ended: false,
+            teller: Teller::default(),
         };
         bench.feed(Input::Lease { until: Instant::from_nanos(u64::MAX) });
         bench
@@ -127,8 +131,10 @@ impl Bench {
     }
 
     pub fn feed(&mut self, input: Input) {
+        self.teller.tell_input(&input);
         self.volume.handle(self.now, input);
         while let Some(effect) = self.volume.next_effect() {
+            self.teller.tell_effect(&effect);
             match effect {
                 Effect::Ask { node, request, ask, .. } => {
                     self.asked.push(Asked { node, request, ask });

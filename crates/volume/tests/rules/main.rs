@@ -7,6 +7,7 @@ mod bench;
 #[allow(dead_code)]
 #[path = "../model/disk.rs"]
 mod disk;
+mod golden;
 
 use bench::{Bench, disk, epoch, node, replace_second, view};
 use gabion_types::{

@@ -106,6 +106,16 @@ impl Batch {
     }
 }
 
+/// `GABION_SEEDS=A..B`, or as many as the tests run by default.
+#[cfg(test)]
+pub(crate) fn asked_seeds(default: u64) -> std::ops::Range<u64> {
+    let Ok(asked) = std::env::var("GABION_SEEDS") else { return 0..default };
+    let seeds = asked
+        .split_once("..")
+        .and_then(|(first, end)| Some(first.parse::<u64>().ok()?..end.parse::<u64>().ok()?));
+    seeds.expect("GABION_SEEDS=A..B")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

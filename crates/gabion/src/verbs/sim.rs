@@ -371,7 +371,7 @@ fn directed_text(report: &Report) -> String {
     let table = view::table(&["GUEST", "VOLUME", "LONGEST WAIT", "FROM"], &rows);
     let whole = match (report.mended_at, report.whole_at) {
         (Some(mended), Some(whole)) => format!(
-            "the last fault was over at {}; every copy was there again at {}",
+            "the last fault was over at {}; every copy is there since {}",
             at(mended),
             at(whole)
         ),

@@ -82,6 +82,7 @@ impl Scenario {
             net: Spread::new(50, 200),
             disk_times: DiskTimes::FAST,
             consensus: ConsensusTimes::CALM,
+            frail: None,
             strikes,
             chaos,
             disk_dies: false,
@@ -175,8 +176,8 @@ mod tests {
         let report = run_swarm(Options { seed: 1, watch: false }, swarm, Prng::new(1));
         assert_eq!(report.broken, None);
         assert_eq!((report.counts["kill"], report.counts["cut"]), (1, 1));
-        let (mended, whole) = (report.mended_at, report.whole_at);
-        assert!(mended.is_some() && whole >= mended, "{mended:?} {whole:?}");
+        // A cut between two nodes may concern no volume: then all was whole before it.
+        assert!(report.mended_at.is_some() && report.whole_at.is_some());
         assert_eq!(report.waits.len(), 4);
         let told = |text: &str| report.story.iter().any(|line| line.text.contains(text));
         assert!(told("is killed for 8.0 s") && told("do not hear each other"));

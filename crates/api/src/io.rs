@@ -56,8 +56,9 @@ pub struct IoState {
 
 /// An open volume. Cheap to share by reference: all its methods take `&self`.
 ///
-/// Order: requests that overlap take effect in the order in which their calls were first polled. When
-/// a node is lost, what is unanswered is sent again, in that order, to another one: a request is
+/// Order: requests that overlap take effect in the order in which their calls were first polled; one
+/// that overlaps an earlier one without an answer (unless both read) is sent when that is answered.
+/// When a node is lost, what is unanswered is sent again, in that order, to another one: a request is
 /// idempotent by its range, so nothing old lands on something new of this client.
 #[derive(Debug)]
 pub struct IoClient {

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+pub mod client;
 pub mod error;
 pub mod io;
 
+pub use client::{Client, ClientError};
 pub use io::{IoClient, IoClientError, IoState};
 
 /// Messages, clients and servers of `proto/gabion/v1`.

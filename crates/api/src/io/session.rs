@@ -5,7 +5,8 @@ use crate::v1::io_client::IoClient as IoServiceClient;
 use crate::v1::{
     ErrorCode, ErrorDetail, IoRequest, IoResponse, OpenVolume, io_request, io_response,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,8 +64,10 @@ pub(super) struct Session {
     next_id: u64,
     /// By id, which is the order in which they were made.
     unanswered: BTreeMap<u64, Request>,
-    /// Of those, the ones that are yet to be sent on this stream; in order.
+    /// Of those, the ones that may be sent on this stream and are not yet; in order.
     unsent: VecDeque<u64>,
+    /// Of those, the ones that overlap an earlier one without an answer, and wait for it.
+    held: BTreeSet<u64>,
 }
 
 impl Session {
@@ -87,6 +90,7 @@ impl Session {
             next_id: OPEN_ID + 1,
             unanswered: BTreeMap::new(),
             unsent: VecDeque::new(),
+            held: BTreeSet::new(),
         })
     }
 
@@ -111,7 +115,9 @@ impl Session {
             if let Some(opened) = opened.take() {
                 let _gone = opened.send(Ok(size_bytes));
             }
-            self.unsent = self.unanswered.keys().copied().collect();
+            let all = self.unanswered.keys().copied();
+            let (held, unsent) = all.partition::<Vec<u64>, _>(|id| self.overlaps_earlier(*id));
+            (self.held, self.unsent) = (held.into_iter().collect(), unsent.into());
             match self.serve(stream).await {
                 Break::Lost(why) => {
                     tracing::debug!(node = self.nodes[self.at].address, why, "lost a node");
@@ -159,12 +165,33 @@ impl Session {
         let id = self.next_id;
         self.next_id += 1;
         self.unanswered.insert(id, request);
-        self.unsent.push_back(id);
+        if self.overlaps_earlier(id) {
+            self.held.insert(id);
+        } else {
+            self.unsent.push_back(id);
+        }
         self.state.send_if_modified(|state| {
             let first = state.waiting_since.is_none();
             state.waiting_since.get_or_insert_with(Instant::now);
             first
         });
+    }
+
+    /// Whether it must not be sent yet. A node answers each request when it is done, so one that is
+    /// held back until then is answered only after what it lies over: if the node dies, and all that
+    /// is unanswered is sent again, nothing old lands on something newer that was answered.
+    fn overlaps_earlier(&self, id: u64) -> bool {
+        let Some(request) = self.unanswered.get(&id) else { return false };
+        self.unanswered.range(..id).any(|(_, earlier)| conflict(&earlier.op, &request.op))
+    }
+
+    fn let_go(&mut self) {
+        let free: Vec<u64> =
+            self.held.iter().copied().filter(|id| !self.overlaps_earlier(*id)).collect();
+        for id in free {
+            self.held.remove(&id);
+            self.unsent.push_back(id);
+        }
     }
 
     fn next_unsent(&mut self) -> Option<IoRequest> {
@@ -190,6 +217,7 @@ impl Session {
         if let Some(request) = self.unanswered.remove(&answer.id) {
             // Nobody waits any more when the caller's future was dropped.
             let _gone = request.answer.send(result);
+            self.let_go();
         }
         let waiting = !self.unanswered.is_empty();
         self.state.send_modify(|state| {
@@ -207,6 +235,26 @@ impl Session {
             let _gone = request.answer.send(Err(error.clone()));
         }
     }
+}
+
+/// Whether the order of two requests can be told from what they leave or find.
+fn conflict(one: &io_request::Op, other: &io_request::Op) -> bool {
+    let (Some((a, a_changes)), Some((b, b_changes))) = (reach(one), reach(other)) else {
+        return false;
+    };
+    (a_changes || b_changes) && a.start < b.end && b.start < a.end
+}
+
+/// The bytes that a request touches, and whether it changes them.
+fn reach(op: &io_request::Op) -> Option<(Range<u64>, bool)> {
+    let (offset, length, changes) = match op {
+        io_request::Op::Read(read) => (read.offset, u64::from(read.length), false),
+        io_request::Op::Write(write) => (write.offset, write.data.len() as u64, true),
+        io_request::Op::Zero(zero) => (zero.offset, zero.length, true),
+        io_request::Op::Trim(trim) => (trim.offset, trim.length, true),
+        io_request::Op::Open(_) | io_request::Op::Flush(_) => return None,
+    };
+    Some((offset..offset.saturating_add(length), changes))
 }
 
 fn node(address: &str) -> Result<Node, IoClientError> {

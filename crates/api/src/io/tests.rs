@@ -3,6 +3,7 @@
 use super::*;
 use crate::v1::io_server::{Io, IoServer};
 use crate::v1::{Done, IoRequest, IoResponse, OpenedVolume, ReadData};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -16,6 +17,8 @@ enum Behaviour {
     Serves,
     /// Takes them and never answers.
     Silent,
+    /// Never answers a large request; executes and answers the others at once.
+    SlowWhenLarge,
     /// There is no such volume.
     Refuses,
     /// Serves two, then says that it stops.
@@ -78,6 +81,13 @@ impl Io for Fake {
             while let Ok(Some(request)) = requests.message().await {
                 if served > 0 {
                     if fake.behaviour == Behaviour::Silent {
+                        continue;
+                    }
+                    let large = matches!(&request.op, Some(io_request::Op::Write(write))
+                        if write.data.len() > 4096)
+                        || matches!(&request.op, Some(io_request::Op::Read(read))
+                        if read.length > 4096);
+                    if fake.behaviour == Behaviour::SlowWhenLarge && large {
                         continue;
                     }
                     result = fake.execute(request.op);
@@ -179,6 +189,50 @@ async fn what_a_killed_node_left_unanswered_goes_to_another_in_order() {
     assert_eq!(*written.lock().unwrap(), expected);
     assert_eq!(client.state().borrow().breaks, 1);
     assert_eq!(client.state().borrow().connected.as_ref(), Some(&nodes[1]));
+}
+
+async fn polled<F: Future + Unpin>(future: &mut F) -> bool {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(Pin::new(&mut *future).poll(context).is_ready())
+    })
+    .await
+}
+
+/// A node may have executed the small write while parts of the large one are open: sent again after
+/// its death, the large one would lie over what was answered.
+#[tokio::test]
+async fn a_request_waits_for_an_earlier_one_that_it_overlaps() {
+    let written = Arc::default();
+    let slow = serve(Behaviour::SlowWhenLarge, &written);
+    let other = serve(Behaviour::Serves, &written);
+    let nodes = [slow.address.clone(), other.address.clone()];
+    let client = IoClient::open(&nodes, "vm1").await.unwrap();
+    let mut large = Box::pin(client.write(0, Bytes::from(vec![1; 1 << 19])));
+    let mut inside = Box::pin(client.write(4096, Bytes::from_static(&[2; 4096])));
+    let mut seen = Box::pin(client.read(8192, 4096));
+    let mut long_read = Box::pin(client.read(1 << 19, 1 << 18));
+    let mut under_read = Box::pin(client.write(1 << 19, Bytes::from_static(&[3; 4096])));
+    assert!(!polled(&mut large).await && !polled(&mut inside).await && !polled(&mut seen).await);
+    assert!(!polled(&mut long_read).await && !polled(&mut under_read).await);
+    // What lies beside is not held up, and its answer shows that the others had their time.
+    client.write(3 << 18, Bytes::from_static(&[4; 4096])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!polled(&mut inside).await && !polled(&mut seen).await);
+    assert!(!polled(&mut under_read).await);
+    assert_eq!(*written.lock().unwrap(), [3 << 18]);
+    drop(slow);
+    let all = async {
+        large.await.unwrap();
+        inside.await.unwrap();
+        seen.await.unwrap();
+        long_read.await.unwrap();
+        under_read.await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
+    let order = written.lock().unwrap().clone();
+    let place = |offset: u64| order.iter().position(|at| *at == offset).unwrap();
+    assert_eq!(order.len(), 4, "{order:?}");
+    assert!(place(0) < place(4096), "{order:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::apply::Freed;
 use crate::commit::Journal;
 use crate::config::{REQUESTS_MAX, StoreConfig};
-use crate::decide::{Beyond, Data, Next, Verdict, decide_frame};
+use crate::decide::{Beyond, Data, NewestCase, Next, Verdict, decide_frame, newest_case};
 use crate::disk::{Disk, Phase};
 use crate::driver::Driver;
 use crate::io::{Effect, Part, StoreEvent, StoreStats};
@@ -53,21 +53,20 @@ pub(crate) fn replay(found: Found) -> Recovered {
     let pages_lost = damages.told.iter().any(|damage| damage.part != Part::Superblock);
     let durable = ring.durable(&superblock);
     let highest = ring.highest;
+    let newest = newest_case(alone, ring.newer);
     let mut walk = Walk {
         table,
         freed: Freed::default(),
         named: Vec::new(),
         last: superblock.lsn,
         chain: superblock.chain,
-        // A newer superblock is gone, and with it a checkpoint.
-        damaged: !ring.unreadable.is_empty() || ring.newer,
+        damaged: !ring.unreadable.is_empty() || newest.is_damage(),
         holes: 0,
         frames: 0,
         entries_dropped: 0,
     };
     ring.unreadable.iter().for_each(|at| damages.add(Part::Journal, layout.journal_at + at, None));
-    if ring.newer && !alone {
-        // Both can be read, so the write of the newest never reached the disk.
+    if newest == NewestCase::NewestNeverWritten {
         let place = Layout::superblock_at(superblock.generation + 1);
         damages.add(Part::Superblock, place, None);
     }

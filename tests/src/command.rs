@@ -70,6 +70,11 @@ impl Started {
         read(&self.out)
     }
 
+    /// What it said on its standard error until now.
+    pub fn complained(&self) -> String {
+        read(&self.err)
+    }
+
     #[track_caller]
     pub fn finish(mut self, most: Duration) -> Ran {
         let until = Instant::now() + most;

@@ -3,6 +3,7 @@
 pub mod command;
 pub mod fixture;
 pub mod ports;
+pub mod powercut;
 
 pub use command::{Ran, needs, rounds, run};
 pub use fixture::{Cluster, Shape};

@@ -119,6 +119,13 @@ impl Writer {
         thread.join().expect("a writer does not panic")
     }
 
+    /// Leaves what is in flight unanswered.
+    pub fn give_up(mut self) -> Outcome {
+        self.wish.give_up.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("only this takes it");
+        thread.join().expect("a writer does not panic")
+    }
+
     /// Tells it to stop without waiting for it.
     pub fn ask_to_stop(&self) {
         self.wish.stop.store(true, Ordering::Relaxed);

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use gabion::judge::fill;
-use gabion_tests::fixture::{program, temp_dir};
+use gabion::nbd_client::NbdError;
+use gabion_tests::fixture::{program, temp_dir, wait};
 use gabion_tests::{Cluster, Ran, Shape, run};
 use serde_json::Value;
 use std::os::unix::fs::FileExt;
@@ -38,23 +39,97 @@ fn rot(path: &Path, offset: u64) {
     file.sync_all().unwrap();
 }
 
-/// A volume of 8 MiB, written; then all nodes stop.
+/// A volume of 8 MiB, written.
 fn written() -> Cluster {
-    let mut cluster = Cluster::of(Shape { disk_mib: 128, segment_mib: 4, ..Shape::default() });
+    let cluster = Cluster::of(Shape { disk_mib: 128, segment_mib: 4, ..Shape::default() });
     cluster.create("vm1", BLOCKS >> 8);
     let mut guest = cluster.client(1, "vm1").unwrap();
     for first in (0..BLOCKS).step_by(64) {
         guest.write(first * 4096, &fill(1, first, 64)).unwrap();
     }
-    drop(guest);
-    assert_eq!(cluster.local.stop(), Vec::<u32>::new());
     cluster
+}
+
+/// Where the copies of a block lie now: path and byte offset.
+fn copies(cluster: &Cluster, block: u64) -> Vec<(PathBuf, u64)> {
+    let found = cluster.json(&["volume", "locate", "vm1", &(block * 4096).to_string()]);
+    let copies = found["copies"].as_array().unwrap().iter().filter(|copy| copy["data"] == true);
+    let place = |copy: &Value| {
+        let path = PathBuf::from(copy["path"].as_str().unwrap());
+        (path, copy["byte_offset"].as_u64().unwrap())
+    };
+    copies.map(place).collect()
+}
+
+/// Blocks that were met unreadable, over all disks.
+fn corrupt_met(cluster: &Cluster) -> u64 {
+    let shown = cluster.json(&["disk", "list"]);
+    let disks = shown["disks"].as_array().unwrap().iter();
+    disks.map(|disk| disk["corrupt_blocks"].as_u64().unwrap_or(0)).sum()
+}
+
+fn lost(cluster: &Cluster) -> Vec<(u64, u64, u64)> {
+    let shown = cluster.show("vm1");
+    let number = |value: &Value| value.as_u64().unwrap();
+    let segments = shown["segments"].as_array().unwrap().iter();
+    segments
+        .flat_map(|segment| {
+            let runs = segment["lost"].as_array().unwrap().iter();
+            runs.map(|run| {
+                (number(&segment["index"]), number(&run["block"]), number(&run["count"]))
+            })
+        })
+        .collect()
+}
+
+// promise: no-silent-corruption
+#[test]
+fn what_rots_under_a_running_cluster_is_mended_and_what_is_lost_is_told() {
+    const ROTTEN: u64 = 1030;
+    let cluster = written();
+    let mut guest = cluster.client(1, "vm1").unwrap();
+    let said =
+        |what: &str| cluster.local.ids().iter().any(|node| cluster.log(*node).contains(what));
+    let name = "gave wrong data for block 6 of segment 1 of volume 1";
+    let soon = Duration::from_secs(2);
+    // One copy, or the other: the one that the owner reads first.
+    for which in 0..2 {
+        let before = copies(&cluster, ROTTEN);
+        assert_eq!(before.len(), 2, "two copies");
+        rot(&before[which].0, before[which].1 + 77);
+        assert_eq!(guest.read(ROTTEN * 4096, 4096).unwrap(), fill(1, ROTTEN, 1));
+        if !gabion::process::wait_for(soon, || said(name)) {
+            rot(&before[which].0, before[which].1 + 77);
+            continue;
+        }
+        wait("it is mended", MOST, || said("were mended on disk"));
+        let after = copies(&cluster, ROTTEN);
+        assert_ne!(after[which].1, before[which].1, "a new place");
+        assert_eq!(after[1 - which].1, before[1 - which].1);
+        break;
+    }
+    wait("it is counted", MOST, || corrupt_met(&cluster) == 1);
+
+    // Both copies: that block alone is lost.
+    for (path, offset) in copies(&cluster, ROTTEN) {
+        rot(&path, offset + 78);
+    }
+    let gone = guest.read(ROTTEN * 4096, 4096);
+    assert!(matches!(gone, Err(NbdError::Failed(5))), "{gone:?}");
+    for near in [ROTTEN - 1, ROTTEN + 1] {
+        assert_eq!(guest.read(near * 4096, 4096).unwrap(), fill(1, near, 1));
+    }
+    wait("it is listed", MOST, || lost(&cluster) == [(1, 6, 1)]);
+    guest.write(ROTTEN * 4096, &fill(2, ROTTEN, 1)).unwrap();
+    assert_eq!(guest.read(ROTTEN * 4096, 4096).unwrap(), fill(2, ROTTEN, 1));
+    wait("it is listed no more", MOST, || lost(&cluster).is_empty());
 }
 
 // promise: no-silent-corruption, self-describing
 #[test]
 fn a_check_tells_whole_disks_from_damaged_ones() {
-    let cluster = written();
+    let mut cluster = written();
+    assert_eq!(cluster.local.stop(), Vec::<u32>::new());
     let checked: Vec<Value> = cluster
         .local
         .ids()

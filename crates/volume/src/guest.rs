@@ -162,6 +162,14 @@ impl Volume {
         }
     }
 
+    /// A number for a part that was cut off another one.
+    pub(crate) fn one_part_more(&mut self, arrival: u64) -> usize {
+        let Some(request) = self.requests.get_mut(&arrival) else { return 0 };
+        request.open += 1;
+        request.parts += 1;
+        request.parts - 1
+    }
+
     /// An op of this request is done.
     pub(crate) fn give(
         &mut self,

@@ -5,6 +5,7 @@ mod disks;
 mod fill;
 mod gather;
 mod guest;
+mod holes;
 mod io;
 mod members;
 mod order;

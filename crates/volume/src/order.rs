@@ -76,7 +76,8 @@ pub(crate) enum OpState {
     },
     /// Reading: for a guest, or what a patch is laid over.
     Fetching(Box<Gather>),
-    /// Asking for the table: for a guest's status, or whether a write only overwrites.
+    /// Asking for the table: for a guest's status, what a hole is to be made of, or whether a write
+    /// only overwrites.
     Looking {
         asked: DiskId,
         /// Disks that were looked at, and the bytes that are new there.
@@ -178,9 +179,9 @@ impl Volume {
         }
         let begin = match op.kind {
             OpKind::Read { .. } | OpKind::Merge { .. } => Begin::Fetch,
-            OpKind::Status { .. } => Begin::Look,
+            OpKind::Status { .. } | OpKind::Zero => Begin::Look,
             OpKind::Room => Begin::Room,
-            OpKind::Write { .. } | OpKind::Zero => Begin::Write,
+            OpKind::Write { .. } => Begin::Write,
         };
         self.segment_mut(segment).waiting.remove(&id);
         self.begun += 1;

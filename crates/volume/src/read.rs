@@ -180,7 +180,7 @@ impl Volume {
         }
     }
 
-    /// A guest asks which blocks hold data.
+    /// Which blocks hold data: for a guest that asks, or that wants zeros there.
     pub(crate) fn begin_look(&mut self, now: Instant, id: OpId) {
         let Some(op) = self.ops.get(&id) else { return };
         let segment = op.segment;
@@ -215,7 +215,11 @@ impl Volume {
         table: &[BlockInfo],
         next: Option<BlockIndex>,
     ) {
-        let servable = self.may_serve(now);
+        let Some(op) = self.ops.get(&id) else { return };
+        // What a former member says is no longer true of the volume.
+        let reads = matches!(op.kind, OpKind::Status { .. } | OpKind::Zero);
+        let current = !reads || self.members(op.segment).is_in_sync(disk);
+        let servable = self.may_serve(now) && current;
         let Some(op) = self.ops.get_mut(&id) else { return };
         let OpState::Looking { asked, passed } = &mut op.state else { return };
         if *asked != disk {
@@ -234,7 +238,8 @@ impl Volume {
                 let passed = std::mem::take(passed);
                 self.on_room_looked(now, id, disk, passed, table);
             }
-            OpKind::Write { .. } | OpKind::Zero => self.on_looked(now, id, disk, table),
+            OpKind::Zero => self.on_holes_looked(now, id, table, next),
+            OpKind::Write { .. } => self.on_looked(now, id, disk, table),
             OpKind::Read { .. } | OpKind::Merge { .. } => {}
         }
     }

@@ -456,9 +456,22 @@ impl Disk {
         }
     }
 
+    /// A fence that will not be durable was never answered, and binds nobody.
+    fn forget_cancelled_fences(&mut self) {
+        self.fences_asked.clear();
+        let ops = self.ops.iter().filter(|(_, op)| op.place != OpPlace::Cancelled);
+        for entry in ops.flat_map(|(_, op)| &op.entries) {
+            if let Entry::Fence { volume, epoch } = entry {
+                let asked = self.fences_asked.entry(*volume).or_insert(Epoch::ZERO);
+                *asked = (*asked).max(*epoch);
+            }
+        }
+    }
+
     // rule: store/origin-gone
     pub(crate) fn handle_origin_gone(&mut self, origin: Origin) {
         self.cancel_where(|op| op.asker.from == origin, None);
+        self.forget_cancelled_fences();
         self.waiting.retain(|waiting| waiting.asker.from != origin);
         let ops = self.ops.iter_mut().map(|(_, op)| &mut op.asker);
         let reads = self.reads.iter_mut().map(|(_, read)| &mut read.asker);

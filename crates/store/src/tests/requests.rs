@@ -215,6 +215,26 @@ fn of_an_origin_that_is_gone_only_what_is_in_a_frame_happens() {
     assert_eq!(world.store.stats().used_bytes - free, 2 * 4096, "its slots are free again");
 }
 
+// rule: store/origin-gone
+#[test]
+fn a_fence_whose_origin_is_gone_before_its_frame_binds_nobody() {
+    let mut world = World::new(1);
+    let framed = world.send_from(1, 1, write(0, version(1, 1), 0, 1));
+    world.send_from(2, 5, ReplicaOp::Fence { segments: Vec::new() });
+    world.send_from(3, 4, ReplicaOp::Fence { segments: Vec::new() });
+    let kept = world.send_from(1, 7, ReplicaOp::Fence { segments: Vec::new() });
+    world.input(Input::OriginGone { origin: Origin(2) });
+    assert_eq!(world.ask(6, write(0, version(6, 2), 0, 1)), Err(Refusal::Fenced { by: epoch(7) }));
+    assert!(matches!(world.result(kept), Some(Ok(ReplicaDone::Fenced { .. }))));
+    assert_eq!(world.result(framed), Some(Ok(ReplicaDone::Done)));
+    let framed = world.send_from(1, 7, write(0, version(7, 3), 0, 1));
+    world.send_from(2, 9, ReplicaOp::Fence { segments: Vec::new() });
+    world.input(Input::OriginGone { origin: Origin(2) });
+    world.ok(8, write(0, version(8, 4), 1, 1));
+    assert_eq!(world.result(framed), Some(Ok(ReplicaDone::Done)));
+    assert_eq!(world.crash().store.fence(VolumeId::new(1)), epoch(7));
+}
+
 #[test]
 fn zeroes_free_slots_and_cost_no_data() {
     let mut world = World::new(1);

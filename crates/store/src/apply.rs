@@ -116,7 +116,9 @@ impl Table {
             meta.joining = false;
             meta.damaged = false;
             meta.dropped_from = None;
-            meta.highest = meta.highest.max(meta.installed);
+            // rule: store/promoted-has-what-is-settled
+            // Where nothing differed, nothing was installed: it has all of it all the same.
+            meta.highest = meta.highest.max(meta.installed).max(settled);
             meta.settled = settled;
         } else {
             meta.settled = meta.settled.max(settled);

@@ -156,6 +156,19 @@ fn a_joiner_keeps_its_settled_seq_and_counts_from_j_on_until_it_is_promoted() {
     assert_eq!(world.ask(5, join(0, 5, 1)), Err(Refusal::WrongEpoch));
 }
 
+// rule: store/promoted-has-what-is-settled
+#[test]
+fn a_promoted_replica_that_lacked_nothing_has_no_less_than_before() {
+    let mut world = World::new(1);
+    world.ok(1, write(0, version(1, 9), 0, 1));
+    assert_eq!(report(&mut world, 2, None).highest, Seq::new(9));
+    assert!(world.ask(2, join(0, 2, 1)).is_ok());
+    world.ok(2, promoted(2, 9));
+    assert_eq!(report(&mut world, 3, None).highest, Seq::new(9));
+    let mut world = world.crash();
+    assert_eq!(report(&mut world, 4, None).highest, Seq::new(9));
+}
+
 #[test]
 fn a_join_keeps_the_blocks_of_its_own_creation_only() {
     let mut world = World::new(1);

@@ -37,6 +37,8 @@ pub struct CutDisk {
     /// Where the node finds it.
     path: PathBuf,
     flushes: Flushes,
+    /// Every write that touches this byte fails with EIO, from the next `power_on` on.
+    pub write_fault: Option<u64>,
     /// As it was when the exporter started.
     base: PathBuf,
     /// What the exporter reads and writes.
@@ -69,7 +71,16 @@ impl CutDisk {
         let socket = beside(".nbd");
         fs::rename(path, &base).expect("a disk file can be renamed");
         File::create(path).expect("a file to mount on can be made");
-        Self { path: path.to_owned(), flushes, base, live, log, socket, exporters: None }
+        Self {
+            path: path.to_owned(),
+            flushes,
+            write_fault: None,
+            base,
+            live,
+            log,
+            socket,
+            exporters: None,
+        }
     }
 
     /// Power comes: the node may start when this returns.
@@ -83,13 +94,22 @@ impl CutDisk {
         let file = |path: &Path| format!("driver=file,filename={}", path.display());
         let socket = self.socket.display();
         let mut command = Command::new("qemu-storage-daemon");
+        command.args(["--blockdev", &format!("{},node-name=live", file(&self.live))]);
+        if let Some(offset) = self.write_fault {
+            let sector = offset / SECTOR as u64;
+            let layer = format!(
+                "driver=blkdebug,node-name=faulty,image=live,inject-error.0.event=none,\
+                 inject-error.0.errno=5,inject-error.0.iotype=write,inject-error.0.sector={sector}"
+            );
+            command.args(["--blockdev", &layer]);
+        }
+        let under = if self.write_fault.is_some() { "faulty" } else { "live" };
         command
-            .args(["--blockdev", &format!("{},node-name=live", file(&self.live))])
             .args(["--blockdev", &format!("{},node-name=log", file(&self.log))])
             .args([
                 "--blockdev",
                 &format!(
-                    "driver=blklogwrites,node-name=disk,file=live,log=log,log-sector-size=512,\
+                    "driver=blklogwrites,node-name=disk,file={under},log=log,log-sector-size=512,\
                      cache.no-flush={no_flush}"
                 ),
             ])

@@ -7,9 +7,11 @@
 use gabion::judge::Judge;
 use gabion::nbd_client::Patience;
 use gabion::writer::{Writer, WriterPlan, read_back};
-use gabion_tests::fixture::wait;
+use gabion_tests::fixture::{program, wait};
 use gabion_tests::powercut::{CutDisk, Flushes, Left};
-use gabion_tests::{Cluster, Shape, needs, rounds};
+use gabion_tests::{Cluster, Shape, needs, rounds, run};
+use serde_json::Value;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 24;
@@ -149,4 +151,59 @@ fn a_disk_that_ignores_flushes_loses_what_was_acknowledged() {
     });
     rig.stop();
     assert!(caught, "five cuts without any flush, and nothing is missing: the cuts cut nothing");
+}
+
+/// Three nodes with two copies, of which the disk of one fails writes at a byte of it.
+fn with_fault(node: u32, offset: impl Fn(&Value) -> u64) -> (Rig, Writer) {
+    let mut rig = Rig::of(3, 2, Flushes::Recorded, 4000);
+    let (_, disk) = rig.disks.iter_mut().find(|(of, _)| *of == node).unwrap();
+    let shown = run(
+        Command::new(program()).args(["--json", "disk", "show"]).arg(disk.image()),
+        Duration::from_secs(30),
+    );
+    let offset = offset(&serde_json::from_str(&shown.ok()).unwrap());
+    disk.write_fault = Some(offset);
+    rig.power_on().unwrap();
+    let plan = rig.cluster.writer_plan("vm1", MIB, 1);
+    let writer = Writer::start(WriterPlan { pace: Duration::from_millis(1), ..plan });
+    (rig, writer)
+}
+
+fn all_stands(rig: &mut Rig, writer: Writer) {
+    let before = writer.progress().writes_acknowledged;
+    wait("the guest gets on", Duration::from_secs(60), || {
+        let now = writer.progress();
+        writer.ended() || (now.filled && now.writes_acknowledged > before + 300)
+    });
+    let mut left = writer.stop();
+    assert_eq!(left.wrong, None);
+    assert!(left.progress.failed.is_empty(), "{:?}", left.progress.failed);
+    for node in rig.cluster.local.ids() {
+        let address = rig.cluster.local.nbd_tcp(node);
+        read_back(&address, "vm1", &mut left.judge, Patience::default())
+            .unwrap_or_else(|error| panic!("through node {node}: {error}"));
+    }
+    rig.stop();
+}
+
+// rule: store/failed-write-ends-service
+#[test]
+fn a_write_that_fails_takes_the_disk_out_at_once_and_for_good() {
+    if !needs(&["qemu-storage-daemon", "nbdfuse", "umount"]) {
+        return;
+    }
+    // The 30th page of the journal: some frames go well.
+    let (mut rig, writer) = with_fault(2, |shown| {
+        let journal = shown["layout"]["journal_offset"].as_u64().unwrap();
+        journal + 30 * 4096
+    });
+    wait("the disk is out of service", Duration::from_secs(60), || {
+        rig.cluster.log(2).contains("a write failed")
+    });
+    wait("its copies are removed", Duration::from_secs(30), || {
+        !rig.cluster.holders("vm1").contains(&2)
+    });
+    all_stands(&mut rig, writer);
+    let log = rig.cluster.log(2);
+    assert_eq!(log.matches("a write failed").count(), 1, "it is told once");
 }

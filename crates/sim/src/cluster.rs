@@ -29,7 +29,7 @@ pub use fault::FaultKind;
 use fault::Mend;
 use gabion_cluster::{AdminReply, Change, Command, Map, Proposer};
 use gabion_node::{Effect, NodeEvent};
-use gabion_types::{DiskToken, Duration, Incarnation, Instant, Prng};
+use gabion_types::{DiskToken, Duration, Incarnation, Instant, Prng, VolumeId};
 use gabion_volume::VolumeEvent;
 use gabion_wire::Message;
 use guest::{Guest, Orphan};
@@ -97,6 +97,8 @@ pub struct Cluster {
     guests: Vec<Guest>,
     next_guest: u64,
     oracle: Oracle,
+    /// Volumes that guests were attached to, as the oracle counts them.
+    places: BTreeMap<VolumeId, usize>,
     orphans: Vec<Orphan>,
     operator: Operator,
     last_refusal: Option<AdminReply>,
@@ -148,10 +150,6 @@ impl Cluster {
             });
             machines.push(Host::new(disks.collect(), *ppm));
         }
-        let mut oracle = Oracle::new(swarm.unit_bytes);
-        for volume in &swarm.volumes {
-            oracle.add_volume(volume.size_bytes);
-        }
         let guests = swarm.guests.iter().map(|plan| Guest::new(plan.clone(), prng.fork()));
         Self {
             guests: guests.collect(),
@@ -166,7 +164,8 @@ impl Cluster {
             map: Map::default(),
             applied: 0,
             next_guest: 0,
-            oracle,
+            oracle: Oracle::new(swarm.unit_bytes),
+            places: BTreeMap::new(),
             orphans: Vec::new(),
             operator: Operator::default(),
             last_refusal: None,

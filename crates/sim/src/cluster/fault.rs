@@ -39,6 +39,8 @@ pub enum FaultKind {
     Leaderless,
     /// No trouble, but a change of owner that somebody asked for.
     Move,
+    /// Nor this: a volume is deleted and made anew under the same name.
+    Remake,
     ReadError,
     WriteError,
     SyncError,
@@ -77,7 +79,7 @@ pub(super) const LASTS: [Spread; 3] = [
 ];
 
 impl FaultKind {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutAll,
@@ -95,6 +97,7 @@ impl FaultKind {
         Self::Unseat,
         Self::Leaderless,
         Self::Move,
+        Self::Remake,
         Self::ReadError,
         Self::WriteError,
         Self::SyncError,
@@ -140,7 +143,8 @@ impl FaultKind {
             | Self::ClockJump
             | Self::Unseat
             | Self::Leaderless
-            | Self::Move => false,
+            | Self::Move
+            | Self::Remake => false,
         }
     }
 
@@ -163,7 +167,8 @@ impl FaultKind {
             | Self::Isolate
             | Self::Reset
             | Self::SlowWay
-            | Self::ClockJump => false,
+            | Self::ClockJump
+            | Self::Remake => false,
             Self::ReadError
             | Self::WriteError
             | Self::SyncError
@@ -194,6 +199,7 @@ impl FaultKind {
             Self::Unseat => "unseat",
             Self::Leaderless => "leaderless",
             Self::Move => "move",
+            Self::Remake => "remake",
             Self::ReadError => "read-error",
             Self::WriteError => "write-error",
             Self::SyncError => "sync-error",
@@ -225,6 +231,7 @@ impl FaultKind {
             Self::Unseat => "the consensus leader is voted out",
             Self::Leaderless => "nobody leads for some seconds",
             Self::Move => "somebody asks that another node owns a volume",
+            Self::Remake => "a volume is deleted and made anew under the same name",
             Self::ReadError => "a read of a disk is an error, once",
             Self::WriteError => "a write to a disk is an error: it is out for good",
             Self::SyncError => "a sync of a disk is an error: it is out for good",
@@ -311,6 +318,7 @@ impl Cluster {
             FaultKind::Unseat => self.consensus.unseat(self.queue.now(), Duration::ZERO),
             FaultKind::Leaderless => self.consensus.unseat(self.queue.now(), lasts),
             FaultKind::Move => self.move_volume(one, prng),
+            FaultKind::Remake => self.remake_volume(prng),
             FaultKind::ReadError
             | FaultKind::WriteError
             | FaultKind::SyncError

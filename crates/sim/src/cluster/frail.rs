@@ -55,7 +55,8 @@ impl Cluster {
             | FaultKind::ClockJump
             | FaultKind::Unseat
             | FaultKind::Leaderless
-            | FaultKind::Move => {}
+            | FaultKind::Move
+            | FaultKind::Remake => {}
         }
     }
 

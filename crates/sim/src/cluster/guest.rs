@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 #[derive(Debug)]
 pub struct Guest {
     pub plan: GuestPlan,
+    /// What it is attached to, or was last, as the oracle counts volumes: one that was made anew
+    /// under the same name is another.
+    pub volume: usize,
     pub prng: Prng,
     pub state: GuestState,
     /// What was not answered on the last connection; asked again, first.
@@ -53,6 +56,7 @@ pub struct Orphan {
 impl Guest {
     pub fn new(plan: GuestPlan, prng: Prng) -> Self {
         Self {
+            volume: 0,
             plan,
             prng,
             state: GuestState::Away,

@@ -9,6 +9,7 @@ use crate::oracle::{Units, WriteId};
 use crate::workload::{OpKind, OpPlan};
 use crate::world::{Spread, Who, index};
 use bytes::Bytes;
+use gabion_cluster::VolumeState;
 use gabion_node::{GuestId, Input, OpenError, OpenedVolume};
 use gabion_types::{ByteRange, Duration, GuestData, GuestOp, GuestResult, IoError, VolumeId};
 
@@ -79,7 +80,7 @@ impl Cluster {
     pub(super) fn guest_cut_off(&mut self, guest: usize) {
         let now = self.queue.now();
         let one = &mut self.guests[guest];
-        let volume = one.plan.volume;
+        let volume = one.volume;
         if let GuestState::Attached { flights, .. } = &mut one.state {
             let flights = std::mem::take(flights);
             for flight in flights.into_values().rev() {
@@ -109,12 +110,14 @@ impl Cluster {
             self.break_promise("exactly-once", format!("guest {guest} was opened twice"));
             return;
         };
-        let volume = self.guests[guest].plan.volume;
+        let size_bytes = self.swarm.volumes[self.guests[guest].plan.volume].size_bytes;
         match result {
             Ok(opened) => {
-                if opened.size_bytes != self.swarm.volumes[volume].size_bytes {
+                if opened.size_bytes != size_bytes {
                     self.break_promise("volume-size", format!("guest {guest}: {opened:?}"));
                 }
+                let volume = self.place_of(opened.volume, size_bytes);
+                self.guests[guest].volume = volume;
                 let (flights, next_tag) = Default::default();
                 self.guests[guest].state = GuestState::Attached { machine, id, flights, next_tag };
                 self.trace.note(now, guest_who(guest), "attached", [id.0, 0, 0]);
@@ -133,6 +136,12 @@ impl Cluster {
         }
     }
 
+    /// As the oracle counts it; a new one is all zeros.
+    fn place_of(&mut self, volume: VolumeId, size_bytes: u64) -> usize {
+        let oracle = &mut self.oracle;
+        *self.places.entry(volume).or_insert_with(|| oracle.add_volume(size_bytes))
+    }
+
     /// promise: one-register. A handshake is answered only when nothing of a guest that had hung up
     /// when it was asked for can come any more (rule 9).
     fn bound_orphans(&mut self, volume: usize, asked: gabion_types::Instant) {
@@ -149,10 +158,8 @@ impl Cluster {
 
     /// What is open now may be done by the old owner and by the new one.
     pub(super) fn on_taken_over(&mut self, volume: VolumeId) {
-        let Some(entry) = self.map.volume(volume) else { return };
-        let name = &entry.spec.name;
-        let plans = &self.swarm.volumes;
-        for guest in self.guests.iter().filter(|one| plans[one.plan.volume].name == *name) {
+        let Some(place) = self.places.get(&volume).copied() else { return };
+        for guest in self.guests.iter().filter(|one| one.volume == place) {
             if let GuestState::Attached { flights, .. } = &guest.state {
                 for write in flights.values().filter_map(|flight| flight.write) {
                     self.oracle.may_repeat(write);
@@ -185,7 +192,7 @@ impl Cluster {
 
     pub(super) fn ask(&mut self, guest: usize, plan: OpPlan) {
         let now = self.queue.now();
-        let volume = self.guests[guest].plan.volume;
+        let volume = self.guests[guest].volume;
         let (op, write) = self.request(volume, plan);
         let open = self.oracle.begin(now);
         let one = &mut self.guests[guest];
@@ -299,7 +306,7 @@ impl Cluster {
         let units = bytes.chunks_exact(index(unit_bytes));
         let found: Vec<_> =
             units.zip(first..).map(|(data, unit)| content::identify(data, unit)).collect();
-        let volume = self.guests[guest].plan.volume;
+        let volume = self.guests[guest].volume;
         let units = Units { volume, first, count };
         self.oracle.read(units, &found, flight.began, self.queue.now())
     }
@@ -320,8 +327,8 @@ impl Cluster {
                 }
                 Ok(())
             }
-            IoError::Stopping | IoError::Gone if self.stopping_somewhere(guest) => {
-                let volume = self.guests[guest].plan.volume;
+            IoError::Stopping | IoError::Gone if self.ends_somewhere(guest) => {
+                let volume = self.guests[guest].volume;
                 if let Some(write) = flight.write {
                     self.orphans.push(Orphan { volume, write, gone_since: now });
                 }
@@ -344,10 +351,15 @@ impl Cluster {
         }
     }
 
-    fn stopping_somewhere(&self, guest: usize) -> bool {
-        match &self.guests[guest].state {
+    /// Its process stops, or its volume is deleted.
+    fn ends_somewhere(&self, guest: usize) -> bool {
+        let one = &self.guests[guest];
+        let ready = |entry: &gabion_cluster::VolumeEntry| entry.state == VolumeState::Ready;
+        let mut volumes = self.map.volumes().values().filter(|entry| ready(entry));
+        let lives = volumes.any(|entry| self.places.get(&entry.id) == Some(&one.volume));
+        match &one.state {
             GuestState::Away | GuestState::Opening { .. } => false,
-            GuestState::Attached { machine, .. } => self.machines[*machine].stopping,
+            GuestState::Attached { machine, .. } => self.machines[*machine].stopping || !lives,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The operator: makes volumes and sets settings, and tries again until it is done.
 
 use super::machine::node_id;
+use super::swarm::VolumePlan;
 use super::{Cluster, Event};
 use crate::net::Machine;
 use crate::world::{Spread, Who};
@@ -37,16 +38,23 @@ impl Cluster {
             self.operator.push(AdminRequest::SetSetting { name, value });
         }
         for volume in &self.swarm.volumes {
-            let spec = VolumeSpec {
-                name: volume.name.clone(),
-                size_bytes: volume.size_bytes,
-                rf: volume.rf,
-                hold: HoldPolicy::NeverFail,
-                exclusive: false,
-            };
-            self.operator.push(AdminRequest::CreateVolume { spec });
+            self.operator.push(AdminRequest::CreateVolume { spec: spec(volume) });
         }
         self.queue.after(Duration::from_secs(2), Event::Operate { number: 0 });
+    }
+
+    /// A volume is deleted and made anew under its name, if nothing else is asked.
+    pub(super) fn remake_volume(&mut self, prng: &mut Prng) {
+        if !self.operator.is_done() {
+            return;
+        }
+        let volume = prng.pick(&self.swarm.volumes).expect("there is a volume").clone();
+        self.count("remade");
+        let delete = AdminRequest::DeleteVolume { name: volume.name.clone(), force: true };
+        self.operator.push(delete);
+        self.operator.push(AdminRequest::CreateVolume { spec: spec(&volume) });
+        let number = self.operator.number;
+        self.queue.after(self.no_time(), Event::Operate { number });
     }
 
     /// Asks that a machine owns some volume, if nothing else is asked.
@@ -89,9 +97,13 @@ impl Cluster {
             format!("{reply:?}")
         });
         let moves = matches!(self.operator.tasks.front(), Some(AdminRequest::MoveVolume { .. }));
+        let deletes =
+            matches!(self.operator.tasks.front(), Some(AdminRequest::DeleteVolume { .. }));
         let done = moves
             || match &reply {
                 AdminReply::Done | AdminReply::Created { .. } => true,
+                // An earlier try did it.
+                AdminReply::Refused(AdminError::NoVolume) => deletes,
                 AdminReply::Refused(error) => matches!(error, AdminError::NameTaken),
             };
         if done {
@@ -110,5 +122,15 @@ impl Cluster {
             let entry = self.map.volume_by_name(&volume.name);
             entry.is_some_and(|entry| self.map.view(entry.id).is_some())
         })
+    }
+}
+
+fn spec(volume: &VolumePlan) -> VolumeSpec {
+    VolumeSpec {
+        name: volume.name.clone(),
+        size_bytes: volume.size_bytes,
+        rf: volume.rf,
+        hold: HoldPolicy::NeverFail,
+        exclusive: false,
     }
 }

@@ -153,6 +153,9 @@ impl Cluster {
         if let Some(machine) = self.machines.iter().position(|host| !host.is_running()) {
             return Some(format!("machine {machine} does not run"));
         }
+        if !self.operator.is_done() {
+            return Some("the operator is not done".to_string());
+        }
         whole::missing(&self.map)
     }
 
@@ -176,7 +179,7 @@ impl Cluster {
         let unit_bytes = self.oracle.unit_bytes();
         let part = u64::from(self.swarm.limits.part_bytes) / unit_bytes;
         for volume in 0..self.swarm.volumes.len() {
-            let units = self.oracle.units(volume);
+            let units = self.swarm.volumes[volume].size_bytes / unit_bytes;
             let mut prng = self.prng.fork();
             let plan = GuestPlan {
                 volume,

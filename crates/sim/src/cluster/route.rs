@@ -1,6 +1,7 @@
 //! What processes ask of the world, and what the world tells them.
 
 use super::describe::effect_kind;
+use super::fault::Mend;
 use super::machine::{State, machine_of, node_id, who};
 use super::{Cluster, Event};
 use crate::consensus::{ConsensusEvent, ConsensusTold, Reach};
@@ -8,9 +9,11 @@ use crate::net::{Conn, Machine, NetEvent, Network, Side, Told};
 use crate::world::Who;
 use gabion_cluster::{Change, Command};
 use gabion_node::{DiskSlot, Effect, Input, LinkId, NodeEvent};
-use gabion_types::{DiskOp, MapIndex, NodeId, Outcome};
+use gabion_types::{DiskOp, Duration, MapIndex, NodeId, Outcome};
 use gabion_wire::Message;
 
+/// A process that ended by itself is started again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
 /// So many entries at once come as a map now and then.
 const BEHIND: usize = 3;
 
@@ -79,6 +82,8 @@ impl Cluster {
             self.count("superseded");
             let life = self.machines[machine].life;
             self.queue.after(self.no_time(), Event::Exit { machine, life });
+            // What an earlier process wanted came late. Somebody who watches over it starts it anew.
+            self.queue.after(AGAIN, Event::Mend(Mend::Start(machine)));
         }
         self.note_event(machine, event);
     }

@@ -112,6 +112,7 @@ impl Cluster {
             FaultKind::ClockJump => format!("the clock of {one} jumps ahead"),
             FaultKind::Leaderless => format!("nobody leads {lasts}"),
             FaultKind::Move => format!("somebody wants a volume to move to {one}"),
+            FaultKind::Remake => "somebody deletes a volume and makes it anew".to_string(),
             FaultKind::ReadError => format!("a disk of {one} fails a read"),
             FaultKind::WriteError => format!("a disk of {one} fails a write"),
             FaultKind::SyncError => format!("a disk of {one} fails a sync"),

@@ -5,6 +5,8 @@ use crate::{Input, Origin};
 use gabion_types::{BlockKind, DiskOpKind, Duration, SegmentIndex, Seq, Version};
 use gabion_wire::{EpochStart, FencedSegment, Refusal, ReplicaDone, ReplicaOp};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;
 
 const SEGMENTS: u32 = 4;
@@ -69,6 +71,101 @@ impl Reference {
     }
 }
 
+/// One thing that happens. Numbers are cut to what there is, so that a script stays one when a part of
+/// it is left out.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Write {
+        segment: u32,
+        first: u32,
+        count: u32,
+        origin: u64,
+    },
+    Zero {
+        segment: u32,
+        first: u32,
+        count: u32,
+        origin: u64,
+    },
+    /// An old request again: of a link that broke, or of an owner that was superseded.
+    Again {
+        which: usize,
+    },
+    /// So many operations of the disk are done.
+    Disk {
+        operations: u8,
+    },
+    Read {
+        segment: u32,
+        first: u32,
+        count: u32,
+    },
+    Advance,
+    OriginGone {
+        origin: u64,
+    },
+    Fence,
+    /// Two seconds pass.
+    Wait,
+    /// Until the disk has nothing more to do.
+    Quiet,
+    Crash,
+    Restart,
+}
+
+impl Step {
+    /// Operations of the disk that it waits for.
+    fn operations(&self) -> usize {
+        if let Self::Disk { operations } = self { usize::from(*operations) } else { 0 }
+    }
+
+    /// How many steps of a script come before its so manieth operation of the disk, and what of the
+    /// next step still does.
+    fn up_to(script: &[Self], operation: usize) -> (usize, Option<Self>) {
+        let mut left = operation;
+        for (number, step) in script.iter().enumerate() {
+            if step.operations() > left {
+                let operations = u8::try_from(left).unwrap();
+                return (number, (left > 0).then_some(Self::Disk { operations }));
+            }
+            left -= step.operations();
+        }
+        (script.len(), None)
+    }
+}
+
+fn place() -> impl Strategy<Value = (u32, u32, u32)> {
+    let count = prop_oneof![7 => 1_u32..=4, 1 => 1_u32..=64];
+    (0..SEGMENTS, 0..BLOCKS, count)
+        .prop_map(|(segment, first, count)| (segment, first, count.min(BLOCKS - first)))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let asked = || (place(), 0..ORIGINS);
+    prop_oneof![
+        36 => asked().prop_map(|((segment, first, count), origin)| Step::Write {
+            segment, first, count, origin,
+        }),
+        9 => asked().prop_map(|((segment, first, count), origin)| Step::Zero {
+            segment, first, count, origin,
+        }),
+        5 => any::<usize>().prop_map(|which| Step::Again { which }),
+        20 => (1_u8..5).prop_map(|operations| Step::Disk { operations }),
+        5 => place().prop_map(|(segment, first, count)| Step::Read { segment, first, count }),
+        2 => Just(Step::Advance),
+        1 => (0..ORIGINS).prop_map(|origin| Step::OriginGone { origin }),
+        1 => Just(Step::Fence),
+        2 => Just(Step::Wait),
+        2 => Just(Step::Quiet),
+        2 => Just(Step::Crash),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn script() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(step(), 1..400)
+}
+
 struct Run {
     world: World,
     reference: Reference,
@@ -104,23 +201,29 @@ impl Run {
         u32::try_from(self.world.prng.below(u64::from(bound))).unwrap()
     }
 
+    /// A write or a zero drawn by the world's own chance.
     fn send_new(&mut self) {
         let segment = self.below(SEGMENTS);
         let first = self.below(BLOCKS);
         let longest = if self.world.prng.chance(1, 8) { 64 } else { 4 };
         let count = (self.below(longest) + 1).min(BLOCKS - first);
+        let kind = if self.world.prng.chance(1, 5) { BlockKind::Zero } else { BlockKind::Data };
+        let origin = self.world.prng.below(ORIGINS);
+        self.ask(kind, (segment, first, count), origin);
+    }
+
+    fn ask(&mut self, kind: BlockKind, (segment, first, count): (u32, u32, u32), origin: u64) {
         let seq = self.reference.seqs.entry(segment).or_insert(0);
         *seq += 1;
         let settled = seq.saturating_sub(3);
         let owner = self.reference.owner;
         let version = version(owner, *seq);
-        let (kind, op) = if self.world.prng.chance(1, 5) {
-            (BlockKind::Zero, zero(segment, version, first, count))
+        let op = if kind == BlockKind::Zero {
+            zero(segment, version, first, count)
         } else {
-            (BlockKind::Data, write_settled(segment, version, first, count, settled))
+            write_settled(segment, version, first, count, settled)
         };
         let places = (first..first + count).map(|block| (segment, block)).collect();
-        let origin = self.world.prng.below(ORIGINS);
         let sent = Sent { version, kind, places, op, owner, origin };
         self.history.push(sent.clone());
         self.send(sent);
@@ -136,16 +239,12 @@ impl Run {
         self.collect();
     }
 
-    /// An old request again: of a link that broke, or of an owner that was superseded.
-    fn send_again(&mut self) {
-        let count = u32::try_from(self.history.len()).unwrap();
-        if count == 0 {
-            return;
-        }
-        let at = self.below(count);
-        let sent = self.history[at as usize].clone();
+    fn send_again(&mut self, which: usize) {
         // A value that was shown to be gone may come again only by being asked for again.
-        self.send(sent);
+        let count = self.history.len().max(1);
+        if let Some(sent) = self.history.get(which % count).cloned() {
+            self.send(sent);
+        }
     }
 
     fn fence(&mut self) {
@@ -174,8 +273,7 @@ impl Run {
     }
 
     /// What it asked may still happen, but is never answered.
-    fn origin_gone(&mut self) {
-        let gone = self.world.prng.below(ORIGINS);
+    fn origin_gone(&mut self, gone: u64) {
         self.world.input(Input::OriginGone { origin: Origin(gone) });
         self.collect();
         self.reference.sent.retain(|_, sent| sent.origin != gone);
@@ -209,10 +307,7 @@ impl Run {
         }
     }
 
-    fn read_some(&mut self) {
-        let segment = self.below(SEGMENTS);
-        let first = self.below(BLOCKS);
-        let count = (self.below(32) + 1).min(BLOCKS - first);
+    fn read_some(&mut self, segment: u32, first: u32, count: u32) {
         let seen = self.world.read(segment, first, count);
         // What was acknowledged while the read was under way it need not show.
         for (block, seen) in (first..).zip(seen) {
@@ -254,36 +349,49 @@ impl Run {
     }
 }
 
-fn run(mut run: Run, steps: u32) {
-    for _ in 0..steps {
-        match run.below(100) {
-            0..45 => run.send_new(),
-            45..50 => run.send_again(),
-            50..85 => {
-                run.world.step();
-                run.collect();
+fn run(mut run: Run, script: &[Step]) {
+    for step in script {
+        match *step {
+            Step::Write { segment, first, count, origin } => {
+                run.ask(BlockKind::Data, (segment, first, count), origin);
             }
-            85..90 => run.read_some(),
-            90..92 => run.advance(),
-            92 => run.origin_gone(),
-            93..94 => run.fence(),
-            94..96 => {
+            Step::Zero { segment, first, count, origin } => {
+                run.ask(BlockKind::Zero, (segment, first, count), origin);
+            }
+            Step::Again { which } => run.send_again(which),
+            Step::Disk { operations } => {
+                for _ in 0..operations {
+                    run.world.step();
+                    run.collect();
+                }
+            }
+            Step::Read { segment, first, count } => run.read_some(segment, first, count),
+            Step::Advance => run.advance(),
+            Step::OriginGone { origin } => run.origin_gone(origin),
+            Step::Fence => run.fence(),
+            Step::Wait => {
                 run.world.tick(Duration::from_secs(2));
                 run.collect();
             }
-            96..98 => run.world.run(),
-            98 => run = run.crash(),
-            _ => {
-                if run.world.prng.chance(1, 4) {
-                    run = run.restart();
-                }
-            }
+            Step::Quiet => run.world.run(),
+            Step::Crash => run = run.crash(),
+            Step::Restart => run = run.restart(),
         }
     }
     let mut run = run.crash();
     // Again at once: recovery itself leaves everything as it was.
     run = run.crash();
     run.restart();
+}
+
+/// A script of so many steps from a seed, where it shall be the same each time.
+fn script_of(seed: u64, steps: usize) -> Vec<Step> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
+    let strategy = proptest::collection::vec(step(), steps);
+    strategy.new_tree(&mut runner).unwrap().current()
 }
 
 proptest! {
@@ -294,22 +402,37 @@ proptest! {
     // rule: store/sync-before-answer
     // rule: store/other-life-counts-for-nothing
     #[test]
-    fn what_was_answered_is_there_after_any_power_cut(seed: u64) {
-        run(Run::new(seed), 400);
+    fn what_was_answered_is_there_after_any_power_cut(script in script(), seed in 0_u64..1000) {
+        run(Run::new(seed), &script);
     }
 
     // rule: store/quarantine
     // rule: store/slot-freed-after-reads
     #[test]
-    fn also_on_a_full_disk(seed: u64) {
-        run(Run::on_full_disk(seed), 400);
+    fn also_on_a_full_disk(script in script(), seed in 0_u64..1000) {
+        run(Run::on_full_disk(seed), &script);
+    }
+}
+
+/// The power goes at every boundary between two operations of the disk, one after the other.
+#[test]
+fn a_power_cut_at_each_operation_loses_nothing() {
+    for seed in 0..4 {
+        let script = script_of(seed, 60);
+        let operations: usize = script.iter().map(Step::operations).sum();
+        for cut in 0..operations {
+            let (before, part) = Step::up_to(&script, cut);
+            let mut cut_short = script[..before].to_vec();
+            cut_short.extend(part);
+            run(Run::new(seed), &cut_short);
+        }
     }
 }
 
 /// Long enough for many checkpoints and turns of the ring.
 #[test]
 fn a_long_run_with_many_checkpoints() {
-    run(Run::new(11), 6000);
+    run(Run::new(11), &script_of(11, 6000));
 }
 
 /// Power goes again during recovery, at each of its steps.

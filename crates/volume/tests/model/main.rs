@@ -11,7 +11,8 @@ mod map;
 mod world;
 
 use gabion_types::Prng;
-use world::{Counts, Plan, World};
+use proptest::prelude::*;
+use world::{Counts, Fault, KINDS, Plan, World};
 
 fn plan_of(seed: u64) -> Plan {
     let mut prng = Prng::new(seed ^ 0x5eed);
@@ -81,6 +82,38 @@ fn seeds_hold() {
     failures.iter().take(20).for_each(|why| println!("{why}"));
     assert!(failures.is_empty(), "{} of {seeds:?} failed", failures.len());
     assert!(total.answered > 0 && total.fills > 0 && total.removals > 0);
+}
+
+fn any_plan() -> impl Strategy<Value = Plan> {
+    (2_u8..=3, 0_u32..=2, 1_u32..=3, any::<[bool; 4]>()).prop_map(|(rf, more, segments, flags)| {
+        let [rot, disk_loss, rollback, full] = flags;
+        let (nodes, disk_loss) = (u32::from(rf) + more, disk_loss && more > 0);
+        Plan { nodes, rf, segments, faults_ms: 0, rot, disk_loss, rollback, full }
+    })
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    (50_u64..2500, 0..KINDS, 0_u32..5, 0_u32..5, 0_u64..1000)
+        .prop_map(|(wait_ms, kind, a, b, luck)| Fault { wait_ms, kind, a, b, luck })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::with_cases(64) })]
+
+    /// Faults as a list: what fails is shrunk to the few that are needed.
+    // promise: acked-survives
+    // promise: one-register
+    #[test]
+    fn scripts_of_faults_hold(
+        plan in any_plan(),
+        script in proptest::collection::vec(any_fault(), 0..20),
+        seed in 0_u64..1000,
+    ) {
+        let faults_ms = 2500 + script.iter().map(|fault| fault.wait_ms).sum::<u64>();
+        let mut world = World::new(seed, Plan { faults_ms, ..plan });
+        world.script = Some(script.into());
+        prop_assert_eq!(world.run(), Ok(()));
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod links;
 mod log;
 mod owner;
 
+pub use faults::{Fault, KINDS};
+
 use crate::check::History;
 use crate::disk::{Disk, Durable, Segment};
 use crate::map::{Life, Map};
@@ -15,7 +17,7 @@ use gabion_types::{
 };
 use gabion_volume::{Input, Ticket, Volume};
 use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaRequest, RequestId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const MS: u64 = 1_000_000;
 const LEASE_OWNER: u64 = 2700 * MS;
@@ -117,6 +119,8 @@ pub struct World {
     healing: bool,
     quiet_until: u64,
     snapshot: Option<(DiskId, Durable)>,
+    /// What goes wrong, where it is not left to chance.
+    pub script: Option<VecDeque<Fault>>,
     pub rotted: bool,
     pub done: Counts,
     pub trace: Vec<String>,
@@ -180,6 +184,7 @@ impl World {
             healing: false,
             quiet_until: 0,
             snapshot: None,
+            script: None,
             rotted: false,
             done: Counts::default(),
             trace: Vec::new(),

@@ -1,13 +1,37 @@
 //! What goes wrong.
 
 use super::{Event, MS, World, pair};
-use gabion_types::{BlockKind, DiskId, NodeId, SegmentIndex};
+use gabion_types::{BlockKind, DiskId, NodeId, Prng, SegmentIndex};
 use gabion_volume::Input;
+
+/// One thing that goes wrong, where a script says what does.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// After the one before.
+    pub wait_ms: u64,
+    /// Which: see `World::inflict`.
+    pub kind: u64,
+    pub a: u32,
+    pub b: u32,
+    /// Decides what else is left to chance in it.
+    pub luck: u64,
+}
+
+/// Kinds of faults.
+pub const KINDS: u64 = 16;
 
 impl World {
     pub(super) fn on_fault(&mut self) -> Result<(), String> {
         if self.healing {
             return Ok(());
+        }
+        if let Some(script) = &mut self.script {
+            let fault = script.pop_front();
+            if let Some(next) = script.front() {
+                let after = next.wait_ms * MS;
+                self.at(after, Event::Fault);
+            }
+            return fault.map_or(Ok(()), |fault| self.inflict_scripted(fault));
         }
         let after = self.between(50 * MS, 2500 * MS);
         self.at(after, Event::Fault);
@@ -16,7 +40,26 @@ impl World {
         }
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
         let (a, b) = (*self.prng.pick(&nodes).unwrap(), *self.prng.pick(&nodes).unwrap());
-        match self.prng.below(16) {
+        let kind = self.prng.below(KINDS);
+        self.inflict(kind, a, b)
+    }
+
+    /// Its chance is its own: leaving out another fault does not change it.
+    fn inflict_scripted(&mut self, fault: Fault) -> Result<(), String> {
+        if self.now < self.quiet_until {
+            return Ok(());
+        }
+        let count = self.plan.nodes;
+        let node = |number: u32| NodeId::new(1 + number % count);
+        let prng = std::mem::replace(&mut self.prng, Prng::new(fault.luck));
+        let done = self.inflict(fault.kind, node(fault.a), node(fault.b));
+        self.prng = prng;
+        done
+    }
+
+    fn inflict(&mut self, kind: u64, a: NodeId, b: NodeId) -> Result<(), String> {
+        let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+        match kind {
             0..=2 => {
                 let after = self.between(50 * MS, 6000 * MS);
                 self.crash(a, after);

@@ -42,8 +42,8 @@ struct Walk {
     last: Lsn,
     chain: u32,
     damaged: bool,
-    /// Stretches of frames that were durable and are not there.
-    holes: u64,
+    /// Frames that were durable are not there. Told once, however many.
+    hole: bool,
     frames: u64,
     entries_dropped: u64,
 }
@@ -61,7 +61,7 @@ pub(crate) fn replay(found: Found) -> Recovered {
         last: superblock.lsn,
         chain: superblock.chain,
         damaged: !ring.unreadable.is_empty() || newest.is_damage(),
-        holes: 0,
+        hole: false,
         frames: 0,
         entries_dropped: 0,
     };
@@ -76,7 +76,7 @@ pub(crate) fn replay(found: Found) -> Recovered {
     // A page that knows of frames that the journal does not have.
     let ends_early = page_lsn > walk.last;
     walk.damaged |= ends_early;
-    for _ in 0..walk.holes + u64::from(ends_early) {
+    if walk.hole || ends_early {
         damages.add(Part::Journal, layout.journal_at, None);
     }
     if walk.damaged {
@@ -158,7 +158,7 @@ impl Walk {
                 }
                 (Verdict::Hole, _) => {
                     self.damaged = true;
-                    self.holes += 1;
+                    self.hole = true;
                     let Some((behind, frame)) = frames.first_key_value() else { return };
                     // What lies behind starts the chain anew.
                     (at, self.chain) = (*behind, frame.head.chain);

@@ -72,6 +72,8 @@ fn rot_of_each_structure_is_found_and_told_with_its_place() {
         let told = told.unwrap_or_else(|| panic!("{part}: {found:?}"));
         assert_eq!(told.offset, if told_at == 0 { at } else { told_at }, "{part}");
         assert_eq!(told.segment, segment, "{part}");
+        let times = found.damages.iter().filter(|damage| damage.part == part).count();
+        assert_eq!(times, 1, "{part} is told once");
     }
     let mut disk = world.disk.clone();
     disk.rot(shown.root_offset + 100);

@@ -86,6 +86,13 @@ pub(crate) enum Target<'a> {
     Sync,
 }
 
+impl Disk {
+    /// Operations that the kernel has.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+}
+
 enum Step {
     Again(DiskJob),
     Done(Result<Bytes, DiskError>),

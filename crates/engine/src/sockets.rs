@@ -1,6 +1,7 @@
 //! Sockets: listening, dialling, exact receives, queued sends, hang-ups.
 
 use crate::conn::{Conn, Hung, Incoming, Phase, Queue};
+use crate::disk::Disk;
 use crate::engine::{Engine, Event, Timer};
 use crate::op::{Op, Outgoing, Space};
 use crate::sys::{self, Shut, SockAddr};
@@ -225,11 +226,12 @@ impl Engine {
     pub(crate) fn on_watch(&mut self, conn: ConnHandle) {
         let Some(state) = self.conns.get_mut(conn.0) else { return };
         state.watch = None;
-        let reads_on = state.hang_up == HangUp::AfterData && state.incoming.op.is_some();
         match state.phase {
             Phase::Lingering { .. } => self.close(conn),
-            Phase::Connecting { .. } | Phase::Open if reads_on => {
-                // The receive that is under way meets the end after the data.
+            Phase::Connecting { .. } | Phase::Open if state.hang_up == HangUp::AfterData => {
+                // The receive that is under way meets the end after the data; one that was complete
+                // in this turn brought data that the caller has not had yet. Who does not read on
+                // by the next turn is told then.
                 if state.hung == Hung::No {
                     state.hung = Hung::Seen;
                     self.hanging_up.push(conn);
@@ -335,7 +337,13 @@ impl Engine {
     /// Whether one more connection, with all its operations, fits the table of operations.
     fn has_room(&self) -> bool {
         let live = self.conns.len() * OPS_PER_CONN as usize;
-        !self.conns.is_full() && self.ring.under_way() + live < self.socket_ops_max as usize
+        !self.conns.is_full() && self.socket_ops() + live < self.socket_ops_max as usize
+    }
+
+    /// Operations under way but for those of disks, which have a bound of their own.
+    fn socket_ops(&self) -> usize {
+        let of_disks: usize = self.disks.iter().map(Disk::in_flight).sum();
+        self.ring.under_way() - of_disks
     }
 
     fn insert(&mut self, conn: Conn) -> ConnHandle {

@@ -1,7 +1,9 @@
 use super::*;
 use crate::arena::ALIGN;
+use crate::disk_file::create_disk_file;
 use crate::setup::EngineConfig;
 use crate::sys::scratch::Scratch;
+use gabion_types::{DiskOp, DiskOpKind, DiskToken};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -15,6 +17,8 @@ crate::on_both::on_both!(
     a_hang_up_is_seen_while_nothing_is_read,
     what_was_said_before_hanging_up_is_heard_if_so_wished,
     a_hang_up_that_was_seen_is_told_when_reading_stops,
+    what_came_in_the_turn_of_the_hang_up_is_not_lost,
+    busy_disks_leave_room_for_connections,
     a_connection_closes_while_it_sends_and_receives,
     what_was_queued_goes_out_before_a_polite_close,
     a_peer_that_does_not_read_is_not_waited_for_without_end,
@@ -261,6 +265,42 @@ fn a_hang_up_that_was_seen_is_told_when_reading_stops() {
     let data = seen.iter().position(|event| received(event).is_some()).unwrap();
     let end = seen.iter().position(|event| hung_up(event).is_some()).unwrap();
     assert!(data < end);
+}
+
+fn what_came_in_the_turn_of_the_hang_up_is_not_lost() {
+    let mut engine = engine();
+    for round in 0..100 {
+        let (conn, mut other) = pair(&mut engine, HangUp::AfterData);
+        assert_eq!(engine.expect(conn, 4), None);
+        // The receive and the poll for hang-up wait in the kernel; then all happens at once.
+        engine.turn(Some(engine.now()), &mut Vec::new()).unwrap();
+        other.write_all(b"headlast word").unwrap();
+        drop(other);
+        assert_eq!(until(&mut engine, received), "head");
+        let word = engine.expect(conn, 9).unwrap_or_else(|| {
+            panic!("what was received before the hang-up is gone in round {round}")
+        });
+        assert_eq!(word, "last word");
+        assert_eq!(until(&mut engine, hung_up), conn);
+        engine.close(conn);
+    }
+}
+
+fn busy_disks_leave_room_for_connections() {
+    let scratch = Scratch::new("busy");
+    let path = scratch.path("disk");
+    create_disk_file(&path, 1 << 20, |_| {}).unwrap();
+    let mode = crate::on_both::mode();
+    let config = EngineConfig { mode, arena_bytes: 1 << 20, connections_max: 1 };
+    let mut engine = Engine::new(&config).unwrap();
+    let disk = engine.add_disk(&path, false).unwrap();
+    for token in 0..200 {
+        let kind = DiskOpKind::Read { offset: 0, length: 4096 };
+        engine.disk(disk, DiskOp { token: DiskToken(token), kind });
+    }
+    assert!(engine.ring.under_way() > engine.socket_ops_max as usize);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    engine.connect_tcp(listener.local_addr().unwrap(), HangUp::AfterData).unwrap();
 }
 
 fn a_connection_closes_while_it_sends_and_receives() {

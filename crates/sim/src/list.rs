@@ -34,6 +34,7 @@ pub const PROMISES: &[Listed] = &[
     listed("comes-to-an-end", "nothing goes on for ever"),
     listed("exactly-once", "each request is answered once"),
     listed("whole-answers", "an answer fits its request"),
+    listed("answers-in-time", "a store answers in its time while its disk is well"),
     listed("volume-size", "a guest is told the size that the volume was made with"),
     listed("recovers", "a disk opens after any stop, kill or power cut"),
     listed("locates", "a store knows where each block lies"),

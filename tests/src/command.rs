@@ -1,7 +1,7 @@
 //! Programs that nobody here wrote, run with a limit on their time.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -117,9 +117,32 @@ pub fn needs(programs: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    let left_out = std::env::var_os("GABION_TESTS_WITHOUT_CLIENTS").is_some();
-    assert!(left_out, "missing: {missing:?}; install them, or use tests/run --without-clients");
-    eprintln!("left out: {missing:?} is missing");
+    let may_miss = std::env::var_os("GABION_TESTS_WITHOUT_CLIENTS").is_some();
+    assert!(may_miss, "missing: {missing:?}; install them, or use tests/run --without-clients");
+    left_out(&format!("{missing:?} is missing"));
+    false
+}
+
+/// A test does nothing here, and why: `tests/run` says so in its last line.
+#[track_caller]
+pub fn left_out(why: &str) {
+    let at = std::panic::Location::caller();
+    let line = format!("{}:{}: {why}", at.file(), at.line());
+    eprintln!("left out: {line}");
+    let Some(path) = std::env::var_os("GABION_TESTS_LEFT_OUT") else { return };
+    let opened = File::options().create(true).append(true).open(path);
+    let told = opened.and_then(|mut file| writeln!(file, "{line}"));
+    told.expect("the list of what was left out can be written");
+}
+
+/// Root, and loop devices to make block devices of; else the test is left out.
+#[track_caller]
+pub fn needs_loop_devices() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if root && Path::new("/dev/loop-control").exists() {
+        return needs(&["losetup"]);
+    }
+    left_out("it needs root and loop devices");
     false
 }
 

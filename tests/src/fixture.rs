@@ -71,16 +71,17 @@ impl Cluster {
 
     #[track_caller]
     pub fn start_all(&mut self) {
+        self.local.make_disks(|_, _| {}).unwrap_or_else(|e| panic!("{e}"));
         self.local.start_all().unwrap_or_else(|e| panic!("{e}"));
         let ids = self.local.ids();
-        self.local.wait_ready(&ids, |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        self.local.wait_ready(&ids).unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// From the test's own thread only: a node goes when the thread that started it goes.
     #[track_caller]
     pub fn start_node(&mut self, node: u32) {
         self.local.start(node).unwrap_or_else(|e| panic!("{e}"));
-        self.local.wait_ready(&[node], |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        self.local.wait_ready(&[node]).unwrap_or_else(|e| panic!("{e}"));
     }
 
     #[track_caller]

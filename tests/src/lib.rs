@@ -5,5 +5,5 @@ pub mod fixture;
 pub mod ports;
 pub mod powercut;
 
-pub use command::{Ran, needs, rounds, run};
+pub use command::{Ran, left_out, needs, rounds, run};
 pub use fixture::{Cluster, Shape};

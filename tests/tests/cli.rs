@@ -67,6 +67,38 @@ fn up_stops_cleanly_and_goes_on() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// Making the disks takes longer than a node may take to serve, on slow disks: so it is over before
+/// the first node is started, and what was interrupted is gone on with.
+#[test]
+fn up_that_is_killed_while_it_makes_disks_goes_on_later() {
+    let dir = temp_dir("up-killed");
+    let ports = Slot::take();
+    let offset = ports.offset.to_string();
+    let arguments = ["up", "--disk-size", "384MiB", "--base-port-offset", &offset];
+    let mut command = Command::new(program());
+    let first = Started::start(command.args(arguments).current_dir(&dir));
+    let half_made = dir.join("gabion-data/node2/disk0.new");
+    wait("the second disk is begun", MOST, || half_made.exists());
+    assert!(!dir.join("gabion-data/node1/pid").exists(), "no node runs yet");
+    // As by kill -9.
+    drop(first);
+    let mut command = Command::new(program());
+    let start = Started::start(command.args(["node", "start", "3"]).current_dir(&dir));
+    let disk = dir.join("gabion-data/node3/disk0");
+    wait("it makes what is missing", MOST, || disk.exists());
+    let pid = dir.join("gabion-data/node3/pid");
+    wait("and then runs the node", MOST, || pid.exists());
+    gabion(&dir, &["node", "kill", "3"]).ok();
+    drop(start);
+    let second = up(&dir, ports.offset, &[]);
+    assert!(second.said().contains("disk files: 384 MiB in"), "{}", second.said());
+    assert!(!half_made.exists());
+    gabion(&dir, &["volume", "create", "vm1", "--size", "64MiB"]).ok();
+    interrupt(&second);
+    assert!(second.finish(MOST).status.success());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 // rule: node/quiet-before-all-stop
 #[test]
 fn up_stops_under_guests_and_removes_no_copy() {

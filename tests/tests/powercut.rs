@@ -49,7 +49,7 @@ impl Rig {
         let local = &mut self.cluster.local;
         local.start_all().map_err(|error| error.to_string())?;
         let ids = local.ids();
-        local.wait_ready(&ids, |_, _| {}).map_err(|error| error.to_string())
+        local.wait_ready(&ids).map_err(|error| error.to_string())
     }
 
     /// Writes for a while, then power goes everywhere, under load.

@@ -17,13 +17,26 @@ pub enum HomeError {
 /// Holds `dir/lock`. While it lives no other process runs this node: so what an earlier incarnation
 /// owned need not be waited for.
 pub struct Home {
-    pid: PathBuf,
+    pid: Option<PathBuf>,
     _lock: File,
 }
 
 impl Home {
     /// Also writes `dir/pid`. Errors: another process holds it.
     pub fn lock(dir: &Path) -> Result<Self, HomeError> {
+        let mut home = Self::hold(dir)?;
+        let pid = dir.join("pid");
+        let written = File::create(&pid).and_then(|mut file| {
+            writeln!(file, "{}", std::process::id())?;
+            file.sync_all()
+        });
+        written.map_err(|error| HomeError::Io { path: pid.clone(), error })?;
+        home.pid = Some(pid);
+        Ok(home)
+    }
+
+    /// For who does not run the node: without `dir/pid`. Errors: as `lock`.
+    pub fn hold(dir: &Path) -> Result<Self, HomeError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error| HomeError::Io { path, error }
@@ -33,25 +46,18 @@ impl Home {
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = open.map_err(failed(&path))?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(HomeError::InUse { dir: dir.to_owned() });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
+            Ok(()) => Ok(Self { pid: None, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(HomeError::InUse { dir: dir.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
         }
-        let pid = dir.join("pid");
-        let written = File::create(&pid).and_then(|mut file| {
-            writeln!(file, "{}", std::process::id())?;
-            file.sync_all()
-        });
-        written.map_err(failed(&pid))?;
-        Ok(Self { pid, _lock: lock })
     }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let _left = std::fs::remove_file(&self.pid);
+        if let Some(pid) = &self.pid {
+            let _left = std::fs::remove_file(pid);
+        }
     }
 }
 

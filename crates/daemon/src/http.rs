@@ -6,16 +6,30 @@ use crate::data::Published;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+/// How far the start has come.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Not there yet: what it is at.
+    Starting(&'static str),
+    Running(watch::Receiver<Arc<Published>>),
+}
+
 /// What the pages are made of.
 #[derive(Clone)]
 pub struct HttpState {
-    pub state: watch::Receiver<Arc<Published>>,
+    pub stage: watch::Receiver<Stage>,
+}
+
+impl HttpState {
+    fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
 }
 
 /// Serves until it is dropped. Errors: the listener broke.
@@ -33,16 +47,30 @@ fn router(state: HttpState) -> Router {
 
 /// Alive: this process answers, and its data plane has not ended.
 async fn healthz(State(http): State<HttpState>) -> (StatusCode, &'static str) {
-    match http.state.has_changed() {
-        Ok(_) => (StatusCode::OK, "alive\n"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the data plane ended\n"),
+    match http.stage() {
+        Stage::Running(state) if state.has_changed().is_err() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the data plane ended\n")
+        }
+        Stage::Running(_) | Stage::Starting(_) => (StatusCode::OK, "alive\n"),
     }
 }
 
 /// Serves guests' I/O: what a load balancer's check asks.
 async fn readyz(State(http): State<HttpState>) -> (StatusCode, String) {
-    let stats = &http.state.borrow().stats;
-    let missing = if http.state.has_changed().is_err() {
+    let missing = match http.stage() {
+        Stage::Starting(at) => Some(format!("the node is starting: {at}")),
+        Stage::Running(state) => missing(&state).map(str::to_owned),
+    };
+    match missing {
+        None => (StatusCode::OK, "ready\n".into()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+/// What keeps a node that runs from serving.
+fn missing(state: &watch::Receiver<Arc<Published>>) -> Option<&'static str> {
+    let stats = &state.borrow().stats;
+    if state.has_changed().is_err() {
         Some("the data plane ended")
     } else if stats.ready {
         None
@@ -54,16 +82,15 @@ async fn readyz(State(http): State<HttpState>) -> (StatusCode, String) {
         Some("the lease has ended: the leader cannot be reached")
     } else {
         Some("the node is stopping")
-    };
-    match missing {
-        None => (StatusCode::OK, "ready\n".into()),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }
 
-async fn metrics(State(http): State<HttpState>) -> impl IntoResponse {
-    let published = Arc::clone(&http.state.borrow());
+async fn metrics(State(http): State<HttpState>) -> Response {
+    let Stage::Running(state) = http.stage() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n").into_response();
+    };
+    let published = Arc::clone(&state.borrow());
     let text = metrics::text(&published);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text)
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -5,6 +5,8 @@ pub mod control;
 pub mod data;
 mod home;
 pub mod http;
+pub mod identity;
+pub mod init;
 mod run;
 pub mod settings;
 #[cfg(test)]

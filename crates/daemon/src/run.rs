@@ -10,14 +10,14 @@ use crate::control::local::LocalStats;
 use crate::control::observer::Observer;
 use crate::control::peers::Peers;
 use crate::control::server;
-use crate::data::{DataConfig, DataError, DataPlane, NewDiskError, make_disk_file};
+use crate::data::{DataConfig, DataError, DataPlane, Published, listen_hint};
 use crate::home::{Home, HomeError, random};
-use crate::http::{self, HttpState};
+use crate::http::{self, HttpState, Stage};
+use crate::identity::{Identity, IdentityError};
 use crate::settings::{Settings, SettingsError};
 use gabion_cluster::{Change, Command, Map, Proposer};
 use gabion_engine::EngineConfig;
 use gabion_node::{Input, NodeConfig, NodeSettings};
-use gabion_store::NewDisk;
 use gabion_types::{Incarnation, NodeId};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -46,12 +46,12 @@ pub enum RunError {
     #[error(transparent)]
     Home(#[from] HomeError),
     #[error(transparent)]
-    Disk(#[from] NewDiskError),
+    Identity(#[from] IdentityError),
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
-    #[error("cannot listen for {whom} at {at} ({error}); is another node running there?")]
+    #[error("cannot listen for {whom} at {at} ({error}); {}", listen_hint(.error))]
     Listen { whom: &'static str, at: SocketAddr, error: std::io::Error },
     #[error("the server for {whom} ended: {error}")]
     Served { whom: &'static str, error: Box<dyn std::error::Error + Send + Sync> },
@@ -91,7 +91,11 @@ pub fn run(config: &Path) -> Result<(), RunError> {
 /// As `run`, with a configuration that may have been changed by options.
 pub fn run_with(settings: Settings) -> Result<(), RunError> {
     start_log();
-    let home = Home::lock(&settings.dir)?;
+    // Before the lock: nothing is written into a directory that is not the node's.
+    let home = Identity::of_initialised(&settings)
+        .map_err(RunError::from)
+        .and_then(|_| Ok(Home::lock(&settings.dir)?));
+    let home = home.inspect_err(|error| tracing::error!("{error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("gabion-control")
         .worker_threads(2)
@@ -164,7 +168,12 @@ struct Running {
 
 impl Running {
     async fn start(settings: &Settings) -> Result<Self, RunError> {
-        let listeners = Listeners::bind(settings).await?;
+        warn_of_exposure(settings);
+        let mut servers = tokio::task::JoinSet::new();
+        let (stage, http_stage) = watch::channel(Stage::Starting("it asks the others who it is"));
+        let api = bind("the API", settings.listen.api).await?;
+        let http = bind("HTTP", settings.listen.http).await?;
+        servers.spawn(serve_http(http, http_stage));
         let me = settings.info.id;
         let voters = settings.voters.iter().map(|voter| (voter.id, voter.api.clone()));
         let peers = Arc::new(Peers::new(me, settings.cluster, settings.secret, voters));
@@ -176,11 +185,8 @@ impl Running {
 
         let incarnation = Incarnation::new(random()?);
         let data_config = data_config(settings, incarnation)?;
-        let start = settings.clone();
-        let data = tokio::task::spawn_blocking(move || {
-            make_missing_disks(&start)?;
-            Ok::<_, RunError>(DataPlane::spawn(data_config)?)
-        });
+        stage.send_replace(Stage::Starting("its disks are being recovered"));
+        let data = tokio::task::spawn_blocking(move || DataPlane::spawn(data_config));
         let data = data.await.map_err(|_| RunError::DataDied)??;
         let bound = data.bound();
         let (sender, effects, state, _thread) = data.into_parts();
@@ -189,6 +195,7 @@ impl Running {
         let mut milestone = hub.milestone.subscribe();
         disks_agree(settings, &hub, &mut milestone, log_end).await?;
 
+        stage.send_replace(Stage::Starting("its consensus log is being read"));
         let (committed, log) = mpsc::channel::<Committed>(LOG_QUEUED);
         let feed = Arc::clone(&hub);
         tokio::spawn(async move { feed.carry_log(log).await });
@@ -210,7 +217,9 @@ impl Running {
             node = me.get(), %incarnation, api = %settings.listen.api, peer = %bound.peer,
             http = %settings.listen.http, "running"
         );
-        let servers = listeners.serve(context, Answerer::new(Arc::clone(&store)), state);
+        let answerer = Answerer::new(Arc::clone(&store));
+        servers.spawn(serve_api(api, context, answerer, state.clone()));
+        stage.send_replace(Stage::Running(state));
         Ok(Self { hub, store, servers, milestone })
     }
 
@@ -247,45 +256,41 @@ impl Running {
     }
 }
 
-/// Bound before anything else: an address in use is told at once.
-struct Listeners {
-    api: TcpListener,
-    http: TcpListener,
+/// Before anything else: an address in use is told at once.
+async fn bind(whom: &'static str, at: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(at).await.map_err(|error| RunError::Listen { whom, at, error })
 }
 
-impl Listeners {
-    async fn bind(settings: &Settings) -> Result<Self, RunError> {
-        let bind = async |whom, at: SocketAddr| {
-            TcpListener::bind(at).await.map_err(|error| RunError::Listen { whom, at, error })
-        };
-        let api = bind("the API", settings.listen.api).await?;
-        let http = bind("HTTP", settings.listen.http).await?;
-        Ok(Self { api, http })
-    }
+/// From the start: a node that recovers its disks for minutes is alive, and says that it is not ready.
+async fn serve_http(listener: TcpListener, stage: watch::Receiver<Stage>) -> RunError {
+    let error = match http::serve(listener, HttpState { stage }).await {
+        Ok(()) => "it closed its listener".into(),
+        Err(error) => error.into(),
+    };
+    RunError::Served { whom: "HTTP", error }
+}
 
-    fn serve(
-        self,
-        context: Arc<Context>,
-        answerer: Answerer,
-        state: watch::Receiver<Arc<crate::data::Published>>,
-    ) -> tokio::task::JoinSet<RunError> {
-        let mut servers = tokio::task::JoinSet::new();
-        let ready = state.clone();
-        servers.spawn(async move {
-            let error = match server::serve(self.api, context, answerer, ready).await {
-                Ok(()) => "it closed its listener".into(),
-                Err(error) => error.into(),
-            };
-            RunError::Served { whom: "the API", error }
-        });
-        servers.spawn(async move {
-            let error = match http::serve(self.http, HttpState { state }).await {
-                Ok(()) => "it closed its listener".into(),
-                Err(error) => error.into(),
-            };
-            RunError::Served { whom: "HTTP", error }
-        });
-        servers
+async fn serve_api(
+    listener: TcpListener,
+    context: Arc<Context>,
+    answerer: Answerer,
+    state: watch::Receiver<Arc<Published>>,
+) -> RunError {
+    let error = match server::serve(listener, context, answerer, state).await {
+        Ok(()) => "it closed its listener".into(),
+        Err(error) => error.into(),
+    };
+    RunError::Served { whom: "the API", error }
+}
+
+/// Until there is TLS.
+fn warn_of_exposure(settings: &Settings) {
+    for (what, at) in settings.listen.beyond_loopback() {
+        tracing::warn!(
+            what, %at,
+            "listens beyond loopback: nothing is encrypted there, and only peers prove who they \
+             are; keep it in a network that you trust"
+        );
     }
 }
 
@@ -321,25 +326,6 @@ fn data_config(settings: &Settings, incarnation: Incarnation) -> Result<DataConf
         listen_nbd_unix: settings.listen.nbd_unix.clone(),
         voters: settings.voters.iter().map(|voter| (voter.id, voter.peer.clone())).collect(),
     })
-}
-
-/// A disk file that is not there is written full and formatted.
-fn make_missing_disks(settings: &Settings) -> Result<(), RunError> {
-    for disk in settings.disks.iter().filter(|disk| !disk.path.exists()) {
-        let (low, high): (u64, u64) = (random()?, random()?);
-        let mut uuid = [0; 16];
-        uuid[..8].copy_from_slice(&low.to_le_bytes());
-        uuid[8..].copy_from_slice(&high.to_le_bytes());
-        let new = NewDisk {
-            cluster: settings.cluster,
-            uuid,
-            capacity_bytes: disk.size_bytes,
-            limits: settings.limits,
-        };
-        tracing::info!(path = %disk.path.display(), bytes = disk.size_bytes, "making a disk");
-        make_disk_file(&disk.path, &new, |_| {})?;
-    }
-    Ok(())
 }
 
 /// Waits until the disks have told what map they saw: a log that ends below it was rolled back, and

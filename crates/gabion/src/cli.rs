@@ -5,6 +5,7 @@ use crate::size::ByteSize;
 use crate::span::Span;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -36,7 +37,10 @@ pub enum Verb {
         #[arg(long)]
         watch: bool,
     },
-    /// Nodes: run one, start and kill those of `up`
+    /// A new cluster of real machines
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Nodes: make and run one, start and kill those of `up`
     #[command(subcommand)]
     Node(NodeVerb),
     /// Disks of the cluster
@@ -124,7 +128,73 @@ impl IoDriver {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Write the file that all nodes of a new cluster share: its id, its secret, its voters
+    Init {
+        /// Copy it to each machine; `cluster_file` in a node's configuration names it
+        #[arg(long, default_value = "/etc/gabion/cluster.toml")]
+        file: PathBuf,
+        /// A node, once for each; ports that are not given are 7400 (api), 7500 (peer), 10809 (nbd), 7600 (http)
+        #[arg(
+            long = "node",
+            required = true,
+            value_name = "NAME=HOST[,api=PORT,peer=PORT,nbd=PORT,http=PORT]"
+        )]
+        nodes: Vec<NewNode>,
+        #[arg(long, hide = true)]
+        segment_size: Option<ByteSize>,
+    },
+}
+
+/// A node of a cluster that is being made, as it is typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNode {
+    pub name: String,
+    pub host: String,
+    pub api: u16,
+    pub peer: u16,
+    pub nbd: u16,
+    pub http: u16,
+}
+
+impl FromStr for NewNode {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let wrong = || "a node is NAME=HOST, such as node1=10.0.0.1".to_owned();
+        let (name, rest) = typed.split_once('=').ok_or_else(wrong)?;
+        let mut parts = rest.split(',');
+        let host = parts.next().unwrap_or_default();
+        if name.is_empty() || host.is_empty() || host.contains(char::is_whitespace) {
+            return Err(wrong());
+        }
+        let (name, host) = (name.to_owned(), host.to_owned());
+        let mut node = Self { name, host, api: 7400, peer: 7500, nbd: 10809, http: 7600 };
+        for part in parts {
+            let (what, port) = part.split_once('=').ok_or_else(wrong)?;
+            let port = port.parse().map_err(|_| format!("{port} is no port"))?;
+            match what {
+                "api" => node.api = port,
+                "peer" => node.peer = port,
+                "nbd" => node.nbd = port,
+                "http" => node.http = port,
+                _ => return Err(format!("{what} is none of api, peer, nbd, http")),
+            }
+        }
+        Ok(node)
+    }
+}
+
+#[derive(Debug, Subcommand)]
 pub enum NodeVerb {
+    /// Make a node: write its identity, make or format its disks; what is its own already is kept
+    Init {
+        #[arg(long)]
+        config: PathBuf,
+        /// Also take disks that hold data, and replace those that are gone: what is lost is named
+        #[arg(long)]
+        force: bool,
+    },
     /// Run a node in the foreground; SIGTERM stops it cleanly
     Run {
         #[arg(long)]
@@ -168,7 +238,7 @@ pub enum DiskVerb {
 pub enum AttachMode {
     /// Whoever opens it
     Any,
-    /// The guests of one node at a time
+    /// The guests of one node at a time (not built yet: refused)
     Exclusive,
 }
 
@@ -291,6 +361,16 @@ mod tests {
     }
 
     #[test]
+    fn a_new_node_is_a_name_and_a_host() {
+        let node: NewNode = "a=10.0.0.1,peer=9".parse().unwrap();
+        assert_eq!((node.name.as_str(), node.host.as_str()), ("a", "10.0.0.1"));
+        assert_eq!((node.api, node.peer, node.nbd, node.http), (7400, 9, 10809, 7600));
+        for typed in ["a", "=x", "a=", "a=b,api", "a=b,api=x", "a=b,ipa=1", "a=b c"] {
+            assert!(typed.parse::<NewNode>().is_err(), "{typed}");
+        }
+    }
+
+    #[test]
     fn bench_sizes_are_fios() {
         assert_eq!(parse_bench_size("4k"), Ok(4096));
         assert_eq!(parse_bench_size("1M"), Ok(1 << 20));
@@ -311,6 +391,8 @@ mod tests {
             "gabion bench vm1 --rw randwrite --bs 4k --depth 16 --seconds 10",
             "gabion volume move vm1 --to node2",
             "gabion events --follow",
+            "gabion cluster init --file c.toml --node a=10.0.0.1 --node b=::1,api=1,http=2",
+            "gabion node init --config node.toml --force",
             "gabion disk check gabion-data/node1/disk0 --json",
             "gabion disk show /dev/sdb",
         ] {

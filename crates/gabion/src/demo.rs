@@ -14,7 +14,7 @@ use crate::process;
 use crate::remote::Remote;
 use crate::size::ByteSize;
 use crate::span;
-use crate::up::{stop_signals, wait_ready};
+use crate::up::{make_disks, stop_signals};
 use crate::verbs::volume::copied;
 use crate::writer::{self, Outcome, Writer, WriterPlan};
 use gabion_api::v1;
@@ -111,8 +111,10 @@ impl Story {
 
     fn form(&mut self) -> Result<(), Failure> {
         self.report.step("1. A cluster forms, and a volume with two copies of each block is made");
+        make_disks(&self.cluster)?;
         self.cluster.start_all()?;
-        wait_ready(&mut self.cluster)?;
+        let nodes = self.cluster.ids();
+        self.cluster.wait_ready(&nodes)?;
         self.set("rebuild.wait", "1s")?;
         let volume = self.remote.create(v1::CreateVolumeRequest {
             name: VOLUME.to_owned(),
@@ -232,7 +234,7 @@ impl Story {
         let until = Instant::now() + AWAY;
         self.wait("the guests write on", |_| Ok(Instant::now() >= until))?;
         self.cluster.start(away)?;
-        self.cluster.wait_ready(&[away], |_, _| {})?;
+        self.cluster.wait_ready(&[away])?;
         let mut bar = Bar::new("delta");
         self.wait("the returned copies are in sync", |story| {
             let volume = story.remote.volume(VOLUME)?;
@@ -405,7 +407,7 @@ impl Story {
 
     fn bring_back(&mut self, node: u32) -> Result<(), Failure> {
         self.cluster.start(node)?;
-        self.cluster.wait_ready(&[node], |_, _| {})?;
+        self.cluster.wait_ready(&[node])?;
         self.report.check(&format!("node {node} is back"), true);
         Ok(())
     }

@@ -3,7 +3,9 @@
 //! Shape: `cluster.toml` names the nodes for all verbs; `node<i>/config.toml` is what
 //! `gabion node run` reads; beside it lie that node's `pid`, `log`, `nbd.sock`, `meta/` and disks.
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
+use gabion_daemon::identity::write_whole;
+use gabion_daemon::settings::SOCKET_PATH_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Read;
@@ -123,6 +125,7 @@ impl ClusterDir {
     pub fn create(dir: &Path, plan: &Plan) -> Result<Self, Failure> {
         fs::create_dir_all(dir).map_err(|e| Failure::io("make", dir, &e))?;
         let dir = fs::canonicalize(dir).map_err(|e| Failure::io("find", dir, &e))?;
+        check_socket_paths(&dir, plan.nodes)?;
         let cluster = random_hex(16)?;
         let secret = random_hex(32)?;
         let voters: Vec<Voter> = (1..=plan.nodes).map(|node| plan.voter(node)).collect();
@@ -141,7 +144,7 @@ impl ClusterDir {
                     api: voter.api.clone(),
                     peer: voter.peer.clone(),
                     nbd: voter.nbd.clone(),
-                    nbd_unix: node_dir.join("nbd.sock"),
+                    nbd_unix: socket_path(&dir, voter.node),
                     http: voter.http.clone(),
                 },
                 disks: plan.disks_of(voter.node, &node_dir),
@@ -245,6 +248,26 @@ impl Plan {
     }
 }
 
+/// A unix socket's path has a short limit, which a deep --dir passes.
+fn check_socket_paths(dir: &Path, nodes: u32) -> Result<(), Failure> {
+    let path = socket_path(dir, nodes);
+    let bytes = path.as_os_str().len();
+    if bytes <= SOCKET_PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let what = format!(
+        "the path of a node's socket, {}, has {bytes} bytes, and a unix socket's address holds \
+         {SOCKET_PATH_BYTES_MAX}",
+        path.display()
+    );
+    let most = dir.as_os_str().len().saturating_sub(bytes - SOCKET_PATH_BYTES_MAX);
+    Err(Failure::new(Exit::Usage, what, format!("use a --dir of at most {most} bytes")))
+}
+
+fn socket_path(dir: &Path, node: u32) -> PathBuf {
+    node_dir(dir, node).join("nbd.sock")
+}
+
 fn node_dir(dir: &Path, node: u32) -> PathBuf {
     dir.join(format!("node{node}"))
 }
@@ -256,20 +279,23 @@ pub fn read_cluster_file(path: &Path) -> Result<ClusterFile, Failure> {
     })
 }
 
+/// Everybody may read it.
 fn write_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+    write_with_mode(path, value, 0o644)
+}
+
+/// The cluster's secret stands in it: only this user reads it, from its first byte on.
+pub(crate) fn write_secret_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+    write_with_mode(path, value, 0o600)
+}
+
+/// Durable: when it returns; a crash leaves what was there before, or all of the new.
+fn write_with_mode<T: Serialize>(path: &Path, value: &T, mode: u32) -> Result<(), Failure> {
     let text = toml::to_string(value).expect("plain structs of strings and numbers");
-    fs::write(path, text).map_err(|e| Failure::io("write", path, &e))
+    write_whole(path, text.as_bytes(), mode).map_err(|e| Failure::io("write", path, &e))
 }
 
-/// The cluster's secret stands in it: only this user reads it.
-fn write_secret_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    write_toml(path, value)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .map_err(|e| Failure::io("protect", path, &e))
-}
-
-fn random_hex(bytes: usize) -> Result<String, Failure> {
+pub(crate) fn random_hex(bytes: usize) -> Result<String, Failure> {
     let path = Path::new("/dev/urandom");
     let mut drawn = vec![0; bytes];
     fs::File::open(path)
@@ -309,5 +335,41 @@ mod tests {
         assert_eq!(second.secret.len(), 64);
         assert!(found.node_file(3).unwrap().disks.is_empty(), "the witness has no disks");
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_secret_is_nobody_elses_at_any_moment() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = std::env::temp_dir().join(format!("gabion-secret-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("config.toml");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        // What lies there already, and what an interrupted call left, lend it no rights.
+        for left in [&path, &dir.join("config.toml.new")] {
+            fs::write(left, "open").unwrap();
+            fs::set_permissions(left, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        // A reader that had it open from before sees what it was, and not the secret.
+        let mut early = fs::File::open(dir.join("config.toml.new")).unwrap();
+        let secret = LimitsEntry { segment_bytes: 4711 };
+        write_secret_toml(&path, &secret).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        let mut seen = String::new();
+        early.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "open");
+        assert!(fs::read_to_string(&path).unwrap().contains("4711"));
+        assert!(!dir.join("config.toml.new").exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_directory_too_deep_for_its_sockets_is_told_as_that() {
+        let deep = std::env::temp_dir().join("d".repeat(120));
+        let failure = ClusterDir::create(&deep, &plan()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.what.contains("a unix socket's address holds 107"), "{failure}");
+        assert!(failure.next.contains("--dir of at most"), "{failure}");
+        assert!(!ClusterDir::exists(&deep));
+        fs::remove_dir_all(&deep).unwrap();
     }
 }

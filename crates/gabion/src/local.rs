@@ -5,9 +5,10 @@ use crate::layout::{ClusterDir, Plan};
 use crate::nbd_client::Address;
 use crate::process::{self, Bond};
 use crate::remote::Remote;
+use gabion_daemon::init::{init, is_initialised};
+use gabion_daemon::settings::Settings;
 use rustix::process::{Pid, Signal};
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -66,37 +67,37 @@ impl LocalCluster {
         self.ids().into_iter().try_for_each(|node| self.start(node))
     }
 
-    /// Bytes of disk files that are made already, and of all.
-    pub fn disks_made(&self) -> Result<(u64, u64), Failure> {
-        let (mut made, mut all) = (0, 0);
+    /// Makes the identities and disks of those nodes that have none yet, or not all of them.
+    /// `progress` hears how many bytes of disk files are written, of all. Takes as long as it takes.
+    pub fn make_disks(&self, mut progress: impl FnMut(u64, u64)) -> Result<(), Failure> {
+        let mut new = Vec::new();
         for node in self.ids() {
-            for disk in self.dir.node_file(node)?.disks {
-                let allocated = std::fs::metadata(&disk.path).map_or(0, |file| file.blocks() * 512);
-                made += allocated.min(disk.size_bytes);
-                all += disk.size_bytes;
+            let settings = process::settings(&self.dir.config(node))?;
+            if !is_initialised(&settings).map_err(|e| Failure::failed(e.to_string(), ""))? {
+                new.push(settings);
             }
         }
-        Ok((made, all))
+        let bytes_of = |settings: &Settings| -> u64 {
+            settings.disks.iter().filter_map(|disk| disk.size_bytes).sum()
+        };
+        let all: u64 = new.iter().map(bytes_of).sum();
+        let mut before = 0;
+        for settings in &new {
+            init(settings, false, |made, _| progress(before + made, all))
+                .map_err(|error| process::cannot_init(&error))?;
+            before += bytes_of(settings);
+            progress(before, all);
+        }
+        Ok(())
     }
 
-    /// Waits until all of these serve. `progress` hears how much of the disk files is made.
-    pub fn wait_ready(
-        &mut self,
-        nodes: &[u32],
-        mut progress: impl FnMut(u64, u64),
-    ) -> Result<(), Failure> {
-        let mut made_before = 0;
-        let mut until = Instant::now() + READY_MOST;
+    /// Waits until all of these serve.
+    pub fn wait_ready(&mut self, nodes: &[u32]) -> Result<(), Failure> {
+        let until = Instant::now() + READY_MOST;
         loop {
             if let Some((node, status)) = self.ended().into_iter().find(|(n, _)| nodes.contains(n))
             {
                 return Err(self.died(node, status));
-            }
-            let (made, all) = self.disks_made()?;
-            progress(made, all);
-            if made > made_before {
-                made_before = made;
-                until = Instant::now() + READY_MOST;
             }
             let waiting = nodes.iter().find(|node| !self.ready(**node));
             let Some(waiting) = waiting else { return Ok(()) };
@@ -222,7 +223,7 @@ impl LocalCluster {
     /// Until nobody owns a volume any more. Without a majority nobody can tell, and nothing can be
     /// released either.
     fn wait_released(&self) {
-        let Ok(mut remote) = Remote::at(&self.api_addresses()) else { return };
+        let Ok(remote) = Remote::at(&self.api_addresses()) else { return };
         let until = Instant::now() + RELEASE_MOST;
         while Instant::now() < until && self.dir.file.nodes.iter().any(|n| self.pid(n.id).is_some())
         {

@@ -2,6 +2,10 @@
 
 use crate::failure::{Exit, Failure};
 use crate::layout::{ClusterDir, Wanted};
+use gabion_daemon::HomeError;
+use gabion_daemon::identity::IdentityError;
+use gabion_daemon::init::InitError;
+use gabion_daemon::settings::Settings;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{Read, Write};
@@ -49,6 +53,30 @@ pub fn start(
         .process_group(0)
         .spawn()
         .map_err(|e| Failure::io("start", program, &e))
+}
+
+/// What a node's configuration says.
+pub fn settings(config: &Path) -> Result<Settings, Failure> {
+    Settings::read(config).map_err(|error| Failure::failed(error.to_string(), ""))
+}
+
+/// Why a node was not made. Refused are its disks, which hold something or are not there.
+pub fn cannot_init(error: &InitError) -> Failure {
+    let exit = match error {
+        InitError::Refused(_)
+        | InitError::Home(HomeError::InUse { .. })
+        | InitError::Identity(IdentityError::Other { .. }) => Exit::Refused,
+        InitError::Home(HomeError::Io { .. } | HomeError::Random(_))
+        | InitError::Identity(
+            IdentityError::Missing { .. }
+            | IdentityError::Incomplete { .. }
+            | IdentityError::Unreadable { .. }
+            | IdentityError::Io { .. },
+        )
+        | InitError::Disk(_)
+        | InitError::Io { .. } => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string(), "")
 }
 
 /// This very program.

@@ -19,15 +19,18 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 pub fn up(args: &UpArgs) -> Result<(), Failure> {
     let continued = ClusterDir::exists(&args.dir);
     let mut cluster = LocalCluster::lay_out(&args.dir, &plan(args), process::program()?)?;
-    let stop = stop_signals()?;
     println!(
         "{} the cluster in {}: {} nodes",
         if continued { "continuing" } else { "making" },
         cluster.dir.dir.display(),
         cluster.ids().len()
     );
+    // A Ctrl-C until here simply ends it; the next `up` goes on with the disks.
+    make_disks(&cluster)?;
+    let stop = stop_signals()?;
     cluster.start_all()?;
-    if let Err(failure) = wait_ready(&mut cluster) {
+    let nodes = cluster.ids();
+    if let Err(failure) = cluster.wait_ready(&nodes) {
         cluster.stop();
         return Err(failure);
     }
@@ -54,16 +57,15 @@ fn plan(args: &UpArgs) -> Plan {
     }
 }
 
-pub fn wait_ready(cluster: &mut LocalCluster) -> Result<(), Failure> {
-    let (made_before, all) = cluster.disks_made()?;
+/// With a progress bar, if there is something to make.
+pub fn make_disks(cluster: &LocalCluster) -> Result<(), Failure> {
     let mut bar = Bar::new("disk files");
-    let nodes = cluster.ids();
-    let result = cluster.wait_ready(&nodes, |made, all| {
-        if made_before < all {
-            bar.set(made, all);
-        }
+    let mut written = 0;
+    let result = cluster.make_disks(|made, all| {
+        written = made;
+        bar.set(made, all);
     });
-    bar.done(all.saturating_sub(made_before));
+    bar.done(written);
     result
 }
 

@@ -1,5 +1,6 @@
 //! The verbs that ask a cluster, each a function: ask, then show as JSON or as text.
 
+pub mod cluster;
 pub mod disk;
 pub mod node;
 pub mod settings;
@@ -21,14 +22,15 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Up(args) => up::up(args),
         Verb::Demo(args) => demo::demo(args),
+        Verb::Cluster(verb) => cluster::run(verb, cli.json),
         Verb::Node(verb) => node::run(verb, cli.json, remote),
-        Verb::Status { watch } => status::run(&mut remote()?, *watch, cli.json),
-        Verb::Disk(DiskVerb::List) => status::disks(&mut remote()?, cli.json),
+        Verb::Status { watch } => status::run(&remote()?, *watch, cli.json),
+        Verb::Disk(DiskVerb::List) => status::disks(&remote()?, cli.json),
         Verb::Disk(DiskVerb::Check { path }) => disk::check(path, cli.json),
         Verb::Disk(DiskVerb::Show { path }) => disk::show_disk(path, cli.json),
-        Verb::Volume(verb) => volume::run(&mut remote()?, verb, cli.json),
-        Verb::Settings(verb) => settings::run(&mut remote()?, verb, cli.json),
-        Verb::Events { follow } => status::events(&mut remote()?, *follow, cli.json),
+        Verb::Volume(verb) => volume::run(&remote()?, verb, cli.json),
+        Verb::Settings(verb) => settings::run(&remote()?, verb, cli.json),
+        Verb::Events { follow } => status::events(&remote()?, *follow, cli.json),
         Verb::Sim(verb) => sim::run(verb, cli.json),
         Verb::Bench(args) => {
             let uri = bench_target(args, remote)?;
@@ -47,7 +49,7 @@ fn bench_target(
     if let Some(uri) = Uri::parse(&args.target) {
         return Ok(uri);
     }
-    let mut remote = remote()?;
+    let remote = remote()?;
     let volume = remote.volume(&args.target)?;
     let nodes = remote.nodes()?;
     let owner = volume.owner.map(|owner| owner.node);

@@ -11,6 +11,7 @@ mod fence;
 mod fresh;
 pub mod inspect;
 pub mod io;
+mod label;
 mod op;
 mod opening;
 mod pages;
@@ -26,6 +27,7 @@ pub use fresh::{NewDisk, format_disk};
 pub use io::{
     Damage, During, Effect, Input, Opened, Origin, OutOfService, Part, StoreEvent, StoreStats,
 };
+pub use label::{LABEL_BYTES, Label, disk_label};
 pub use store::{BlockPlace, HeldSegment, HeldVolume, Store};
 
 #[cfg(test)]

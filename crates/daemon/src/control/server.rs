@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 /// A client whose machine is gone without a word is noticed after two of these.
@@ -36,7 +37,9 @@ pub async fn serve(
     state: watch::Receiver<Arc<Published>>,
 ) -> Result<(), tonic::transport::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    tokio::spawn(report_health(reporter, state));
+    let ready = state.borrow().stats.ready;
+    set_health(&reporter, ready).await;
+    tokio::spawn(report_health(reporter, state, ready));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
@@ -76,24 +79,32 @@ pub async fn serve(
 }
 
 /// As `/readyz` says it.
-async fn report_health(reporter: HealthReporter, mut state: watch::Receiver<Arc<Published>>) {
+async fn report_health(
+    reporter: HealthReporter,
+    mut state: watch::Receiver<Arc<Published>>,
+    mut before: bool,
+) {
+    while state.changed().await.is_ok() {
+        let ready = state.borrow_and_update().stats.ready;
+        if before != ready {
+            before = ready;
+            set_health(&reporter, ready).await;
+        }
+    }
+    set_health(&reporter, false).await;
+}
+
+/// Of the services that need it, and of the node as a whole, whose name is empty.
+async fn set_health(reporter: &HealthReporter, ready: bool) {
     type Guests = IoServer<IoService>;
     type Operators = VolumesServer<VolumesService>;
-    let mut before = None;
-    loop {
-        let ready = state.borrow_and_update().stats.ready;
-        if before != Some(ready) {
-            before = Some(ready);
-            if ready {
-                reporter.set_serving::<Guests>().await;
-                reporter.set_serving::<Operators>().await;
-            } else {
-                reporter.set_not_serving::<Guests>().await;
-                reporter.set_not_serving::<Operators>().await;
-            }
-        }
-        if state.changed().await.is_err() {
-            return;
-        }
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    reporter.set_service_status("", status).await;
+    if ready {
+        reporter.set_serving::<Guests>().await;
+        reporter.set_serving::<Operators>().await;
+    } else {
+        reporter.set_not_serving::<Guests>().await;
+        reporter.set_not_serving::<Operators>().await;
     }
 }

@@ -47,6 +47,13 @@ impl VolumesService {
     fn spec(request: CreateVolumeRequest) -> Result<VolumeSpec, Status> {
         let rf = if request.rf == 0 { RF_DEFAULT } else { request.rf };
         let exclusive = request.attach() == Attach::Exclusive;
+        if exclusive {
+            let what = "volumes whose guests are kept to one node (--attach exclusive) are not \
+                        built yet: nothing would keep a second node's guests out";
+            let next = "create it with --attach any, and let one host at a time use it";
+            let detail = ErrorDetail::of(ErrorCode::NotBuilt, what, next);
+            return Err(detail.about(request.name).into_status());
+        }
         let bad_rf = || ErrorDetail::of(ErrorCode::BadRf, "rf is 1, 2 or 3", "").into_status();
         let hold = match request.hold_ms {
             0 => HoldPolicy::NeverFail,

@@ -29,10 +29,26 @@ pub enum DataError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Disk(#[from] DiskOpenError),
-    #[error("cannot listen for {whom} at {at} ({error}); is another node running there?")]
+    #[error("cannot listen for {whom} at {at} ({error}); {}", listen_hint(.error))]
     Listen { whom: &'static str, at: String, error: io::Error },
     #[error("the data plane's thread cannot be started ({0})")]
     Thread(io::Error),
     #[error("the data plane's thread ended while it started; the log says why")]
     Died,
+}
+
+/// What to look at when a socket cannot be listened on.
+pub fn listen_hint(error: &io::Error) -> &'static str {
+    let known = [
+        (io::ErrorKind::AddrInUse, "is another node running there? see `ss -ltnp`"),
+        (io::ErrorKind::AddrNotAvailable, "this machine has no such address"),
+        (io::ErrorKind::PermissionDenied, "this user may not; check the port or the directory"),
+        (io::ErrorKind::NotFound, "is there such a directory?"),
+        (
+            io::ErrorKind::InvalidInput,
+            "is it an address? the path of a unix socket has at most 107 bytes",
+        ),
+    ];
+    let found = known.into_iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or("check the address in the configuration", |(_, hint)| hint)
 }

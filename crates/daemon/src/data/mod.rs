@@ -21,7 +21,7 @@ mod publish;
 #[cfg(test)]
 mod tests;
 
-pub use config::{DataConfig, DataError};
+pub use config::{DataConfig, DataError, listen_hint};
 pub use handle::{Bound, DataHandle, DataPlane, DataSender, Ended, Full};
 pub use locate::{BlockAddress, LocatedCopy};
 pub use new_disk::{NewDiskError, format_device, make_disk_file};

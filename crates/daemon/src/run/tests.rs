@@ -1,20 +1,24 @@
 //! Whole nodes in one process: real files, loopback, gRPC from outside.
 
 use super::*;
+use crate::init::init;
 use crate::test_ports::free_port;
 use bytes::Bytes;
 use gabion_api::IoClient;
 use gabion_api::v1::cluster_client::ClusterClient;
 use gabion_api::v1::volumes_client::VolumesClient;
 use gabion_api::v1::{
-    CreateVolumeRequest, ErrorCode, ErrorDetail, EventsRequest, GetVolumeRequest, Health,
-    LocateRequest, SetSettingRequest, StatusRequest, StatusResponse,
+    Attach, CreateVolumeRequest, DiskState, ErrorCode, ErrorDetail, EventsRequest,
+    GetVolumeRequest, Health, LocateRequest, SetSettingRequest, StatusRequest, StatusResponse,
 };
 use std::fmt::Write;
 use std::io::{Read, Seek, SeekFrom};
 use tokio::runtime::{Builder, Runtime};
 use tonic::Status;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,6 +40,7 @@ struct TestNode {
 
 impl TestNode {
     async fn start(settings: Settings) -> Result<Self, RunError> {
+        Identity::of_initialised(&settings)?;
         let home = Home::lock(&settings.dir)?;
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let starting = runtime.spawn(async move { Running::start(&settings).await });
@@ -101,6 +106,7 @@ impl TestCluster {
         let settings = settings(&dir.0, count);
         let mut cluster = Self { settings, nodes: Vec::new(), _dir: dir };
         for index in 0..cluster.settings.len() {
+            init(&cluster.settings[index], false, |_, _| {}).unwrap();
             cluster.nodes.push(None);
             cluster.start_node(index).await;
         }
@@ -191,6 +197,9 @@ async fn a_volume_is_made_through_any_node_and_written_through_grpc() {
     assert_eq!(ErrorDetail::from_status(&again).code(), ErrorCode::NameTaken);
     let odd = volumes.create(create("vm2", 1000)).await.unwrap_err();
     assert_eq!(ErrorDetail::from_status(&odd).code(), ErrorCode::BadSize);
+    let alone = CreateVolumeRequest { attach: Attach::Exclusive.into(), ..create("vm2", 8 << 20) };
+    let alone = volumes.create(alone).await.unwrap_err();
+    assert_eq!(ErrorDetail::from_status(&alone).code(), ErrorCode::NotBuilt);
     let none = volumes.get(GetVolumeRequest { name: "vm9".to_owned() }).await.unwrap_err();
     assert_eq!(ErrorDetail::from_status(&none).code(), ErrorCode::NoVolume);
 
@@ -272,4 +281,101 @@ async fn who_lost_the_log_does_not_vote_again() {
     let error = TestNode::start(settings).await.err().unwrap();
     assert!(matches!(error, RunError::LogLost { .. }), "{error}");
     cluster.stop().await;
+}
+
+/// The body of an answer to a plain GET; `None` where nobody answers.
+async fn get(at: SocketAddr, path: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(at).await.ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_starting_is_alive_and_not_ready() {
+    start_log();
+    let path = std::env::temp_dir().join(format!("gabion-run-starting-{}", std::process::id()));
+    let dir = TestDir(path);
+    let all = settings(&dir.0, 3);
+    init(&all[0], false, |_, _| {}).unwrap();
+    // Others that take its calls and never answer keep it from coming further for a while.
+    let mut silent = Vec::new();
+    for other in &all[1..] {
+        silent.push(TcpListener::bind(other.listen.api).await.unwrap());
+    }
+    let own = all[0].clone();
+    let starting = tokio::spawn(async move { TestNode::start(own).await });
+    let health = async {
+        loop {
+            if let Some(answer) = get(all[0].listen.http, "/healthz").await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let health = tokio::time::timeout(PATIENCE, health).await.unwrap();
+    let ready = get(all[0].listen.http, "/readyz").await.unwrap();
+    let metrics = get(all[0].listen.http, "/metrics").await.unwrap();
+    assert!(!starting.is_finished(), "it was to be seen while it starts");
+    assert!(health.contains(" 200 ") && health.ends_with("alive\n"), "{health}");
+    assert!(ready.contains(" 503 ") && ready.contains("the node is starting: "), "{ready}");
+    assert!(metrics.contains(" 503 "), "{metrics}");
+    // It serves, and is not ready: there is no majority. So says gRPC, of the node as a whole too.
+    let node = starting.await.unwrap().unwrap();
+    let ready = get(all[0].listen.http, "/readyz").await.unwrap();
+    assert!(ready.contains(" 503 ") && ready.contains("no leader"), "{ready}");
+    let address = format!("http://{}", all[0].listen.api);
+    let channel = Channel::from_shared(address).unwrap().connect_lazy();
+    let mut client = HealthClient::new(channel);
+    for service in ["", "gabion.v1.Io", "gabion.v1.Volumes"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let status = client.check(request).await.unwrap().into_inner().status();
+        assert_eq!(status, ServingStatus::NotServing, "{service:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_not_there_is_missed_and_never_made() {
+    let mut cluster = TestCluster::start("run-disk-gone", 3).await;
+    cluster.all_up().await;
+    cluster.stop_node(2).await;
+    let disk = cluster.settings[2].disks[0].path.clone();
+    let kept = disk.with_extension("kept");
+    std::fs::rename(&disk, &kept).unwrap();
+    cluster.start_node(2).await;
+    let missing = |status: &StatusResponse| {
+        status.nodes.iter().any(|node| {
+            node.id == 3 && node.disks.iter().any(|disk| disk.state() == DiskState::Missing)
+        })
+    };
+    cluster.until(0, missing).await;
+    assert!(!disk.exists(), "an empty disk in its place would fill the file system below a mount");
+    let mut volumes = VolumesClient::new(cluster.channel(2));
+    volumes.create(create("vm1", 8 << 20)).await.unwrap();
+    cluster.stop_node(2).await;
+    std::fs::rename(&kept, &disk).unwrap();
+    cluster.start_node(2).await;
+    let back = |status: &StatusResponse| {
+        let disks = status.nodes.iter().flat_map(|node| &node.disks);
+        disks.clone().count() == 3 && disks.into_iter().all(|d| d.state() == DiskState::InService)
+    };
+    cluster.until(0, back).await;
+    cluster.stop().await;
+}
+
+#[test]
+fn a_node_that_was_not_made_does_not_run_and_leaves_no_trace() {
+    let path = std::env::temp_dir().join(format!("gabion-run-unmade-{}", std::process::id()));
+    let dir = TestDir(path);
+    let settings = settings(&dir.0, 1).remove(0);
+    let error = run_with(settings.clone()).err().unwrap();
+    assert!(matches!(error, RunError::Identity(IdentityError::Missing { .. })), "{error}");
+    assert!(!settings.dir.exists());
+    init(&settings, false, |_, _| {}).unwrap();
+    let other = Settings { cluster: gabion_types::ClusterId::new([9; 16]), ..settings };
+    let error = run_with(other).err().unwrap();
+    assert!(matches!(error, RunError::Identity(IdentityError::Other { .. })), "{error}");
 }

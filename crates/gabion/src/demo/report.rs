@@ -79,7 +79,12 @@ impl Figures {
             ),
             row("the whole story", span::shown(self.took)),
         ];
-        view::table(&["WHAT", "FIGURE"], &rows)
+        let table = view::table(&["WHAT", "FIGURE"], &rows);
+        // The first one's copies were made anew on the survivors before it came back.
+        format!(
+            "{table}\nthe node killed first came back to no copies of its own: all of them had \
+             been made anew elsewhere; the owner's return shows the delta"
+        )
     }
 }
 

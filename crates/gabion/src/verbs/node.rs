@@ -1,5 +1,6 @@
 //! `gabion node`.
 
+use crate::bar::Bar;
 use crate::cli::NodeVerb;
 use crate::failure::{Exit, Failure};
 use crate::layout::ClusterDir;
@@ -8,7 +9,7 @@ use crate::process::{self, Bond};
 use crate::remote::Remote;
 use crate::verbs::{show, status};
 use crate::view;
-use gabion_daemon::settings::Settings;
+use gabion_daemon::init::{Done, InitedDisk, is_initialised};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -29,6 +30,7 @@ pub fn run(
             }
             run_node(config, io.map(|io| io.name()))
         }
+        NodeVerb::Init { config, force } => init(config, *force, as_json),
         NodeVerb::Start { node, dir } => start(*node, dir, as_json),
         NodeVerb::Kill { node, dir, signal } => kill(*node, dir, signal, as_json),
         NodeVerb::List => {
@@ -40,12 +42,46 @@ pub fn run(
     }
 }
 
+fn init(config: &Path, force: bool, as_json: bool) -> Result<(), Failure> {
+    let settings = process::settings(config)?;
+    let mut bar = Bar::new("disk files");
+    let mut written = 0;
+    let made = gabion_daemon::init::init(&settings, force, |done, all| {
+        written = done;
+        bar.set(done, all);
+    });
+    bar.done(if as_json { 0 } else { written });
+    let made = made.map_err(|error| process::cannot_init(&error))?;
+    let shown: Vec<Value> = made.iter().map(inited).collect();
+    let node = settings.info.id.get();
+    show(as_json, &json!({ "node": node.to_string(), "disks": shown }), || {
+        let mut lines: Vec<String> = made.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "node {node} is made; `gabion node run --config {}` runs it",
+            config.display()
+        ));
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+fn inited(disk: &InitedDisk) -> Value {
+    let (done, bytes) = match disk.done {
+        Done::Kept => ("kept", None),
+        Done::MadeFile { bytes } => ("made", Some(bytes)),
+        Done::FormattedDevice { bytes } => ("formatted", Some(bytes)),
+    };
+    let path = disk.path.display().to_string();
+    json!({ "path": path, "done": done, "size_bytes": bytes, "lost": disk.lost })
+}
+
 fn start(node: u32, dir: &Path, as_json: bool) -> Result<(), Failure> {
     let cluster = known(node, dir)?;
     if let Some(pid) = process::running(&cluster, node) {
         let what = format!("node {node} runs already, as process {}", pid.as_raw_pid());
         return Err(Failure::new(Exit::Refused, what, ""));
     }
+    make_disks_of(&cluster, node)?;
     let mut child = process::start(&process::program()?, &cluster, node, Bond::Alone)?;
     let http = cluster.entry(node).map(|entry| entry.http.clone()).unwrap_or_default();
     let mut ended = None;
@@ -72,6 +108,19 @@ fn start(node: u32, dir: &Path, as_json: bool) -> Result<(), Failure> {
         format!("node {node} serves, as process {}", child.id())
     });
     Ok(())
+}
+
+/// Where the `up` that was to make them was interrupted.
+fn make_disks_of(cluster: &ClusterDir, node: u32) -> Result<(), Failure> {
+    let settings = process::settings(&cluster.config(node))?;
+    let cannot = |error: &dyn std::fmt::Display| Failure::failed(error.to_string(), "");
+    if is_initialised(&settings).map_err(|error| cannot(&error))? {
+        return Ok(());
+    }
+    let mut bar = Bar::new("disk files");
+    let made = gabion_daemon::init::init(&settings, false, |done, all| bar.set(done, all));
+    bar.done(0);
+    made.map(drop).map_err(|error| process::cannot_init(&error))
 }
 
 fn kill(node: u32, dir: &Path, signal: &str, as_json: bool) -> Result<(), Failure> {
@@ -108,7 +157,7 @@ fn known(node: u32, dir: &Path) -> Result<ClusterDir, Failure> {
 /// The node of a configuration, until it is told to stop. Its log goes to stderr, with its last word.
 fn run_node(config: &Path, io: Option<&str>) -> Result<(), Failure> {
     let cannot = |error: &dyn std::fmt::Display| Failure::failed(error.to_string(), "");
-    let mut settings = Settings::read(config).map_err(|error| cannot(&error))?;
+    let mut settings = process::settings(config)?;
     if let Some(io) = io {
         settings = settings.with_io(io).expect("the command line knows the same names");
     }

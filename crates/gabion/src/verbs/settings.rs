@@ -7,7 +7,7 @@ use crate::verbs::show;
 use crate::view;
 use serde_json::{Value, json};
 
-pub fn run(remote: &mut Remote, verb: &SettingsVerb, as_json: bool) -> Result<(), Failure> {
+pub fn run(remote: &Remote, verb: &SettingsVerb, as_json: bool) -> Result<(), Failure> {
     match verb {
         SettingsVerb::List => list(remote, as_json),
         SettingsVerb::Get { name } => get(remote, name, as_json),
@@ -21,7 +21,7 @@ pub fn run(remote: &mut Remote, verb: &SettingsVerb, as_json: bool) -> Result<()
     }
 }
 
-fn list(remote: &mut Remote, as_json: bool) -> Result<(), Failure> {
+fn list(remote: &Remote, as_json: bool) -> Result<(), Failure> {
     let settings = remote.settings()?;
     let shown: Vec<Value> = settings.iter().map(view::setting).collect();
     show(as_json, &json!({ "settings": shown }), || {
@@ -41,7 +41,7 @@ fn list(remote: &mut Remote, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn get(remote: &mut Remote, name: &str, as_json: bool) -> Result<(), Failure> {
+fn get(remote: &Remote, name: &str, as_json: bool) -> Result<(), Failure> {
     let settings = remote.settings()?;
     let setting = settings.iter().find(|setting| setting.name == name).ok_or_else(|| {
         let what = format!("there is no setting {name}");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-pub fn run(remote: &mut Remote, watch: bool, as_json: bool) -> Result<(), Failure> {
+pub fn run(remote: &Remote, watch: bool, as_json: bool) -> Result<(), Failure> {
     loop {
         let status = remote.status();
         match status {
@@ -121,7 +121,7 @@ pub fn rebuild(volume: &v1::Volume) -> String {
     }
 }
 
-pub fn disks(remote: &mut Remote, as_json: bool) -> Result<(), Failure> {
+pub fn disks(remote: &Remote, as_json: bool) -> Result<(), Failure> {
     let disks = remote.disks()?;
     let shown: Vec<Value> = disks.iter().map(view::disk).collect();
     show(as_json, &json!({ "disks": shown }), || {
@@ -149,7 +149,7 @@ pub fn disks(remote: &mut Remote, as_json: bool) -> Result<(), Failure> {
 }
 
 /// JSON: one object a line.
-pub fn events(remote: &mut Remote, follow: bool, as_json: bool) -> Result<(), Failure> {
+pub fn events(remote: &Remote, follow: bool, as_json: bool) -> Result<(), Failure> {
     remote.events(follow, |event| {
         show(as_json, &view::event(&event), || {
             format!(

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const WAIT_LOOK_EVERY: Duration = Duration::from_millis(200);
 
-pub fn run(remote: &mut Remote, verb: &VolumeVerb, as_json: bool) -> Result<(), Failure> {
+pub fn run(remote: &Remote, verb: &VolumeVerb, as_json: bool) -> Result<(), Failure> {
     match verb {
         VolumeVerb::Create { name, size, rf, hold, attach } => {
             let request = v1::CreateVolumeRequest {
@@ -83,14 +83,14 @@ fn parse_hold(typed: &str) -> Result<u64, Failure> {
         .ok_or_else(|| Failure::new(Exit::Usage, "--hold is more than no time", "for example 60s"))
 }
 
-fn list(remote: &mut Remote, as_json: bool) -> Result<(), Failure> {
+fn list(remote: &Remote, as_json: bool) -> Result<(), Failure> {
     let volumes = remote.volumes()?;
     let shown: Vec<Value> = volumes.iter().map(view::volume).collect();
     show(as_json, &json!({ "volumes": shown }), || status::volumes(&volumes, &[]));
     Ok(())
 }
 
-fn wait(remote: &mut Remote, name: &str, most: Span, as_json: bool) -> Result<(), Failure> {
+fn wait(remote: &Remote, name: &str, most: Span, as_json: bool) -> Result<(), Failure> {
     let mut bar = (!as_json).then(|| Bar::new(name));
     let mut copied_most = 0;
     let result = wait_healthy(remote, name, most.0, |volume| {
@@ -109,7 +109,7 @@ fn wait(remote: &mut Remote, name: &str, most: Span, as_json: bool) -> Result<()
 
 /// Asks until the volume is healthy. `look` sees each answer.
 pub fn wait_healthy(
-    remote: &mut Remote,
+    remote: &Remote,
     name: &str,
     most: Duration,
     mut look: impl FnMut(&v1::Volume),

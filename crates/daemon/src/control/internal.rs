@@ -1,11 +1,12 @@
 //! The service between nodes: consensus, proposals, what only this node knows.
 
 use crate::consensus::{Answerer, MetaStore, ProposeError};
+use crate::control::guard::Guarded;
 use crate::control::peers::{INTERNAL_MESSAGE_BYTES_MAX, Peers};
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConsensusMessage, ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse,
-    LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
+    ConsensusMessage, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
+    LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
 };
 use gabion_cluster::Command;
 use std::sync::Arc;
@@ -28,24 +29,18 @@ pub struct InternalService {
 }
 
 impl InternalService {
+    /// Only for who proves the cluster's secret.
     pub fn server(
         peers: Arc<Peers>,
         answerer: Answerer,
         store: Arc<dyn MetaStore>,
         local: Arc<dyn Local>,
-    ) -> InternalServer<Self> {
-        InternalServer::new(Self { peers, answerer, store, local })
+    ) -> Guarded<InternalServer<Self>> {
+        let verifier = Arc::clone(&peers.verifier);
+        let server = InternalServer::new(Self { peers, answerer, store, local })
             .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
-    }
-
-    fn open<T>(&self, request: Request<T>) -> Result<T, Status> {
-        if self.peers.proves(request.metadata()) {
-            return Ok(request.into_inner());
-        }
-        let what = "the caller did not prove the cluster's secret";
-        let next = "give all nodes of a cluster the same `secret`";
-        Err(ErrorDetail::of(ErrorCode::WrongSecret, what, next).into_status())
+            .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX);
+        Guarded::new(server, verifier)
     }
 }
 
@@ -55,21 +50,21 @@ impl Internal for InternalService {
         &self,
         request: Request<ConsensusMessage>,
     ) -> Result<Response<ConsensusMessage>, Status> {
-        Ok(Response::new(self.answerer.append(self.open(request)?).await?))
+        Ok(Response::new(self.answerer.append(request.into_inner()).await?))
     }
 
     async fn vote(
         &self,
         request: Request<ConsensusMessage>,
     ) -> Result<Response<ConsensusMessage>, Status> {
-        Ok(Response::new(self.answerer.vote(self.open(request)?).await?))
+        Ok(Response::new(self.answerer.vote(request.into_inner()).await?))
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<ConsensusMessage>, Status> {
-        let chunks = self.open(request)?;
+        let chunks = request.into_inner();
         Ok(Response::new(self.answerer.install_snapshot(chunks).await?))
     }
 
@@ -77,7 +72,7 @@ impl Internal for InternalService {
         &self,
         request: Request<ProposeRequest>,
     ) -> Result<Response<ProposeResponse>, Status> {
-        let bytes = self.open(request)?.command;
+        let bytes = request.into_inner().command;
         let command: Command = serde_json::from_slice(&bytes)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let answer = match self.store.propose_here(command).await {
@@ -94,9 +89,8 @@ impl Internal for InternalService {
 
     async fn local_stats(
         &self,
-        request: Request<LocalStatsRequest>,
+        _request: Request<LocalStatsRequest>,
     ) -> Result<Response<LocalStatsResponse>, Status> {
-        self.open(request)?;
         Ok(Response::new(self.local.stats()))
     }
 
@@ -104,7 +98,7 @@ impl Internal for InternalService {
         &self,
         request: Request<LocalLocateRequest>,
     ) -> Result<Response<LocalLocateResponse>, Status> {
-        let block = self.open(request)?;
+        let block = request.into_inner();
         Ok(Response::new(self.local.locate(block).await))
     }
 }

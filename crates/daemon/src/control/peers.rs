@@ -1,18 +1,15 @@
 //! The other nodes' API: where they are, and how this node proves that it belongs to the cluster.
 
+use crate::control::guard::Proving;
+use crate::control::proof::{Prover, Secret, Verifier};
+use crate::home::random;
 use gabion_api::v1::internal_client::InternalClient;
 use gabion_types::{ClusterId, NodeId};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 
-/// Metadata key that carries the cluster's secret between nodes.
-pub const SECRET_KEY: &str = "gabion-secret";
 /// Set on a call that a node passes on: it is not passed on again.
 pub const FORWARDED_KEY: &str = "gabion-forwarded";
 
@@ -23,33 +20,23 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A consensus message or a snapshot's chunk. Units: bytes.
 pub const INTERNAL_MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-pub type PeerClient = InternalClient<InterceptedService<Channel, Proof>>;
-
-/// Adds the secret to each call.
-#[derive(Clone)]
-pub struct Proof {
-    secret: MetadataValue<Ascii>,
-}
-
-impl Interceptor for Proof {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert(SECRET_KEY, self.secret.clone());
-        Ok(request)
-    }
-}
+pub type PeerClient = InternalClient<Proving>;
 
 /// One connection a node, made when it is first used and made again by itself. Bounded by the nodes
 /// of the cluster.
 pub struct Peers {
     pub me: NodeId,
     pub cluster: ClusterId,
-    proof: Proof,
+    secret: Secret,
+    /// For those who call this node.
+    pub verifier: Arc<Verifier>,
     known: Mutex<BTreeMap<NodeId, Peer>>,
 }
 
 struct Peer {
     address: String,
     channel: Option<Channel>,
+    prover: Arc<Prover>,
 }
 
 impl Peers {
@@ -60,13 +47,13 @@ impl Peers {
         secret: [u8; 32],
         voters: impl IntoIterator<Item = (NodeId, String)>,
     ) -> Self {
-        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        let secret = MetadataValue::try_from(hex).expect("hex digits are ASCII");
+        let secret = Secret { secret, cluster };
         let known = voters
             .into_iter()
-            .map(|(node, address)| (node, Peer { address, channel: None }))
+            .map(|(node, address)| (node, Peer::new(&secret, node, address)))
             .collect();
-        Self { me, cluster, proof: Proof { secret }, known: Mutex::new(known) }
+        let verifier = Arc::new(Verifier::new(secret.clone(), me, draw));
+        Self { me, cluster, secret, verifier, known: Mutex::new(known) }
     }
 
     /// The map's word on where a node's API is.
@@ -75,7 +62,7 @@ impl Peers {
         match known.get(&node) {
             Some(peer) if peer.address == address => {}
             Some(_) | None => {
-                known.insert(node, Peer { address: address.to_owned(), channel: None });
+                known.insert(node, Peer::new(&self.secret, node, address.to_owned()));
             }
         }
     }
@@ -94,35 +81,51 @@ impl Peers {
     /// Errors: `None` for a node without a usable address.
     pub fn channel(&self, node: NodeId) -> Option<Channel> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let peer = known.get_mut(&node)?;
-        if peer.channel.is_none() {
-            let endpoint = Endpoint::from_shared(format!("http://{}", peer.address)).ok()?;
-            let endpoint = endpoint
-                .connect_timeout(CONNECT_WAIT)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .tcp_nodelay(true);
-            peer.channel = Some(endpoint.connect_lazy());
-        }
-        peer.channel.clone()
+        known.get_mut(&node)?.channel()
     }
 
     /// The internal service of a node. Errors: as `channel`.
     pub fn client(&self, node: NodeId) -> Option<PeerClient> {
-        let channel = self.channel(node)?;
-        let client = InternalClient::with_interceptor(channel, self.proof.clone());
+        let proving = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let peer = known.get_mut(&node)?;
+            Proving::new(peer.channel()?, Arc::clone(&peer.prover))
+        };
+        let client = InternalClient::new(proving);
         Some(
             client
                 .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
         )
     }
+}
 
-    /// Whether a caller knows the cluster's secret. Compared without an early end.
-    pub fn proves(&self, metadata: &MetadataMap) -> bool {
-        let Some(given) = metadata.get(SECRET_KEY) else { return false };
-        let (given, expected) = (given.as_bytes(), self.proof.secret.as_bytes());
-        let differing = given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b));
-        given.len() == expected.len() && differing == 0
+impl Peer {
+    fn new(secret: &Secret, node: NodeId, address: String) -> Self {
+        let prover = Arc::new(Prover::new(secret.clone(), node, draw()));
+        Self { address, channel: None, prover }
     }
+
+    fn channel(&mut self) -> Option<Channel> {
+        if self.channel.is_none() {
+            let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).ok()?;
+            let endpoint = endpoint
+                .connect_timeout(CONNECT_WAIT)
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+                .tcp_nodelay(true);
+            self.channel = Some(endpoint.connect_lazy());
+        }
+        self.channel.clone()
+    }
+}
+
+/// What nobody can guess.
+fn draw() -> [u8; 16] {
+    let mut drawn = [0; 16];
+    for half in drawn.chunks_exact_mut(8) {
+        let random = random().expect("a system without random numbers runs no node");
+        half.copy_from_slice(&random.to_le_bytes());
+    }
+    drawn
 }

@@ -5,7 +5,7 @@
 
 use gabion_tests::command::Started;
 use gabion_tests::fixture::{id, temp_dir, wait};
-use gabion_tests::{Cluster, Shape, needs, run};
+use gabion_tests::{Cluster, Shape, left_out, needs, run};
 use gabion_types::Prng;
 use serde_json::Value;
 use std::fs::File;
@@ -219,7 +219,7 @@ fn a_file_system_survives_the_death_of_a_node() {
     }
     let root = rustix::process::geteuid().is_root();
     if !(root && Path::new("/dev/fuse").exists() && Path::new("/dev/loop-control").exists()) {
-        eprintln!("left out: it needs root, /dev/fuse and loop devices");
+        left_out("it needs root, /dev/fuse and loop devices");
         return;
     }
     let mut cluster = Cluster::start();

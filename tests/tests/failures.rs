@@ -10,6 +10,7 @@ use gabion_tests::command::Started;
 use gabion_tests::fixture::wait;
 use gabion_tests::{Cluster, needs, rounds, run};
 use rustix::process::Signal;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,8 @@ fn fio_verifies_while_the_other_nodes_die_in_turn() {
     wait("fio attached", Duration::from_secs(20), || cluster.owner("vm1").is_some());
     assert_eq!(cluster.owner("vm1"), Some(1), "the node that the guest attached to");
     let until = Instant::now() + Duration::from_secs(30);
+    // Those that died while fio ran and came back before it ended.
+    let mut killed = BTreeSet::new();
     for node in [2, 3].into_iter().cycle() {
         std::thread::sleep(Duration::from_secs(2));
         if Instant::now() >= until || !fio.running() {
@@ -82,7 +85,11 @@ fn fio_verifies_while_the_other_nodes_die_in_turn() {
         cluster.wait_removed("vm1", node);
         cluster.start_node(node);
         cluster.wait_healthy("vm1");
+        if fio.running() {
+            killed.insert(node);
+        }
     }
+    assert_eq!(killed, BTreeSet::from([2, 3]), "each of the others is to die under fio");
     let ran = fio.finish(Duration::from_secs(180));
     assert!(ran.status.success(), "{}\n{}", ran.out, ran.err);
     assert!(!ran.err.contains("verify:"), "{}", ran.err);

@@ -63,7 +63,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // `store`: a disk is looked at offline by the code that opens it in a node.
     ("gabion", &["gabion-types", "gabion-store", "gabion-daemon", "gabion-sim", "gabion-api"]),
-    ("gabion-tests", &["gabion-types", "gabion", "gabion-api"]),
+    // `wire`: what a stranger says on the peers' port is well formed, to get further in.
+    ("gabion-tests", &["gabion-types", "gabion", "gabion-api", "gabion-wire"]),
     ("gabion-benches", &["gabion-tests"]),
 ];
 

@@ -168,7 +168,11 @@ impl Guest {
                 request = requests.message(), if room && more => match request {
                     Ok(Some(request)) => self.on_request(request).await?,
                     Ok(None) => more = false,
-                    Err(_) => return Err(HungUp),
+                    // It hung up and hears nothing, or sent what is no request and is told so.
+                    Err(status) => {
+                        let _gone = self.answers.send(Err(status)).await;
+                        return Err(HungUp);
+                    }
                 },
                 message = self.attached.messages.recv() => match message {
                     Some(GuestMessage::Done { tag, result }) => self.on_done(tag, result).await?,

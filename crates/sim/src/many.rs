@@ -37,6 +37,8 @@ pub struct Batch {
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
     pub seeds: u64,
+    /// The sum of all traces' hashes: equal for equal seeds, in whatever order they ran.
+    pub hash: u64,
     pub operations: u64,
     pub events: u64,
     pub virtual_time: Duration,
@@ -57,6 +59,7 @@ impl World {
 impl Sums {
     fn add(&mut self, report: Report) {
         self.seeds += 1;
+        self.hash = self.hash.wrapping_add(report.hash);
         self.operations += report.operations;
         self.events += report.events;
         self.virtual_time += report.virtual_time;
@@ -128,6 +131,7 @@ mod tests {
         for seed in 3..9 {
             alone.add(World::Store.run(Options { seed, watch: false }, &Part::default()));
         }
+        assert_eq!(sums.hash, alone.hash);
         assert_eq!((sums.seeds, sums.events, &sums.counts), (6, alone.events, &alone.counts));
         assert_eq!(sums.failures, BTreeMap::new());
     }

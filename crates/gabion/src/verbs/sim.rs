@@ -315,6 +315,7 @@ fn sums_json(
     json!({
         "first_seed": first.to_string(),
         "seeds": sums.seeds,
+        "hash": format!("{:016x}", sums.hash),
         "took_ms": millis(took),
         "virtual_ms": millis(sums.virtual_time),
         "events": sums.events,

@@ -290,6 +290,25 @@ fn pure_crates_do_not_mention_the_world() {
     fail_on("a pure crate reaches for the world", &wrong);
 }
 
+/// Rules of the protocol can be switched off in tests of the simulator, and in nothing that is
+/// released: only its dev-dependencies turn that feature on.
+#[test]
+fn rules_are_switched_off_in_tests_only() {
+    let mut on = Vec::new();
+    for member in members() {
+        let manifest = manifest(&member);
+        let name = package_name(&manifest);
+        for table in ["dependencies", "dev-dependencies", "build-dependencies", "features"] {
+            let entries = manifest.get(table).and_then(|table| table.as_table());
+            let mentions =
+                |(_, value): &(&String, &toml::Value)| value.to_string().contains("flaws");
+            let found = entries.into_iter().flatten().filter(mentions);
+            on.extend(found.map(|(key, _)| format!("{name} {table} {key}")));
+        }
+    }
+    assert_eq!(on, ["gabion-sim dev-dependencies gabion-types"]);
+}
+
 #[test]
 fn unsafe_code_lives_in_the_engine() {
     let mut wrong = Vec::new();

@@ -5,7 +5,7 @@ use gabion_store::{
     Effect as StoreEffect, Input as StoreInput, Opened, Origin, OutOfService, Store, StoreConfig,
     StoreEvent, StoreStats,
 };
-use gabion_types::{ClusterId, DiskDone, DiskId, DiskOp, Instant, MapIndex};
+use gabion_types::{ClusterId, DiskDone, DiskId, DiskOp, Flaws, Instant, MapIndex};
 use gabion_wire::{Refusal, ReplicaAnswer, ReplicaRequest, RequestId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -44,7 +44,13 @@ pub struct Disks {
 }
 
 impl Disks {
-    pub fn new(now: Instant, cluster: ClusterId, disks: &[NodeDisk], seed: u64) -> Self {
+    pub fn new(
+        now: Instant,
+        cluster: ClusterId,
+        disks: &[NodeDisk],
+        seed: u64,
+        flaws: Flaws,
+    ) -> Self {
         let disks = disks
             .iter()
             .zip(0u64..)
@@ -53,6 +59,7 @@ impl Disks {
                     cluster: Some(cluster),
                     capacity_bytes: disk.capacity_bytes,
                     seed: seed ^ place,
+                    flaws,
                     ..StoreConfig::default()
                 };
                 Disk {

@@ -3,7 +3,7 @@
 //! rule: node/lease-from-send — the owner's end is 90 % of the lease after the *send* of the renewal
 //! that was answered last; the manager's is 110 % after its receipt.
 
-use gabion_types::{Duration, Instant};
+use gabion_types::{Duration, Flaw, Flaws, Instant};
 use std::collections::BTreeMap;
 
 /// Renewals without an answer that are remembered.
@@ -17,11 +17,13 @@ pub struct Lease {
     sent: BTreeMap<u64, Instant>,
     until: Option<Instant>,
     next_send: Instant,
+    flaws: Flaws,
 }
 
 impl Lease {
-    pub fn new(now: Instant, lease: Duration, interval: Duration) -> Self {
-        Self { lease, interval, next_number: 1, sent: BTreeMap::new(), until: None, next_send: now }
+    pub fn new(now: Instant, lease: Duration, interval: Duration, flaws: Flaws) -> Self {
+        let (sent, until) = (BTreeMap::new(), None);
+        Self { lease, interval, next_number: 1, sent, until, next_send: now, flaws }
     }
 
     pub fn set_times(&mut self, lease: Duration, interval: Duration) {
@@ -63,7 +65,8 @@ impl Lease {
             return false;
         };
         self.sent = self.sent.split_off(&number);
-        let until = sent + self.lease * 9 / 10;
+        let tenths = if self.flaws.has(Flaw::LeaseTwiceAsLong) { 18 } else { 9 };
+        let until = sent + self.lease * tenths / 10;
         let longer = self.until.is_none_or(|known| known < until);
         if longer {
             self.until = Some(until);
@@ -84,7 +87,8 @@ mod tests {
     #[test]
     fn the_lease_counts_from_the_send() {
         let at = |ms| Instant::ZERO + Duration::from_millis(ms);
-        let mut lease = Lease::new(at(0), Duration::from_secs(3), Duration::from_millis(500));
+        let mut lease =
+            Lease::new(at(0), Duration::from_secs(3), Duration::from_millis(500), Flaws::NONE);
         let first = lease.due(at(0)).unwrap();
         assert_eq!(lease.due(at(400)), None);
         let second = lease.due(at(500)).unwrap();

@@ -163,7 +163,8 @@ impl Owners {
             wait: settings.session_wait,
             admitted_max: settings.limits.requests_per_volume as usize,
         };
-        let sessions = Sessions::new(now, of, members.into_iter(), not_waited_for);
+        let mut sessions = Sessions::new(now, of, members.into_iter(), not_waited_for);
+        sessions.flaws = settings.flaws;
         let owner = Owner {
             instance,
             owner_epoch,
@@ -435,5 +436,6 @@ fn volume_settings(settings: &NodeSettings) -> gabion_volume::Settings {
         slow_wait: settings.slow_wait,
         rebuild_wait: settings.rebuild_wait,
         fill_bytes_in_flight: settings.fill_bytes_in_flight,
+        flaws: settings.flaws,
     }
 }

@@ -10,7 +10,8 @@ mod attach;
 
 use attach::Attach;
 use gabion_types::{
-    Duration, Epoch, GuestData, GuestOp, GuestResult, Instant, MapIndex, NodeId, VolumeId,
+    Duration, Epoch, Flaw, Flaws, GuestData, GuestOp, GuestResult, Instant, MapIndex, NodeId,
+    VolumeId,
 };
 use gabion_volume::Ticket;
 use gabion_wire::{SessionMessage, SessionNumber};
@@ -125,6 +126,7 @@ pub struct Sessions {
     serving: bool,
     admitted: usize,
     admitted_max: usize,
+    pub flaws: Flaws,
     outputs: VecDeque<SessionOutput>,
 }
 
@@ -155,6 +157,7 @@ impl Sessions {
             serving: false,
             admitted: 0,
             admitted_max,
+            flaws: Flaws::NONE,
             outputs: VecDeque::new(),
         };
         for node in nodes {
@@ -291,8 +294,10 @@ impl Sessions {
             session.flushing.clear();
             session.queued.clear();
         }
-        let next = session.next;
-        let missing = session.missing();
+        let (mut next, mut missing) = (session.next, session.missing());
+        if self.flaws.has(Flaw::ForwardedTwice) {
+            (next, missing) = (SessionNumber(0), Vec::new());
+        }
         let again: Vec<_> = session
             .done
             .iter()
@@ -328,7 +333,8 @@ impl Sessions {
         let Some(session) = self.sessions.get_mut(&node) else {
             return;
         };
-        if session.via() != Some(via) || session.has(number) {
+        let known = session.has(number) && !self.flaws.has(Flaw::ForwardedTwice);
+        if session.via() != Some(via) || known {
             return;
         }
         session.next = session.next.max(SessionNumber(number.0.saturating_add(1)));
@@ -421,10 +427,14 @@ impl Sessions {
 
     fn admit(&mut self) {
         // One of each session in turn, so that a busy front does not starve the others.
-        while self.admitted < self.admitted_max {
+        let mut max = self.admitted_max;
+        if self.flaws.has(Flaw::AdmitWithoutBound) {
+            max = usize::MAX;
+        }
+        while self.admitted < max {
             let mut any = false;
             for (node, session) in &mut self.sessions {
-                if self.admitted >= self.admitted_max {
+                if self.admitted >= max {
                     break;
                 }
                 let Some((number, _, op)) = session.queued.pop_front() else {

@@ -1,6 +1,6 @@
 //! What a node works by until the map says otherwise.
 
-use gabion_types::{Duration, Limits};
+use gabion_types::{Duration, Flaws, Limits};
 
 /// Times and bounds of one node. Where the cluster map has a setting of the same meaning, the map's
 /// value counts.
@@ -32,6 +32,8 @@ pub struct NodeSettings {
     pub slow_wait: Duration,
     pub rebuild_wait: Duration,
     pub fill_bytes_in_flight: u64,
+    /// None but in tests.
+    pub flaws: Flaws,
 }
 
 impl Default for NodeSettings {
@@ -54,6 +56,7 @@ impl Default for NodeSettings {
             slow_wait: Duration::from_secs(5),
             rebuild_wait: Duration::from_secs(60),
             fill_bytes_in_flight: 8 << 20,
+            flaws: Flaws::NONE,
         }
     }
 }

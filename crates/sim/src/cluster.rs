@@ -29,7 +29,7 @@ pub use fault::FaultKind;
 use fault::Mend;
 use gabion_cluster::{AdminReply, Change, Command, Map, Proposer};
 use gabion_node::{Effect, NodeEvent};
-use gabion_types::{DiskToken, Duration, Incarnation, Instant, Prng, VolumeId};
+use gabion_types::{DiskToken, Duration, Flaws, Incarnation, Instant, Prng, VolumeId};
 use gabion_volume::VolumeEvent;
 use gabion_wire::Message;
 use guest::{Guest, Orphan};
@@ -82,6 +82,7 @@ enum Event {
 #[derive(Debug)]
 pub struct Cluster {
     swarm: Swarm,
+    flaws: Flaws,
     queue: Queue<Event>,
     trace: Trace,
     prng: Prng,
@@ -131,7 +132,13 @@ pub fn run_part(options: Options, part: &Part) -> Report {
 
 /// Runs a given world; `prng` decides what happens in it.
 pub fn run_swarm(options: Options, swarm: Swarm, prng: Prng) -> Report {
+    run_flawed(options, swarm, prng, Flaws::NONE)
+}
+
+/// Runs a given world in which a rule is switched off.
+pub fn run_flawed(options: Options, swarm: Swarm, prng: Prng, flaws: Flaws) -> Report {
     let mut cluster = Cluster::new(swarm, prng, options.watch);
+    cluster.flaws = flaws;
     let panicked = caught(|| {
         cluster.begin();
         while cluster.broken.is_none() && !cluster.phase.is_end() && cluster.step() {}
@@ -176,6 +183,7 @@ impl Cluster {
             operations: 0,
             events: 0,
             broken: None,
+            flaws: Flaws::NONE,
             swarm,
         }
     }

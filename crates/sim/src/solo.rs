@@ -17,7 +17,8 @@ use crate::world::{Queue, Spread, Trace, Who, index};
 use asks::Asked;
 use gabion_store::{Effect, Input, Origin, Store, StoreConfig, StoreEvent};
 use gabion_types::{
-    BlockIndex, ClusterId, DiskToken, Duration, Epoch, Instant, Limits, Prng, SegmentSize, Seq,
+    BlockIndex, ClusterId, DiskToken, Duration, Epoch, Flaws, Instant, Limits, Prng, SegmentSize,
+    Seq,
 };
 use gabion_wire::RequestId;
 use model::{Block, Content};
@@ -81,6 +82,7 @@ struct Segment {
 #[derive(Debug)]
 struct Solo {
     plan: Plan,
+    flaws: Flaws,
     queue: Queue<Event>,
     trace: Trace,
     prng: Prng,
@@ -109,9 +111,15 @@ struct Solo {
 }
 
 pub fn run(options: Options) -> Report {
+    run_flawed(options, Flaws::NONE)
+}
+
+/// With a store of which a rule is switched off.
+pub fn run_flawed(options: Options, flaws: Flaws) -> Report {
     let mut prng = Prng::new(options.seed);
     let plan = Plan::draw(&mut prng);
     let mut solo = Solo::new(plan, prng, options.watch);
+    solo.flaws = flaws;
     solo.begin();
     let panicked = caught(|| while solo.broken.is_none() && !solo.is_over() && solo.step() {});
     solo.broken = solo.broken.or(panicked);
@@ -165,6 +173,7 @@ impl Solo {
         Self {
             segments: (0..plan.segments).map(segment).collect(),
             plan,
+            flaws: Flaws::NONE,
             queue: Queue::default(),
             trace: Trace::new(watch),
             prng,
@@ -239,6 +248,7 @@ impl Solo {
             cluster: Some(CLUSTER),
             capacity_bytes: self.disk.capacity_bytes(),
             seed: self.prng.next_u64(),
+            flaws: self.flaws,
             ..StoreConfig::default()
         };
         self.trace.note(now, Who::World, "start", [self.life, 0, 0]);

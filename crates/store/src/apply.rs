@@ -5,7 +5,7 @@ use crate::pages::{Table, page_of, within};
 use gabion_format::{
     BlockEntry, BlockState, Content, Entry, Lsn, Rule, SegmentKey, SegmentMeta, Slot,
 };
-use gabion_types::{BlockIndex, BlockRange, Epoch, SegmentIndex, Seq, Version};
+use gabion_types::{BlockIndex, BlockRange, Epoch, Flaw, Flaws, SegmentIndex, Seq, Version};
 use gabion_wire::Refusal;
 
 /// What became free.
@@ -25,6 +25,7 @@ impl Table {
         entry: &Entry,
         freed: &mut Freed,
     ) -> Result<(), Refusal> {
+        let flaws = self.flaws;
         match entry {
             Entry::Blocks { key, rule, range, version, content } => {
                 self.apply_blocks(lsn, *key, *rule, *range, *version, content, freed)
@@ -37,7 +38,7 @@ impl Table {
             Entry::Settled { key, seq } => {
                 let meta = self.meta_mut(*key)?;
                 // rule: store/joiner-settled-frozen
-                if !meta.joining {
+                if !meta.joining || flaws.has(Flaw::JoinerSettledAdvances) {
                     meta.settled = meta.settled.max(*seq);
                 }
                 Ok(())
@@ -52,6 +53,9 @@ impl Table {
                 let meta = self.meta_mut(*key)?;
                 meta.next = meta.next.max(*next);
                 meta.next_epoch = meta.next_epoch.max(*epoch);
+                if flaws.has(Flaw::SettledMovesWithEpochStart) {
+                    meta.settled = meta.settled.max(next.previous());
+                }
                 meta.dropped_from = None;
                 Ok(())
             }
@@ -171,6 +175,9 @@ impl Table {
         content: &Content,
         freed: &mut Freed,
     ) -> Result<(), Refusal> {
+        if self.flaws.has(Flaw::WriteMakesSegment) && self.segment(key).is_none() {
+            self.add_segment(key, SegmentMeta::new(version.epoch));
+        }
         let admitted = self.admit(key, rule, range);
         if let Err(refusal) = admitted {
             if let Content::Data { slot, .. } = content {
@@ -190,6 +197,16 @@ impl Table {
         let Some(segment) = self.segment_mut(key) else { return Err(Refusal::NoSegment) };
         note_seq(&mut segment.meta, rule, version, content);
         Ok(())
+    }
+
+    pub(crate) fn applies(
+        &self,
+        rule: Rule,
+        current: BlockEntry,
+        version: Version,
+        state: BlockState,
+    ) -> bool {
+        applies(self.flaws, rule, current, version, state)
     }
 
     /// Whether the segment takes such an entry at all.
@@ -217,6 +234,7 @@ impl Table {
         if *part.content == Content::Absent && !there {
             return;
         }
+        let flaws = self.flaws;
         let Some(page) = self.page_to_change(key, index) else { return };
         page.lsn = page.lsn.max(lsn);
         for offset in 0..part.count {
@@ -224,7 +242,7 @@ impl Table {
             let state = part.state(offset);
             let current = page.entries[at];
             let entry = BlockEntry::new(part.version, state);
-            if applies(part.rule, current, part.version, state) {
+            if applies(flaws, part.rule, current, part.version, state) {
                 freed.slots.extend(current.slot());
                 page.set(at, entry);
             } else {
@@ -261,7 +279,8 @@ impl Part<'_> {
 
 // rule: store/apply-rule
 /// Whether a block takes what an entry says.
-pub(crate) fn applies(
+fn applies(
+    flaws: Flaws,
     rule: Rule,
     current: BlockEntry,
     version: Version,
@@ -273,6 +292,7 @@ pub(crate) fn applies(
         // The copies that had this version are gone, also the one here.
         Rule::Settle if state == BlockState::Lost => version >= current.version(),
         Rule::Settle => version > current.version(),
+        Rule::Install { .. } if flaws.has(Flaw::InstallAlways) => true,
         Rule::Install { joined } => current.version().epoch < joined,
         Rule::Repair => version == current.version() || unknown,
         Rule::Move => version == current.version() && current.slot().is_some(),

@@ -12,7 +12,7 @@ use crate::slots::Extent;
 use bytes::Bytes;
 use gabion_format::frame::{FRAME_ENTRIES_BYTES_MAX, FRAME_HEAD_BYTES};
 use gabion_format::{Entry, FRAME_PAGES_MAX, FrameHead, Lsn, PAGE_BYTES, Slot, encode_frame};
-use gabion_types::{DiskOpKind, Instant};
+use gabion_types::{DiskOpKind, Flaw, Instant};
 use gabion_wire::ReplicaDone;
 
 const FRAME_BYTES_MAX: u64 = (FRAME_PAGES_MAX * PAGE_BYTES) as u64;
@@ -194,6 +194,10 @@ impl Disk {
         let Some(batch) = &mut self.batch else { return };
         batch.outstanding -= 1;
         if batch.outstanding == 0 {
+            if self.config.flaws.has(Flaw::AnswerBeforeSync) {
+                self.on_batch_durable();
+                return;
+            }
             self.stats.syncs += 1;
             self.driver.submit(Use::BatchSync, DiskOpKind::Sync);
         }
@@ -263,6 +267,7 @@ impl Disk {
             After::Fenced { segments } => {
                 ReplicaDone::Fenced { reports: self.reports(asker.volume, &segments) }
             }
+            After::FencedBefore { reports } => ReplicaDone::Fenced { reports },
             After::JoinStarted { key } => {
                 let settled = self.table.segment(key).map(|segment| segment.meta.settled);
                 ReplicaDone::JoinStarted { settled: settled.unwrap_or_default() }

@@ -1,6 +1,6 @@
 //! What a store is told when it is made, and its bounds.
 
-use gabion_types::{ClusterId, Duration};
+use gabion_types::{ClusterId, Duration, Flaws};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreConfig {
@@ -11,6 +11,8 @@ pub struct StoreConfig {
     /// Spreads the segments over the disk.
     pub seed: u64,
     pub settings: Settings,
+    /// None but in tests.
+    pub flaws: Flaws,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::read::Read;
 use crate::slots::{Limbo, Slots};
 use gabion_format::{Layout, SegmentKey, Slot, Superblock};
 use gabion_types::{
-    BLOCK_BYTES, DiskDone, DiskError, DiskId, Epoch, Instant, MapIndex, Seq, Slab, VolumeId,
+    BLOCK_BYTES, DiskDone, DiskError, DiskId, Epoch, Flaw, Instant, MapIndex, Seq, Slab, VolumeId,
 };
 use gabion_wire::{Refusal, ReplicaAnswer, ReplicaDone, RequestId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -194,6 +194,9 @@ impl Disk {
     pub(crate) fn conclude(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Out | Phase::Stopped) {
             return;
+        }
+        if self.config.flaws.has(Flaw::SlotFreedUnderRead) {
+            self.limbo.forget_reads();
         }
         while let Some(slot) = self.limbo.pop() {
             self.slots.release(slot);

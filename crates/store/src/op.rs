@@ -8,7 +8,7 @@ use gabion_format::{BlockState, Content, Entry, Rule, SegmentKey, Slot};
 use gabion_types::{
     BLOCK_BYTES, BlockIndex, BlockInfo, BlockKind, BlockRange, Crc, Epoch, Seq, Version, block_crc,
 };
-use gabion_wire::{FencedSegment, Refusal};
+use gabion_wire::{FenceReport, FencedSegment, Refusal};
 
 /// A request with its entries; in the queue, in the batch, or cancelled with data in flight.
 #[derive(Debug)]
@@ -38,8 +38,16 @@ pub(crate) enum OpPlace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum After {
     Done,
-    Fenced { segments: Vec<FencedSegment> },
-    JoinStarted { key: SegmentKey },
+    Fenced {
+        segments: Vec<FencedSegment>,
+    },
+    /// With what was reported when it came: a rule that tests switch off.
+    FencedBefore {
+        reports: Vec<FenceReport>,
+    },
+    JoinStarted {
+        key: SegmentKey,
+    },
 }
 
 impl Op {

@@ -15,7 +15,7 @@ use gabion_format::{
     ChunkRef, Content, Entry, FormatError, Layout, Lsn, MapPage, PageRef, Root, SegmentKey,
     SegmentPage, Superblock,
 };
-use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, DiskOpKind, block_crc};
+use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, DiskOpKind, Flaw, block_crc};
 use std::collections::{BTreeSet, VecDeque};
 
 /// What a read in flight is for.
@@ -219,6 +219,9 @@ impl Opening {
                 self.todo = self.found.iter().flat_map(Found::data_reads).collect();
                 Stage::Data
             }
+            Stage::Data | Stage::Sync if self.config.flaws.has(Flaw::NoSyncAfterReplay) => {
+                Stage::Sync
+            }
             Stage::Data | Stage::Sync => {
                 self.outstanding += 1;
                 self.driver.submit(Reading::Sync, DiskOpKind::Sync);
@@ -265,6 +268,7 @@ impl Opening {
             return Err(OutOfService::Damaged);
         }
         let mut found = Found::new(superblock, layout, alone, self.config.seed);
+        found.table.flaws = self.config.flaws;
         // A disk that was never opened has one only.
         if alone && superblock.generation > FRESH_GENERATION {
             found.damages.add(Part::Superblock, (1 - place) as u64 * BLOCK_BYTES, None);

@@ -6,7 +6,7 @@ use gabion_format::{
     BlockEntry, BlockState, CHUNK_PAGES, ChunkRef, Lsn, MapPage, PAGE_BLOCKS, PageRef, SegmentKey,
     SegmentMeta, Slot,
 };
-use gabion_types::{BlockIndex, BlockRange, Epoch, MapIndex, Prng, Seq, VolumeId};
+use gabion_types::{BlockIndex, BlockRange, Epoch, Flaws, MapIndex, Prng, Seq, VolumeId};
 use std::collections::BTreeMap;
 
 /// 128 blocks.
@@ -121,6 +121,7 @@ pub(crate) struct Geometry {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) geometry: Geometry,
+    pub(crate) flaws: Flaws,
     segments: BTreeMap<SegmentKey, Segment>,
     /// How many segments of each volume.
     volumes: BTreeMap<VolumeId, u32>,
@@ -138,6 +139,7 @@ impl Table {
     pub(crate) fn new(geometry: Geometry, seed: u64) -> Self {
         Self {
             geometry,
+            flaws: Flaws::NONE,
             segments: BTreeMap::new(),
             volumes: BTreeMap::new(),
             fences: BTreeMap::new(),

@@ -8,7 +8,7 @@ use crate::pages::page_of;
 use bytes::{Bytes, BytesMut};
 use gabion_format::{BlockState, PAGE_BLOCKS, SegmentKey, Slot};
 use gabion_types::{
-    BLOCK_BYTES, BlockIndex, BlockInfo, BlockKind, BlockRange, Crc, DiskError, Epoch, Seq,
+    BLOCK_BYTES, BlockIndex, BlockInfo, BlockKind, BlockRange, Crc, DiskError, Epoch, Flaw, Seq,
     block_crc,
 };
 use gabion_wire::{Refusal, ReplicaDone};
@@ -104,8 +104,12 @@ impl Disk {
         let place = BlockIndex::new(read.first.get() + index);
         let current = self.table.block(read.key, place);
         let block = &mut read.blocks[index as usize];
-        let good = |data: &Bytes| block_crc(data) == block.info.crc;
+        let trusted = self.config.flaws.has(Flaw::TrustTheDisk);
+        let good = |data: &Bytes| trusted || block_crc(data) == block.info.crc;
         if let Some(data) = data.filter(good) {
+            if trusted {
+                block.info.crc = block_crc(&data);
+            }
             block.data = Some(data);
             return true;
         }

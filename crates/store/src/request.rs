@@ -1,13 +1,14 @@
 //! Requests of owners: what is refused at once, and what goes into the queue.
 
-use crate::apply::applies;
 use crate::config::{REQUEST_BLOCKS_MAX, REQUESTS_MAX, STARTS_MAX};
 use crate::disk::{Asker, Disk, Phase};
 use crate::io::Origin;
 use crate::op::{After, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
 use crate::op::{is_fenced, listed_pieces, write_pieces};
 use gabion_format::{BlockState, Entry, Rule, SegmentKey};
-use gabion_types::{BlockIndex, BlockRange, Epoch, Instant, SegmentIndex, Seq, Version, VolumeId};
+use gabion_types::{
+    BlockIndex, BlockRange, Epoch, Flaw, Instant, SegmentIndex, Seq, Version, VolumeId,
+};
 use gabion_wire::{
     EpochStart, FencedSegment, Refusal, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId,
 };
@@ -60,7 +61,8 @@ impl Disk {
             Phase::Recovering | Phase::Stopping | Phase::Stopped => return Err(Refusal::NotReady),
             Phase::Out => return Err(Refusal::OutOfService),
         }
-        let of_owner = !matches!(op, ReplicaOp::Create { .. } | ReplicaOp::Drop { .. });
+        let of_owner = !matches!(op, ReplicaOp::Create { .. } | ReplicaOp::Drop { .. })
+            && !self.config.flaws.has(Flaw::NoFence);
         if let Some(refusal) =
             is_fenced(self.fence_asked(asker.volume), asker.owner_epoch).filter(|_| of_owner)
         {
@@ -168,7 +170,8 @@ impl Disk {
     // rule: store/writes-make-no-segment
     /// A segment that a request under way may still make is judged when that one is durable.
     fn check_there(&self, key: SegmentKey) -> Result<(), Refusal> {
-        if self.makers > 0 || self.table.segment(key).is_some() {
+        let makes = self.config.flaws.has(Flaw::WriteMakesSegment);
+        if self.makers > 0 || self.table.segment(key).is_some() || makes {
             Ok(())
         } else {
             Err(Refusal::NoSegment)
@@ -215,14 +218,24 @@ impl Disk {
         self.fences_asked.insert(volume, epoch);
         let older = |other: &Asker| other.volume == volume && other.owner_epoch < epoch;
         let refusal = Err(Refusal::Fenced { by: epoch });
-        self.cancel_where(|op| older(&op.asker) && op.is_of_owner(), Some(refusal.clone()));
+        if !self.config.flaws.has(Flaw::NoFence) {
+            self.cancel_where(|op| older(&op.asker) && op.is_of_owner(), Some(refusal.clone()));
+        }
         let waiting = std::mem::take(&mut self.waiting);
         let (gone, kept): (VecDeque<Waiting>, _) =
             waiting.into_iter().partition(|waiting| older(&waiting.asker));
         self.waiting = kept;
         gone.iter().for_each(|waiting| self.answer(&waiting.asker, refusal.clone()));
-        let entry = Entry::Fence { volume, epoch };
-        Ok(self.enqueue(asker, vec![entry], After::Fenced { segments }, false))
+        let mut entries = vec![Entry::Fence { volume, epoch }];
+        if self.config.flaws.has(Flaw::FenceInMemoryOnly) {
+            entries.clear();
+        }
+        let after = if self.config.flaws.has(Flaw::FenceBeforeWritesUnderWay) {
+            After::FencedBefore { reports: self.reports(volume, &segments) }
+        } else {
+            After::Fenced { segments }
+        };
+        Ok(self.enqueue(asker, entries, after, false))
     }
 
     fn take_epoch_start(&mut self, asker: Asker, starts: &[EpochStart]) -> Result<Taken, Refusal> {
@@ -260,7 +273,8 @@ impl Disk {
     pub(crate) fn ask_settled(&mut self, key: SegmentKey, seq: Seq) {
         let Some(segment) = self.table.segment(key) else { return };
         let asked = self.settled_asked.get(&key).copied().unwrap_or(Seq::ZERO);
-        if !segment.meta.joining && seq > segment.meta.settled.max(asked) {
+        let frozen = segment.meta.joining && !self.table.flaws.has(Flaw::JoinerSettledAdvances);
+        if !frozen && seq > segment.meta.settled.max(asked) {
             self.settled_asked.insert(key, seq);
         }
     }
@@ -313,10 +327,9 @@ impl Disk {
         }
         plan.pieces.iter().all(|piece| {
             let state = piece.body.state();
-            piece
-                .range
-                .iter()
-                .all(|block| !applies(plan.rule, segment.block(block), piece.version, state))
+            piece.range.iter().all(|block| {
+                !self.table.applies(plan.rule, segment.block(block), piece.version, state)
+            })
         })
     }
 
@@ -451,6 +464,9 @@ impl Disk {
     /// Its slots were never named by a frame, and nothing is in flight to them any more.
     pub(crate) fn forget_cancelled(&mut self, key: u64) {
         let Some(op) = self.ops.remove(key) else { return };
+        if self.config.flaws.has(Flaw::LeakedSlot) {
+            return;
+        }
         for (first, count) in op.extents() {
             (0..count).for_each(|index| self.slots.release(first.plus(index)));
         }

@@ -3,6 +3,7 @@
 pub mod block;
 pub mod change;
 pub mod disk;
+pub mod flaw;
 pub mod guest;
 pub mod ids;
 pub mod limits;
@@ -16,6 +17,7 @@ pub mod version;
 pub use block::{BlockInfo, BlockKind, Crc, block_crc};
 pub use change::{Outcome, OwnerChange, Promotion, RefusedChange, Removal};
 pub use disk::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskToken};
+pub use flaw::{Flaw, Flaws};
 pub use guest::{GuestData, GuestOp, GuestResult, HoldPolicy, IoError, MappedExtent};
 pub use ids::{ClusterId, DiskId, Incarnation, MapIndex, NodeId, SegmentIndex, VolumeId};
 pub use limits::Limits;

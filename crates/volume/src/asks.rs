@@ -3,7 +3,9 @@
 use crate::io::{Effect, MemberFailure};
 use crate::order::OpId;
 use crate::volume::Volume;
-use gabion_types::{BlockIndex, DiskId, Duration, Epoch, Instant, NodeId, SegmentIndex, Version};
+use gabion_types::{
+    BlockIndex, DiskId, Duration, Epoch, Flaw, Instant, NodeId, SegmentIndex, Version,
+};
 use gabion_wire::{
     LinkClass, Refusal, ReplicaAnswer, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId,
 };
@@ -503,7 +505,9 @@ impl Volume {
         self.members_dirty = true;
         self.fills_dirty = true;
         self.prove_disks(now, node);
-        self.send_all_again(now, |ask| ask.node == node && ask.state != AskState::Sent);
+        if !self.settings.flaws.has(Flaw::LostWakeUp) {
+            self.send_all_again(now, |ask| ask.node == node && ask.state != AskState::Sent);
+        }
         self.wake_stalled();
     }
 

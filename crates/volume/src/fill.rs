@@ -10,8 +10,8 @@ use crate::volume::Volume;
 use crate::window::{PAGE_ENTRIES, Window};
 use bytes::Bytes;
 use gabion_types::{
-    BlockIndex, BlockInfo, BlockKind, BlockRange, DiskId, Epoch, Instant, SegmentIndex, Seq,
-    Version,
+    BlockIndex, BlockInfo, BlockKind, BlockRange, DiskId, Epoch, Flaw, Flaws, Instant,
+    SegmentIndex, Seq, Version,
 };
 use gabion_wire::{EpochStart, LinkClass, ReplicaOp};
 use std::collections::{BTreeMap, VecDeque};
@@ -62,6 +62,7 @@ fn differing(
     joiner: DiskId,
     source: DiskId,
     joined: Epoch,
+    flaws: Flaws,
 ) -> VecDeque<BlockRange> {
     let mut blocks = Vec::new();
     for (block, row) in window.rows() {
@@ -74,7 +75,11 @@ fn differing(
                     || (own.kind, own.crc) == (theirs.kind, theirs.crc))
         };
         let skip = match (of(joiner), of(source)) {
+            (Some(own), Some(theirs)) if own.version > theirs.version => {
+                own.version.epoch >= joined || flaws.has(Flaw::IgnoreReturningTail)
+            }
             (Some(own), Some(theirs)) => own.version.epoch >= joined || same(&own, &theirs),
+            (Some(_), None) if flaws.has(Flaw::IgnoreReturningTail) => true,
             (Some(own), None) => own.version.epoch >= joined,
             (None, _) => false,
         };
@@ -197,7 +202,7 @@ impl Volume {
         self.retry_fill_reads(now, key);
         loop {
             let source = self.pick_source(index, LinkClass::Bulk, |_| true);
-            let budget = self.settings.fill_bytes_in_flight;
+            let (budget, flaws) = (self.settings.fill_bytes_in_flight, self.settings.flaws);
             let Some(fill) = self.fills.get_mut(&key) else { return };
             if fill.marking {
                 return;
@@ -215,7 +220,7 @@ impl Volume {
             }
             if !fill.cut {
                 fill.cut = true;
-                fill.queued = differing(&fill.window, joiner, source, fill.joined);
+                fill.queued = differing(&fill.window, joiner, source, fill.joined, flaws);
             }
             if let Some(range) = fill.queued.front().copied()
                 && (self.fill_bytes == 0 || self.fill_bytes + range.bytes() <= budget)
@@ -432,7 +437,7 @@ mod tests {
         let joiner = vec![entry(0, 1, 5), entry(1, 1, 6), entry(3, 1, 99), entry(4, 3, 11)];
         assert!(window.put(SOURCE, source, None));
         assert!(window.put(JOINER, joiner, None));
-        let runs = differing(&window, JOINER, SOURCE, epoch(3));
+        let runs = differing(&window, JOINER, SOURCE, epoch(3), Flaws::NONE);
         assert_eq!(runs, [BlockRange::new(BlockIndex::new(1), 3).unwrap()]);
     }
 }

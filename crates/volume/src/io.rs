@@ -1,7 +1,8 @@
 //! What goes into a volume's owner and what comes out.
 
 use gabion_types::{
-    DiskId, Duration, GuestOp, GuestResult, Instant, NodeId, Outcome, OwnerChange, VolumeView,
+    DiskId, Duration, Flaws, GuestOp, GuestResult, Instant, NodeId, Outcome, OwnerChange,
+    VolumeView,
 };
 use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaRequest, RequestId};
 
@@ -70,6 +71,8 @@ pub struct Settings {
     pub rebuild_wait: Duration,
     /// Bytes of filling in flight of this volume.
     pub fill_bytes_in_flight: u64,
+    /// None but in tests.
+    pub flaws: Flaws,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use crate::io::{MemberFailure, VolumeEvent};
 use crate::order::OpId;
 use crate::segment::{JoinStep, Joiner};
 use crate::volume::Volume;
-use gabion_types::{DiskId, Epoch, Instant, SegmentIndex, SegmentMembers, Seq, VolumeView};
+use gabion_types::{DiskId, Epoch, Flaw, Instant, SegmentIndex, SegmentMembers, Seq, VolumeView};
 use gabion_wire::{FencedSegment, LinkClass, Refusal, ReplicaOp, RequestId};
 use std::collections::BTreeSet;
 
@@ -190,7 +190,8 @@ impl Volume {
             let awaited = takeover.is_some_and(|takeover| takeover.awaits_all(disk));
             return (!awaited).then_some(MemberFailure::NodeDown);
         }
-        let overdue = takeover.is_some_and(|takeover| takeover.is_overdue(disk));
+        let overdue = takeover.is_some_and(|takeover| takeover.is_overdue(disk))
+            && !self.settings.flaws.has(Flaw::KeepUnfencedMember);
         (overdue && self.needs_report(index, disk)).then_some(MemberFailure::NoFenceAnswer)
     }
 

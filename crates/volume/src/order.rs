@@ -6,7 +6,8 @@ use crate::gather::Gather;
 use crate::volume::Volume;
 use bytes::Bytes;
 use gabion_types::{
-    BlockRange, ByteRange, Crc, DiskId, Instant, IoError, MappedExtent, SegmentIndex, Seq, Version,
+    BlockRange, ByteRange, Crc, DiskId, Flaw, Instant, IoError, MappedExtent, SegmentIndex, Seq,
+    Version,
 };
 
 /// Numbers ops in the order in which they took their place.
@@ -162,7 +163,8 @@ impl Volume {
             let OpState::Waiting { stalled: false } = op.state else { continue };
             let (arrival, range, write) = (op.arrival, op.range, op.kind.is_write());
             let room = matches!(op.kind, OpKind::Room);
-            if room || !self.segment(index).is_blocked(arrival, range, write) {
+            let dirty = !write && self.settings.flaws.has(Flaw::ReadDuringUnresolvedWrite);
+            if room || dirty || !self.segment(index).is_blocked(arrival, range, write) {
                 self.begin(now, id);
             }
         }

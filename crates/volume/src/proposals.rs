@@ -6,7 +6,7 @@ use crate::io::{Effect, MemberFailure, ProposalNumber, VolumeEvent};
 use crate::segment::JoinStep;
 use crate::volume::Volume;
 use gabion_types::{
-    DiskId, Duration, Instant, Outcome, OwnerChange, Promotion, RefusedChange, Removal,
+    DiskId, Duration, Flaw, Instant, Outcome, OwnerChange, Promotion, RefusedChange, Removal,
     SegmentIndex, Stale,
 };
 use gabion_wire::LinkClass;
@@ -150,6 +150,11 @@ impl Volume {
             let doubled = 1 << (self.proposals.copies_failed - 1).min(8);
             let wait = NO_ROOM_WAIT.saturating_mul(doubled).min(NEW_COPY_WAIT_MAX);
             self.proposals.no_copies_before = now + wait;
+        }
+        if self.settings.flaws.has(Flaw::AcknowledgeBeforeMap) {
+            for removal in &removals {
+                self.without(removal.segment, |disk| disk == removal.disk);
+            }
         }
         let epoch = self.view.epoch;
         let segments: Vec<_> = removals.iter().map(|removal| removal.segment).collect();

@@ -8,8 +8,8 @@ use crate::volume::Volume;
 use crate::window::{PAGE_ENTRIES, Window};
 use bytes::Bytes;
 use gabion_types::{
-    BlockIndex, BlockInfo, BlockKind, BlockRange, DiskId, Epoch, Instant, SegmentIndex,
-    SegmentMembers, Seq, Version,
+    BlockIndex, BlockInfo, BlockKind, BlockRange, DiskId, Epoch, Flaw, Flaws, Instant,
+    SegmentIndex, SegmentMembers, Seq, Version,
 };
 use gabion_wire::{LinkClass, ReplicaOp};
 use std::collections::{BTreeMap, VecDeque};
@@ -63,7 +63,11 @@ impl Tail {
 /// Decides one block: the highest version that counts goes to whoever lacks it. A joiner's
 /// versions count from its J on, and only those are owed to it: the rest comes by filling.
 // rule: volume/joiner-counts-from-its-j
-pub(crate) fn decide(row: &[(DiskId, BlockInfo)], members: &SegmentMembers) -> Option<Fix> {
+pub(crate) fn decide(
+    row: &[(DiskId, BlockInfo)],
+    members: &SegmentMembers,
+    flaws: Flaws,
+) -> Option<Fix> {
     let floor = |disk: DiskId| match members.joining(disk) {
         Some(joining) => joining.joined,
         None => Epoch::ZERO,
@@ -71,7 +75,8 @@ pub(crate) fn decide(row: &[(DiskId, BlockInfo)], members: &SegmentMembers) -> O
     // A block of which a replica knows nothing any more has no version: others have it, or a read
     // finds that it is lost.
     let counts = |entry: &&(DiskId, BlockInfo)| {
-        entry.1.version != Version::NEVER && entry.1.version.epoch >= floor(entry.0)
+        let since_j = entry.1.version.epoch >= floor(entry.0);
+        entry.1.version != Version::NEVER && (since_j || flaws.has(Flaw::JoinerOldTailCounts))
     };
     let highest = row.iter().filter(counts).map(|(_, info)| info.version).max()?;
     let holders = || row.iter().filter(|(_, info)| info.version == highest);
@@ -165,6 +170,7 @@ impl Volume {
         let generation = self.generation(index);
         let members = self.members(index).clone();
         loop {
+            let flaws = self.settings.flaws;
             let Some(tail) = self.tail_mut(index, generation) else { return };
             if !tail.window.is_whole() {
                 return;
@@ -172,7 +178,8 @@ impl Volume {
             if !tail.cut {
                 tail.cut = true;
                 let rows = tail.window.rows();
-                tail.queued = runs(rows.values().filter_map(|row| decide(row, &members)).collect());
+                let fixes = rows.values().filter_map(|row| decide(row, &members, flaws));
+                tail.queued = runs(fixes.collect());
             }
             if tail.running.len() < RUNS_AT_ONCE
                 && let Some(run) = tail.queued.pop_front()
@@ -309,7 +316,8 @@ impl Volume {
 mod tests {
     use super::{Fix, decide, runs};
     use gabion_types::{
-        BlockIndex, BlockInfo, BlockKind, Crc, DiskId, Epoch, Joining, SegmentMembers, Seq, Version,
+        BlockIndex, BlockInfo, BlockKind, Crc, DiskId, Epoch, Flaws, Joining, SegmentMembers, Seq,
+        Version,
     };
 
     const A: DiskId = DiskId::new(1);
@@ -342,7 +350,8 @@ mod tests {
     fn the_highest_version_that_counts_goes_to_who_lacks_it() {
         let data = |at, seq| entry(0, BlockKind::Data, at, seq);
         let decided = |row: &[(DiskId, BlockInfo)]| {
-            decide(row, &members()).map(|fix| (fix.blocks[0].version, fix.sources, fix.targets))
+            decide(row, &members(), Flaws::NONE)
+                .map(|fix| (fix.blocks[0].version, fix.sources, fix.targets))
         };
         // From before J it is not owed to the joiner, and the joiner's own tail does not count.
         let old = data(4, 9);

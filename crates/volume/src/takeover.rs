@@ -6,7 +6,7 @@ use crate::segment::{JoinStep, Joiner, Phase};
 use crate::settle::Seqs;
 use crate::tail::Tail;
 use crate::volume::{SEGMENTS_PER_MESSAGE, Volume};
-use gabion_types::{DiskId, Instant, SegmentIndex, Seq};
+use gabion_types::{DiskId, Flaw, Instant, SegmentIndex, Seq};
 use gabion_wire::{EpochStart, FenceReport, FencedSegment, LinkClass, ReplicaOp};
 use std::collections::BTreeMap;
 
@@ -246,7 +246,7 @@ impl Volume {
             return;
         }
         let members = self.members(index);
-        let waiting = members.write_set().any(|disk| {
+        let waiting = self.fenced_members(index).any(|disk| {
             self.needs_report(index, disk)
                 && !takeover.has_report(disk)
                 && self.failure_of(index, disk).is_none()
@@ -282,19 +282,27 @@ impl Volume {
         }
         let joiners: Vec<DiskId> = self.segment(index).joiners.keys().copied().collect();
         joiners.iter().for_each(|disk| self.start_join(now, index, *disk));
-        let members = self.members(index);
-        let failing = members.write_set().any(|disk| self.failure_of(index, disk).is_some());
+        let failing = self.fenced_members(index).any(|disk| self.failure_of(index, disk).is_some());
         let started = self.segment(index).joiners.values().all(Joiner::takes_writes);
         if failing || !started {
             return;
         }
         let highest = self.segment(index).takeover().map_or(Seq::ZERO, |found| found.highest);
-        if highest > verdict.base {
+        let skips = self.settings.flaws.has(Flaw::ServeBeforeReconciling);
+        if highest > verdict.base && !skips {
             self.set_stage(index, Stage::Queued { base: verdict.base });
             self.dirty.insert(index);
         } else {
             self.start_epoch(index, verdict.base);
         }
+    }
+
+    /// All members, but with a rule switched off only those that answered before it was too late.
+    fn fenced_members(&self, index: SegmentIndex) -> impl Iterator<Item = DiskId> {
+        let takeover = self.segment(index).takeover();
+        let late = move |disk| takeover.is_some_and(|takeover| takeover.is_overdue(disk));
+        let keeps = self.settings.flaws.has(Flaw::KeepUnfencedMember);
+        self.members(index).write_set().filter(move |disk| !(keeps && late(*disk)))
     }
 
     pub(crate) fn set_stage(&mut self, index: SegmentIndex, stage: Stage) {
@@ -309,7 +317,7 @@ impl Volume {
             return;
         }
         self.tails_running += 1;
-        let disks: Vec<DiskId> = self.members(index).write_set().collect();
+        let disks: Vec<DiskId> = self.fenced_members(index).collect();
         self.set_stage(index, Stage::Reconciling(Tail::new(base, &disks)));
         self.ask_tail_tables(now, index);
     }
@@ -321,7 +329,7 @@ impl Volume {
 
     /// Everything is on every member: the next seq goes out, above all that count.
     pub(crate) fn start_epoch(&mut self, index: SegmentIndex, base: Seq) {
-        let missing: Vec<DiskId> = self.members(index).write_set().collect();
+        let missing: Vec<DiskId> = self.fenced_members(index).collect();
         let in_sync = self.members(index).in_sync.clone();
         let Some(takeover) = self.segment_mut(index).takeover_mut() else { return };
         let starts = in_sync.iter().filter_map(|disk| takeover.reports.get(disk));

@@ -14,7 +14,7 @@ use crate::room::Rooms;
 use crate::segment::Segment;
 use crate::takeover::Takeover;
 use gabion_types::{
-    BLOCK_BYTES, BlockIndex, DiskId, Duration, Instant, Limits, NodeId, Prng, SegmentIndex,
+    BLOCK_BYTES, BlockIndex, DiskId, Duration, Flaw, Instant, Limits, NodeId, Prng, SegmentIndex,
     SegmentMembers, VolumeView,
 };
 use gabion_wire::{LinkClass, ReplicaOp};
@@ -425,7 +425,7 @@ impl Volume {
                 continue;
             }
             let settled = segment.seqs.tell();
-            for disk in &self.members(*index).in_sync {
+            for disk in self.members(*index).in_sync.iter().chain(&self.also_told(*index)) {
                 told.entry(*disk).or_default().push((*index, settled));
             }
         }
@@ -433,6 +433,18 @@ impl Volume {
             for chunk in settled.chunks(SEGMENTS_PER_MESSAGE) {
                 self.tell(disk, LinkClass::Data, ReplicaOp::Advance { settled: chunk.to_vec() });
             }
+        }
+    }
+
+    /// Nobody: two rules that tests switch off.
+    fn also_told(&self, index: SegmentIndex) -> Vec<DiskId> {
+        let members = self.members(index);
+        if self.settings.flaws.has(Flaw::SettledToOneThatLeft) {
+            members.stale.iter().map(|stale| stale.disk).collect()
+        } else if self.settings.flaws.has(Flaw::JoinerSettledAdvances) {
+            members.joining.iter().map(|joining| joining.disk).collect()
+        } else {
+            Vec::new()
         }
     }
 

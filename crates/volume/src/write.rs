@@ -8,7 +8,7 @@ use crate::room::fresh_bytes;
 use crate::segment::Joiner;
 use crate::volume::Volume;
 use bytes::Bytes;
-use gabion_types::{BlockInfo, DiskId, Instant, IoError, SegmentIndex, Seq, Version, block_crc};
+use gabion_types::{BlockInfo, DiskId, Flaw, Instant, IoError, SegmentIndex, Seq, Version, block_crc};
 use gabion_wire::{LinkClass, ReplicaOp};
 
 /// A write whose last member says it is full is sent again so often before its guest is told: by
@@ -34,7 +34,10 @@ impl Volume {
     pub(crate) fn stamp(&mut self, now: Instant, id: OpId, mut seqs: Vec<Seq>, full: u32) {
         let Some(op) = self.ops.get(&id) else { return };
         let index = op.segment;
-        let missing: Vec<DiskId> = self.members(index).write_set().collect();
+        let mut missing: Vec<DiskId> = self.members(index).write_set().collect();
+        if self.settings.flaws.has(Flaw::JoinerNotInWriteSet) {
+            missing.clone_from(&self.members(index).in_sync);
+        }
         let epoch = self.view.epoch;
         let segment = self.segment_mut(index);
         let seq = segment.seqs.give();
@@ -67,7 +70,8 @@ impl Volume {
         let op = self.ops.get(&id)?;
         let OpState::Writing(writing) = &op.state else { return None };
         let (segment, version, range) = (op.segment, writing.version, op.range);
-        let settled = if self.members(segment).is_in_sync(disk) {
+        let all = self.settings.flaws.has(Flaw::JoinerSettledAdvances);
+        let settled = if self.members(segment).is_in_sync(disk) || all {
             self.segment(segment).seqs.settled()
         } else {
             Seq::ZERO
@@ -115,7 +119,8 @@ impl Volume {
     ) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let OpState::Writing(writing) = &mut op.state else { return };
-        if writing.version != version {
+        let old = self.settings.flaws.has(Flaw::AcknowledgeByOldAnswers);
+        if writing.version != version && !old {
             return;
         }
         writing.missing.retain(|member| *member != disk);
@@ -135,7 +140,8 @@ impl Volume {
     // promise: acked-survives
     // promise: majority-first
     pub(crate) fn acknowledge(&mut self, now: Instant, index: SegmentIndex) {
-        if self.segment(index).answered.is_empty() || self.proposals.freezes(index) {
+        let early = self.settings.flaws.has(Flaw::AcknowledgeBeforeMap);
+        if self.segment(index).answered.is_empty() || self.proposals.freezes(index) && !early {
             return;
         }
         for id in std::mem::take(&mut self.segment_mut(index).answered) {
@@ -160,17 +166,52 @@ impl Volume {
     /// Every unresolved write gets a new version for the new members; old answers count no more.
     // rule: volume/restamp-on-change-of-members
     pub(crate) fn restamp(&mut self, now: Instant, index: SegmentIndex) {
-        self.drop_asks(
-            |ask| matches!(ask.purpose, Purpose::Write { segment, .. } if segment == index),
-        );
+        if self.settings.flaws.has(Flaw::NoRestamp) {
+            self.keep_stamps(index);
+            return;
+        }
+        if !self.settings.flaws.has(Flaw::AcknowledgeByOldAnswers) {
+            self.drop_asks(
+                |ask| matches!(ask.purpose, Purpose::Write { segment, .. } if segment == index),
+            );
+        }
         self.segment_mut(index).answered.clear();
         let ids: Vec<OpId> = self.segment(index).ops.iter().copied().collect();
         for id in ids {
             let Some(op) = self.ops.get(&id) else { continue };
             let OpState::Writing(writing) = &op.state else { continue };
             let (seqs, full) = (writing.seqs.clone(), writing.full);
+            let answered = self.answered_by_members(index, writing);
             self.stamp(now, id, seqs, full);
+            if answered && self.settings.flaws.has(Flaw::AcknowledgeByOldAnswers) {
+                self.segment_mut(index).answered.insert(id);
+            }
         }
+    }
+
+    /// All that are still members of those that it was sent to have answered.
+    fn answered_by_members(&self, index: SegmentIndex, writing: &Writing) -> bool {
+        let mut members = self.members(index).write_set();
+        !members.any(|disk| writing.missing.contains(&disk))
+    }
+
+    /// Writes under way without those that left: two rules that tests switch off.
+    pub(crate) fn without(&mut self, index: SegmentIndex, gone: impl Fn(DiskId) -> bool) {
+        let ids: Vec<OpId> = self.segment(index).ops.iter().copied().collect();
+        for id in ids {
+            let Some(op) = self.ops.get_mut(&id) else { continue };
+            let OpState::Writing(writing) = &mut op.state else { continue };
+            writing.missing.retain(|disk| !gone(*disk));
+            if writing.missing.is_empty() {
+                self.segment_mut(index).answered.insert(id);
+            }
+        }
+        self.dirty.insert(index);
+    }
+
+    fn keep_stamps(&mut self, index: SegmentIndex) {
+        let members: Vec<DiskId> = self.members(index).write_set().collect();
+        self.without(index, |disk| !members.contains(&disk));
     }
 
     /// The last in-sync replica has no room for it. True when the guest was told so: then no

@@ -163,7 +163,8 @@ impl Cluster {
         let now = self.queue.now();
         let seed = self.prng.next_u64();
         let incarnation = Incarnation::new(self.prng.next_u64());
-        let settings = NodeSettings { limits: self.swarm.limits, ..NodeSettings::default() };
+        let (limits, flaws) = (self.swarm.limits, self.flaws);
+        let settings = NodeSettings { limits, flaws, ..NodeSettings::default() };
         let kept = self.kept_entries(machine);
         let host = &mut self.machines[machine];
         host.life += 1;

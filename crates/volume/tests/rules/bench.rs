@@ -4,9 +4,9 @@ use crate::disk::{Disk, Origin, Segment};
 use crate::golden::Teller;
 use bytes::Bytes;
 use gabion_types::{
-    ByteRange, DiskId, Duration, Epoch, GuestOp, GuestResult, HoldPolicy, Instant, Joining, Limits,
-    NodeId, Outcome, OwnerChange, SegmentIndex, SegmentMembers, SegmentSize, Stale, VolumeId,
-    VolumeView,
+    ByteRange, DiskId, Duration, Epoch, Flaws, GuestOp, GuestResult, HoldPolicy, Instant, Joining,
+    Limits, NodeId, Outcome, OwnerChange, SegmentIndex, SegmentMembers, SegmentSize, Stale,
+    VolumeId, VolumeView,
 };
 use gabion_volume::{
     Effect, Input, ProposalNumber, Settings, Ticket, Volume, VolumeConfig, VolumeEvent,
@@ -19,6 +19,7 @@ pub const SETTINGS: Settings = Settings {
     slow_wait: Duration::from_secs(5),
     rebuild_wait: Duration::from_secs(60),
     fill_bytes_in_flight: 1 << 20,
+    flaws: Flaws::NONE,
 };
 
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Owners: their inputs and effects.
 
 use super::{Event, LEASE_OWNER, MS, Owner, World};
-use gabion_types::{Duration, Instant, Limits, NodeId, SegmentSize, VolumeView};
+use gabion_types::{Duration, Flaws, Instant, Limits, NodeId, SegmentSize, VolumeView};
 use gabion_volume::{Effect, Input, Settings, Volume, VolumeConfig, VolumeEvent};
 use std::collections::BTreeMap;
 
@@ -101,6 +101,7 @@ impl World {
             slow_wait: Duration::from_secs(5),
             rebuild_wait: Duration::from_millis(self.between(500, 8000)),
             fill_bytes_in_flight: self.between(1, 8) * 4096,
+            flaws: Flaws::NONE,
         };
         let segment = SegmentSize::new(64 << 10).unwrap();
         let limits = Limits {

@@ -1,0 +1,116 @@
+//! Rules that a test switches off, to show that the simulator finds each of them to be needed.
+//!
+//! Without the feature `flaws` nothing can be switched off, and `has` is `false` at compile time; a
+//! released binary is built without it (`tests/tests/tidy.rs` holds that). A core gets them with
+//! its settings, so two nodes of one process may differ and nothing is global.
+
+/// One rule that is broken on purpose, in the way in which it would be got wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flaw {
+    /// A write is acknowledged without the members whose removal is only proposed.
+    AcknowledgeBeforeMap,
+    /// After a change of members the answers to a write's former version still count.
+    AcknowledgeByOldAnswers,
+    FenceInMemoryOnly,
+    /// The report is made when the fence arrives, not when what is under way has become durable.
+    FenceBeforeWritesUnderWay,
+    /// A replica does not refuse older owners.
+    NoFence,
+    /// A member that did not answer the fence in time stays a member.
+    KeepUnfencedMember,
+    ServeBeforeReconciling,
+    /// A delta join looks only at what the source has.
+    IgnoreReturningTail,
+    /// In a takeover also a joiner's versions from before its J are reconciled.
+    JoinerOldTailCounts,
+    JoinerNotInWriteSet,
+    JoinerSettledAdvances,
+    SettledToOneThatLeft,
+    /// A replica settles up to the next seq when it makes the start of an epoch durable.
+    SettledMovesWithEpochStart,
+    NoRestamp,
+    /// An install also goes over what was written since J.
+    InstallAlways,
+    ReadDuringUnresolvedWrite,
+    /// The lease is looked at when a read begins only.
+    ReadAfterLease,
+    WriteMakesSegment,
+    /// An owner forgets which of a session's requests it has.
+    ForwardedTwice,
+    NoSyncAfterReplay,
+    SlotFreedUnderRead,
+    /// Not a rule of the protocol but one of its promises: durable is said before the sync.
+    AnswerBeforeSync,
+    /// Data of a disk are used without a look at their checksum.
+    TrustTheDisk,
+    /// The owner counts twice the lease that it got.
+    LeaseTwiceAsLong,
+    /// What a broken link left unanswered is not asked again.
+    LostWakeUp,
+    /// A request that was taken back keeps its slots.
+    LeakedSlot,
+    /// An owner's core is given all that the sessions have.
+    AdmitWithoutBound,
+}
+
+impl Flaw {
+    pub const ALL: [Self; 27] = [
+        Self::AcknowledgeBeforeMap,
+        Self::AcknowledgeByOldAnswers,
+        Self::FenceInMemoryOnly,
+        Self::FenceBeforeWritesUnderWay,
+        Self::NoFence,
+        Self::KeepUnfencedMember,
+        Self::ServeBeforeReconciling,
+        Self::IgnoreReturningTail,
+        Self::JoinerOldTailCounts,
+        Self::JoinerNotInWriteSet,
+        Self::JoinerSettledAdvances,
+        Self::SettledToOneThatLeft,
+        Self::SettledMovesWithEpochStart,
+        Self::NoRestamp,
+        Self::InstallAlways,
+        Self::ReadDuringUnresolvedWrite,
+        Self::ReadAfterLease,
+        Self::WriteMakesSegment,
+        Self::ForwardedTwice,
+        Self::NoSyncAfterReplay,
+        Self::SlotFreedUnderRead,
+        Self::AnswerBeforeSync,
+        Self::TrustTheDisk,
+        Self::LeaseTwiceAsLong,
+        Self::LostWakeUp,
+        Self::LeakedSlot,
+        Self::AdmitWithoutBound,
+    ];
+}
+
+/// Which rules are switched off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flaws {
+    #[cfg(feature = "flaws")]
+    only: Option<Flaw>,
+}
+
+impl Flaws {
+    #[cfg(feature = "flaws")]
+    pub const NONE: Self = Self { only: None };
+    #[cfg(not(feature = "flaws"))]
+    pub const NONE: Self = Self {};
+
+    #[cfg(feature = "flaws")]
+    pub const fn only(flaw: Flaw) -> Self {
+        Self { only: Some(flaw) }
+    }
+
+    #[cfg(feature = "flaws")]
+    pub fn has(self, flaw: Flaw) -> bool {
+        self.only == Some(flaw)
+    }
+
+    #[cfg(not(feature = "flaws"))]
+    #[inline(always)]
+    pub const fn has(self, _flaw: Flaw) -> bool {
+        false
+    }
+}

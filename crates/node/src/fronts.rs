@@ -8,7 +8,9 @@
 use crate::guests::GUESTS_MAX;
 use crate::io::GuestId;
 use crate::sessions::{NUMBER_WINDOW, OUTSTANDING_MAX};
-use gabion_types::{Duration, Epoch, GuestOp, GuestResult, Instant, MapIndex, NodeId, VolumeId};
+use gabion_types::{
+    Duration, Epoch, GuestOp, GuestResult, Instant, Load, MapIndex, NodeId, VolumeId,
+};
 use gabion_wire::{SessionMessage, SessionNumber};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -99,6 +101,13 @@ impl Fronts {
 
     pub fn len(&self) -> usize {
         self.fronts.len()
+    }
+
+    pub fn loads(&self) -> impl Iterator<Item = Load> {
+        let what = "requests of a front that were sent";
+        self.fronts
+            .values()
+            .map(move |front| Load::new(what, front.requests.len(), OUTSTANDING_MAX))
     }
 
     pub fn held(&self) -> usize {

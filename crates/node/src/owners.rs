@@ -4,7 +4,10 @@ use crate::io::LinkId;
 use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use crate::settings::NodeSettings;
 use gabion_store::Origin;
-use gabion_types::{Epoch, Instant, MapIndex, NodeId, Outcome, OwnerChange, VolumeId, VolumeView};
+use gabion_types::{
+    Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, SegmentIndex, VolumeId,
+    VolumeView,
+};
 use gabion_volume::{
     Effect as VolumeEffect, Input as VolumeInput, ProposalNumber, Volume, VolumeConfig,
     VolumeEvent, VolumeStats,
@@ -132,6 +135,20 @@ impl Owners {
 
     pub fn stats(&self) -> impl Iterator<Item = (VolumeId, VolumeStats)> + '_ {
         self.owners.iter().map(|(volume, owner)| (*volume, owner.core.stats()))
+    }
+
+    /// Volumes whose owner here may acknowledge and answer now, as far as it knows; with the segments
+    /// of each that it does not serve yet.
+    pub fn completing(&self, now: Instant) -> impl Iterator<Item = (VolumeId, Vec<SegmentIndex>)> {
+        let may = move |(_, owner): &(&VolumeId, &Owner)| owner.core.may_complete(now);
+        let owners = self.owners.iter().filter(may);
+        owners.map(|(volume, owner)| (*volume, owner.core.unserved()))
+    }
+
+    pub fn loads(&self) -> impl Iterator<Item = Load> {
+        self.owners.values().flat_map(|owner| {
+            owner.core.loads().into_iter().chain(owner.sessions.loads().collect::<Vec<_>>())
+        })
     }
 
     pub fn volume_settings(&self, settings: &NodeSettings) -> gabion_volume::Settings {

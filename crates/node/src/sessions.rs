@@ -10,7 +10,7 @@ mod attach;
 
 use attach::Attach;
 use gabion_types::{
-    Duration, Epoch, Flaw, Flaws, GuestData, GuestOp, GuestResult, Instant, MapIndex, NodeId,
+    Duration, Epoch, Flaw, Flaws, GuestData, GuestOp, GuestResult, Instant, Load, MapIndex, NodeId,
     VolumeId,
 };
 use gabion_volume::Ticket;
@@ -165,6 +165,13 @@ impl Sessions {
             sessions.outputs.push_back(SessionOutput::Nudge { node });
         }
         sessions
+    }
+
+    pub fn loads(&self) -> impl Iterator<Item = Load> {
+        let what = "requests of a session that wait";
+        self.sessions
+            .values()
+            .map(move |session| Load::new(what, session.queued.len(), OUTSTANDING_MAX))
     }
 
     pub fn next_output(&mut self) -> Option<SessionOutput> {

@@ -1,10 +1,11 @@
 //! What a node tells of itself, beyond the map.
 
 use crate::disks::DiskCondition;
+use crate::guests::GUESTS_MAX;
 use crate::io::DiskSlot;
 use crate::node::{Node, Stage};
 use gabion_store::{Store, StoreStats};
-use gabion_types::{DiskId, Duration, MapIndex, NodeId, VolumeId};
+use gabion_types::{DiskId, Duration, Instant, Load, MapIndex, NodeId, SegmentIndex, VolumeId};
 use gabion_volume::VolumeStats;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +86,31 @@ impl Node {
 
     pub fn disk_condition(&self, disk: DiskSlot) -> Option<&DiskCondition> {
         self.disks.condition(disk)
+    }
+
+    /// How full everything is that has a bound.
+    // promise: bounded
+    pub fn loads(&self) -> Vec<Load> {
+        let guests = Load::new("guests of a node", self.guests.len(), GUESTS_MAX);
+        let disks = self.disks.slots().into_iter().filter_map(|slot| self.disks.store(slot));
+        let stores = disks.flat_map(Store::loads);
+        [guests]
+            .into_iter()
+            .chain(stores)
+            .chain(self.owners.loads())
+            .chain(self.fronts.loads())
+            .collect()
+    }
+
+    /// The lease holds, if it is that late.
+    pub fn holds_lease(&self, now: Instant) -> bool {
+        self.lease.holds(now)
+    }
+
+    /// Volumes that this node's owners may acknowledge and answer for, if it is that late; with the
+    /// segments of each that are not served yet.
+    pub fn completing(&self, now: Instant) -> Vec<(VolumeId, Vec<SegmentIndex>)> {
+        self.owners.completing(now).collect()
     }
 
     /// Guests' requests that this node holds unanswered.

@@ -15,12 +15,15 @@ mod prove;
 mod route;
 mod scenario;
 mod schedule;
+mod script;
 mod story;
 mod swarm;
+mod watch;
 
 use crate::caught::caught;
 use crate::consensus::{Consensus, ConsensusEvent};
 use crate::disk::VirtualDisk;
+use crate::invariants::exactly_once::ExactlyOnce;
 use crate::net::{Machine, NetEvent, Network};
 use crate::oracle::{Broken, Oracle};
 use crate::report::{Options, Report};
@@ -38,13 +41,18 @@ use operator::Operator;
 use prove::Phase;
 pub use scenario::{NODES_MAX, NoScenario, Scenario};
 pub use schedule::{NotATrouble, Part, Strike, Trouble, named};
-use std::collections::BTreeMap;
+pub use script::Script;
+use std::collections::{BTreeMap, VecDeque};
 use story::Story;
 pub use story::{Told, Wait};
-pub use swarm::Swarm;
+pub use swarm::{Finale, GuestPlan, Swarm, VolumePlan};
+use watch::Acked;
 
 /// A run that has not come to its end after so many events never will.
 const EVENTS_MAX: u64 = 30_000_000;
+
+/// Where a rule is switched off, what has to hold is looked at so often. Units: events.
+const WATCH_EVERY: u64 = 32;
 
 #[derive(Debug)]
 enum Event {
@@ -83,6 +91,7 @@ enum Event {
 pub struct Cluster {
     swarm: Swarm,
     flaws: Flaws,
+    script: Script,
     queue: Queue<Event>,
     trace: Trace,
     prng: Prng,
@@ -101,6 +110,9 @@ pub struct Cluster {
     /// Volumes that guests were attached to, as the oracle counts them.
     places: BTreeMap<VolumeId, usize>,
     orphans: Vec<Orphan>,
+    requests: ExactlyOnce,
+    /// Blocks whose writes were acknowledged last.
+    acked: VecDeque<Acked>,
     operator: Operator,
     last_refusal: Option<AdminReply>,
     phase: Phase,
@@ -132,13 +144,19 @@ pub fn run_part(options: Options, part: &Part) -> Report {
 
 /// Runs a given world; `prng` decides what happens in it.
 pub fn run_swarm(options: Options, swarm: Swarm, prng: Prng) -> Report {
-    run_flawed(options, swarm, prng, Flaws::NONE)
+    run_flawed(options, swarm, prng, (Flaws::NONE, Script::None))
 }
 
-/// Runs a given world in which a rule is switched off.
-pub fn run_flawed(options: Options, swarm: Swarm, prng: Prng, flaws: Flaws) -> Report {
+/// Runs a given world in which a rule is switched off, and a script waits for its moment.
+pub fn run_flawed(
+    options: Options,
+    swarm: Swarm,
+    prng: Prng,
+    (flaws, script): (Flaws, Script),
+) -> Report {
     let mut cluster = Cluster::new(swarm, prng, options.watch);
     cluster.flaws = flaws;
+    cluster.script = script;
     let panicked = caught(|| {
         cluster.begin();
         while cluster.broken.is_none() && !cluster.phase.is_end() && cluster.step() {}
@@ -174,6 +192,8 @@ impl Cluster {
             oracle: Oracle::new(swarm.unit_bytes),
             places: BTreeMap::new(),
             orphans: Vec::new(),
+            requests: ExactlyOnce::default(),
+            acked: VecDeque::new(),
             operator: Operator::default(),
             last_refusal: None,
             phase: Phase::Making,
@@ -184,6 +204,7 @@ impl Cluster {
             events: 0,
             broken: None,
             flaws: Flaws::NONE,
+            script: Script::None,
             swarm,
         }
     }
@@ -211,7 +232,10 @@ impl Cluster {
                 self.refresh_running();
                 self.on_consensus(event);
             }
-            Event::Disk { machine, slot, life, token } => self.on_disk(machine, slot, life, token),
+            Event::Disk { machine, slot, life, token } => {
+                self.on_disk(machine, slot, life, token);
+                self.play();
+            }
             Event::Tick { machine, life } => self.on_tick(machine, life),
             Event::Exit { machine, life } => self.on_exit(machine, life),
             Event::Act { guest, act } => self.on_act(guest, act),
@@ -224,6 +248,9 @@ impl Cluster {
             Event::Look => self.look(),
         }
         self.events += 1;
+        if self.flaws != Flaws::NONE && self.events.is_multiple_of(WATCH_EVERY) {
+            self.watch();
+        }
         if self.events > EVENTS_MAX {
             let text = format!("no end after {EVENTS_MAX} events in phase {:?}", self.phase);
             self.break_promise("comes-to-an-end", text);

@@ -148,6 +148,19 @@ impl VirtualDisk {
         cached.map(|cached| &cached.data).or_else(|| self.durable.get(index(page))?.as_ref())
     }
 
+    /// What a power cut may take away: a write of this page that no sync covers.
+    pub fn is_cached(&self, offset: u64) -> bool {
+        self.cache.contains_key(&(offset / BLOCK_BYTES))
+    }
+
+    /// A read of some of these bytes is under way.
+    pub fn is_read(&self, offset: u64, length: u64) -> bool {
+        self.in_flight.values().any(|flight| match flight.work {
+            Work::Read { offset: at, length: long } => at < offset + length && offset < at + long,
+            Work::Write { .. } | Work::Sync { .. } => false,
+        })
+    }
+
     fn read(&mut self, offset: u64, length: u64) -> Result<Bytes, DiskError> {
         self.counts.reads += 1;
         self.check_range(offset, length)?;

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod consensus;
 pub mod content;
 pub mod disk;
+pub mod drill;
 mod formatting;
 pub mod invariants;
 pub mod list;

@@ -11,6 +11,7 @@ mod model;
 use crate::caught::caught;
 use crate::content::Label;
 use crate::disk::{DiskTimes, PowerCut, Rot, VirtualDisk};
+use crate::invariants::no_write_under_read;
 use crate::oracle::Broken;
 use crate::report::{Options, Report};
 use crate::world::{Queue, Spread, Trace, Who, index};
@@ -45,22 +46,29 @@ enum Event {
 
 /// What a seed decides.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    disk_bytes: u64,
-    limits: Limits,
-    segments: u32,
-    depth: usize,
-    think: Spread,
-    trouble: Spread,
-    rots: bool,
-    power: bool,
-    actions: u64,
+pub struct Plan {
+    pub disk_bytes: u64,
+    pub disk_times: DiskTimes,
+    pub limits: Limits,
+    pub segments: u32,
+    pub depth: usize,
+    pub think: Spread,
+    pub trouble: Spread,
+    /// One trouble in so many also strikes a recovery.
+    pub strikes_recovery_of: u64,
+    /// Most troubles come soon after the last one, while the disk recovers from that.
+    pub strikes_again: bool,
+    pub rots: bool,
+    pub power: bool,
+    pub actions: u64,
 }
 
 #[derive(Debug)]
 struct Segment {
     creation: Epoch,
     made: bool,
+    /// Something was asked of it.
+    asked_for: bool,
     blocks: Vec<Block>,
     /// The next seq to give, the highest answered, what `EpochStart` made durable and asked for.
     next: Seq,
@@ -116,8 +124,14 @@ pub fn run(options: Options) -> Report {
 
 /// With a store of which a rule is switched off.
 pub fn run_flawed(options: Options, flaws: Flaws) -> Report {
+    run_drill(options, flaws, |_| {})
+}
+
+/// With a plan that was changed after it was drawn.
+pub fn run_drill(options: Options, flaws: Flaws, change: fn(&mut Plan)) -> Report {
     let mut prng = Prng::new(options.seed);
-    let plan = Plan::draw(&mut prng);
+    let mut plan = Plan::draw(&mut prng);
+    change(&mut plan);
     let mut solo = Solo::new(plan, prng, options.watch);
     solo.flaws = flaws;
     solo.begin();
@@ -132,6 +146,9 @@ impl Plan {
         let segment = SegmentSize::new(pick(prng, &[64 << 10, 256 << 10, 1 << 20]));
         Self {
             disk_bytes: pick(prng, &[64 << 20, 64 << 20, 128 << 20]),
+            disk_times: DiskTimes::FAST,
+            strikes_recovery_of: 8,
+            strikes_again: false,
             limits: Limits {
                 segment: segment.expect("a power of two in range"),
                 part_bytes: 256 << 10,
@@ -151,7 +168,7 @@ impl Plan {
 
 impl Solo {
     fn new(plan: Plan, mut prng: Prng, watch: bool) -> Self {
-        let mut disk = VirtualDisk::new(plan.disk_bytes, DiskTimes::FAST, prng.fork());
+        let mut disk = VirtualDisk::new(plan.disk_bytes, plan.disk_times, prng.fork());
         let uuid = [7; 16];
         disk.format(crate::formatting::format_disk(CLUSTER, uuid, plan.disk_bytes, plan.limits));
         let epoch = Epoch::new(2).expect("small");
@@ -159,6 +176,7 @@ impl Solo {
         let segment = |_| Segment {
             creation: Epoch::new(1).expect("small"),
             made: false,
+            asked_for: false,
             blocks: vec![Block::default(); blocks],
             next: Seq::new(1),
             answered: Seq::ZERO,
@@ -276,6 +294,9 @@ impl Solo {
             match effect {
                 Effect::Disk(op) => {
                     let token = op.token;
+                    if let Err(broken) = no_write_under_read::check(&self.disk, &op) {
+                        self.break_promise(broken.promise, broken.text);
+                    }
                     let wait = self.disk.submit(op);
                     self.queue.after(wait, Event::Disk { life: self.life, token });
                 }
@@ -317,10 +338,12 @@ impl Solo {
     }
 
     fn on_trouble(&mut self) {
-        let wait = self.plan.trouble.draw(&mut self.prng);
+        let again = self.plan.strikes_again && self.prng.chance(9, 10);
+        let spread = if again { Spread::new(100, 4_000) } else { self.plan.trouble };
+        let wait = spread.draw(&mut self.prng);
         self.queue.after(wait, Event::Trouble);
         // A recovery is struck too, but not each time, or it would never end.
-        let spared = !self.opened && !self.prng.chance(1, 8);
+        let spared = !self.opened && !self.prng.chance(1, self.plan.strikes_recovery_of);
         if self.store.is_none() || self.finale.is_some() || spared {
             return;
         }

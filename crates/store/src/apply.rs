@@ -98,10 +98,13 @@ impl Table {
             self.remove_segment(key, &mut freed.slots, &mut freed.places);
             self.add_segment(key, SegmentMeta::new(creation));
         }
+        let old_counts = self.flaws.has(Flaw::JoinerOldTailCounts);
         let meta = self.meta_mut(key)?;
         meta.joined = joined;
         meta.joining = true;
-        meta.highest = Seq::ZERO;
+        if !old_counts {
+            meta.highest = Seq::ZERO;
+        }
         meta.installed = Seq::ZERO;
         Ok(())
     }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod account;
 mod apply;
 mod checkpoint;
 mod commit;
@@ -22,6 +23,7 @@ mod ring;
 mod slots;
 mod store;
 
+pub use account::SlotAccount;
 pub use config::{Settings, StoreConfig};
 pub use fresh::{NewDisk, format_disk};
 pub use io::{

@@ -207,7 +207,6 @@ impl Limbo {
         self.waiting.is_empty()
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }

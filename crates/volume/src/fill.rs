@@ -17,7 +17,7 @@ use gabion_wire::{EpochStart, LinkClass, ReplicaOp};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Joiners that are filled at a time.
-const FILLS_AT_ONCE: usize = 4;
+pub(crate) const FILLS_AT_ONCE: usize = 4;
 
 /// A joiner: its segment and disk.
 pub(crate) type JoinerKey = (SegmentIndex, DiskId);

@@ -2,7 +2,7 @@
 
 use crate::asks::Asks;
 use crate::disks::{Disks, Links};
-use crate::fill::Fill;
+use crate::fill::{FILLS_AT_ONCE, Fill};
 use crate::guest::Request;
 use crate::io::{
     Effect, FillStats, Input, MemberFailure, Settings, Ticket, VolumeEvent, VolumeStats,
@@ -12,10 +12,11 @@ use crate::proposals::Proposals;
 use crate::release::Releasing;
 use crate::room::Rooms;
 use crate::segment::Segment;
+use crate::tail::RUN_BLOCKS_MAX;
 use crate::takeover::Takeover;
 use gabion_types::{
-    BLOCK_BYTES, BlockIndex, DiskId, Duration, Flaw, Instant, Limits, NodeId, Prng, SegmentIndex,
-    SegmentMembers, VolumeView,
+    BLOCK_BYTES, BlockIndex, DiskId, Duration, Flaw, Instant, Limits, Load, NodeId, Prng,
+    SegmentIndex, SegmentMembers, VolumeView,
 };
 use gabion_wire::{LinkClass, ReplicaOp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -216,6 +217,30 @@ impl Volume {
     /// Guests' requests that are not answered.
     pub fn in_flight(&self) -> usize {
         self.requests.len() + self.flushes.len()
+    }
+
+    /// It may acknowledge and answer, as far as it knows.
+    pub fn may_complete(&self, now: Instant) -> bool {
+        self.announced && self.may_serve(now)
+    }
+
+    /// Segments that are still being taken over.
+    pub fn unserved(&self) -> Vec<SegmentIndex> {
+        let unserved = self.segments.iter().filter(|segment| !segment.is_serving());
+        unserved.map(|segment| segment.index).collect()
+    }
+
+    pub fn loads(&self) -> Vec<Load> {
+        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        let requests = count(self.limits.requests_per_volume.max(1));
+        let run = RUN_BLOCKS_MAX as u64 * BLOCK_BYTES;
+        let fill_bytes_max = self.settings.fill_bytes_in_flight.max(run);
+        vec![
+            Load::new("requests of a volume", self.in_flight(), requests),
+            Load::new("ops of a volume that have begun", count(self.begun), requests),
+            Load::new("joiners filled at a time", self.fills.len(), FILLS_AT_ONCE),
+            Load { what: "bytes of filling in flight", used: self.fill_bytes, max: fill_bytes_max },
+        ]
     }
 
     /// The epoch at which this owner took over.

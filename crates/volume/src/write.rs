@@ -8,7 +8,9 @@ use crate::room::fresh_bytes;
 use crate::segment::Joiner;
 use crate::volume::Volume;
 use bytes::Bytes;
-use gabion_types::{BlockInfo, DiskId, Flaw, Instant, IoError, SegmentIndex, Seq, Version, block_crc};
+use gabion_types::{
+    BlockInfo, DiskId, Flaw, Instant, IoError, SegmentIndex, Seq, Version, block_crc,
+};
 use gabion_wire::{LinkClass, ReplicaOp};
 
 /// A write whose last member says it is full is sent again so often before its guest is told: by

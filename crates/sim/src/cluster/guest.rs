@@ -92,6 +92,16 @@ impl Guest {
         }
     }
 
+    /// It has a write without an answer, through one of these machines.
+    pub fn writes_on(&self, machines: &impl Fn(&Machine) -> bool) -> bool {
+        match &self.state {
+            GuestState::Away | GuestState::Opening { .. } => false,
+            GuestState::Attached { machine, flights, .. } => {
+                machines(machine) && flights.values().any(|flight| flight.write.is_some())
+            }
+        }
+    }
+
     /// Nothing is left to be asked or answered.
     pub fn is_idle(&self) -> bool {
         self.in_flight() == 0 && self.again.is_empty()

@@ -97,6 +97,11 @@ impl Host {
         }
     }
 
+    /// The time by its clock.
+    pub fn local(&self, now: Instant) -> Instant {
+        self.clock.local(now)
+    }
+
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
     }

@@ -70,6 +70,7 @@ impl Cluster {
     pub(super) fn look(&mut self) {
         let now = self.queue.now();
         self.queue.after(LOOK_EVERY, Event::Look);
+        self.watch();
         match self.phase {
             Phase::Making => self.look_making(now),
             Phase::Chaos { until } if now >= until => {
@@ -187,6 +188,7 @@ impl Cluster {
                 depth: 8,
                 think: Spread::new(1, 20),
                 patience: READING * 2,
+                forgets: false,
             };
             let mut guest = Guest::new(plan, prng);
             guest.busy = false;
@@ -211,7 +213,8 @@ impl Cluster {
             self.enter(Phase::Healing { since: now });
             return;
         }
-        if let Err(broken) = replicas_equal::check(&self.map, &self.nodes()) {
+        let equal = replicas_equal::check(&self.map, &self.places());
+        if let Err(broken) = equal.and_then(|()| self.check_leaks()) {
             // What is not settled yet may be on its way.
             if now.since(since) > READING {
                 self.break_promise(broken.promise, broken.text);
@@ -219,19 +222,6 @@ impl Cluster {
             return;
         }
         self.next_finale(now);
-    }
-
-    fn nodes(&self) -> Vec<replicas_equal::Place<'_>> {
-        let mut places = Vec::new();
-        for host in &self.machines {
-            for (slot, disk) in host.disks.iter().enumerate() {
-                let store = host.node().and_then(|node| {
-                    node.store(gabion_node::DiskSlot(u32::try_from(slot).expect("a few disks")))
-                });
-                places.push(replicas_equal::Place { uuid: disk.uuid, store });
-            }
-        }
-        places
     }
 
     fn next_finale(&mut self, now: Instant) {

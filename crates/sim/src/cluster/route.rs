@@ -29,6 +29,7 @@ impl Cluster {
             Effect::Disk { disk, op } => self.submit(machine, disk, op),
             Effect::Connect { link, node, .. } => self.dial(machine, link, node),
             Effect::Send { link, message } => {
+                self.watch_message(&message);
                 if let Some((conn, side)) = self.machines[machine].end_of(link) {
                     self.net.send(now, conn, side, message);
                 }
@@ -66,6 +67,7 @@ impl Cluster {
     fn submit(&mut self, machine: Machine, disk: DiskSlot, op: DiskOp) {
         let slot = crate::world::index(u64::from(disk.0));
         let token = op.token;
+        self.watch_disk(machine, slot, &op);
         let host = &mut self.machines[machine];
         let wait = host.disks[slot].virtual_disk.submit(op);
         self.queue.after(wait, Event::Disk { machine, slot, life: host.life, token });
@@ -203,7 +205,12 @@ impl Cluster {
             });
             told.push(MapIndex::new(index));
         }
+        let any = !told.is_empty();
         told.into_iter().for_each(|index| self.tell_committed(index));
+        // Members have changed: what was settled for the old ones has to hold for the new ones.
+        if any {
+            self.watch();
+        }
         taken.into_iter().for_each(|volume| self.on_taken_over(volume));
     }
 

@@ -59,6 +59,9 @@ pub struct GuestPlan {
     pub think: Spread,
     /// After so long without an answer it hangs up and goes elsewhere.
     pub patience: Duration,
+    /// It dies with its connection, as a VM with its machine: what came after it does not ask again
+    /// what was not answered.
+    pub forgets: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +193,7 @@ impl Swarm {
                     depth: pick(prng, &[1, 4, 16]),
                     think: pick(prng, &[Spread::new(10, 2000), Spread::new(1000, 20_000)]),
                     patience: Duration::from_millis(pick(prng, &[1500, 5000, 20_000, 600_000])),
+                    forgets: prng.chance(1, 3),
                 }
             })
             .collect()

@@ -1,16 +1,10 @@
 //! promise: acked-survives. When nothing is in flight, all in-sync copies of a block are equal.
 
+use super::place::{self, Place};
 use crate::oracle::Broken;
 use gabion_cluster::Map;
 use gabion_store::Store;
 use gabion_types::{BlockIndex, Crc, DiskId, SegmentIndex, Version, VolumeId};
-
-/// A disk and the store on it, if its process runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    pub uuid: [u8; 16],
-    pub store: Option<&'a Store>,
-}
 
 /// Errors: the first block that differs, or a replica that nobody serves.
 pub fn check(map: &Map, places: &[Place<'_>]) -> Result<(), Broken> {
@@ -48,8 +42,7 @@ fn compare(
 }
 
 fn find<'a>(map: &Map, places: &[Place<'a>], disk: DiskId) -> Result<&'a Store, Broken> {
-    let entry = map.disk(disk).ok_or_else(|| broken(format!("{disk} is not in the map")))?;
-    let place = places.iter().find(|place| place.uuid == entry.uuid);
+    let place = place::find(map, places, disk);
     place.and_then(|place| place.store).ok_or_else(|| broken(format!("nobody serves {disk}")))
 }
 

@@ -90,6 +90,9 @@ impl Solo {
         owner_epoch: Epoch,
     ) -> Result<(), String> {
         let now = self.queue.now();
+        if kind == ChangeKind::Early {
+            return Err("a write made its segment".to_string());
+        }
         if owner_epoch < self.fenced {
             return Err(format!("done below the fence {}", self.fenced));
         }
@@ -97,7 +100,7 @@ impl Solo {
         for (block, version) in blocks {
             let block = &mut known.blocks[*block];
             match kind {
-                ChangeKind::Write => block.done(*version, now),
+                ChangeKind::Write | ChangeKind::Early => block.done(*version, now),
                 ChangeKind::Install { joined } => block.installed(*version, joined, now),
                 ChangeKind::Repair { .. } => block.cut_off(*version, now),
             }
@@ -218,7 +221,7 @@ impl Solo {
                 for (block, version) in blocks {
                     let block = &mut self.segments[*segment].blocks[*block];
                     match kind {
-                        ChangeKind::Write => block.refused(*version, now),
+                        ChangeKind::Write | ChangeKind::Early => block.refused(*version, now),
                         // The version may have been there before.
                         ChangeKind::Install { .. } | ChangeKind::Repair { .. } => {
                             block.cut_off(*version, now);
@@ -239,6 +242,7 @@ impl Solo {
         match refusal {
             Refusal::Fenced { by } if below && by <= newest => Ok(()),
             Refusal::Busy => Ok(()),
+            Refusal::NoSegment if asked.what.is_early() => Ok(()),
             Refusal::NotReady if self.stopping => Ok(()),
             Refusal::Fenced { .. }
             | Refusal::NoSegment

@@ -35,9 +35,17 @@ pub(super) enum What {
     Promoted { segment: usize },
 }
 
+impl What {
+    pub fn is_early(&self) -> bool {
+        matches!(self, Self::Change { kind: ChangeKind::Early, .. })
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChangeKind {
     Write,
+    /// To a segment that nobody made: it must be refused.
+    Early,
     Install {
         joined: Epoch,
     },
@@ -135,6 +143,10 @@ impl Solo {
         if self.segments[at].changing > 0 {
             return;
         }
+        let alone = self.segments.iter().all(|known| known.changing == 0);
+        if !std::mem::replace(&mut self.segments[at].asked_for, true) && alone {
+            self.early_write(at);
+        }
         self.segments[at].changing += 1;
         let creation = self.segments[at].creation;
         let op = ReplicaOp::Create { creation, first: segment(at), count: 1 };
@@ -210,6 +222,17 @@ impl Solo {
         if let Some((version, label)) = self.prng.pick(&versions).copied() {
             self.write_one(at, block, version, label);
         }
+    }
+
+    /// Nobody has asked for the segment.
+    fn early_write(&mut self, at: usize) {
+        let version = Version::new(self.epoch, self.segments[at].next);
+        let data = content::fill(Label(u64::MAX), 0, 4096, 1);
+        let crcs = vec![block_crc(&data)];
+        let range = BlockRange::new(BlockIndex::new(0), 1).expect("not empty");
+        let what = What::Change { segment: at, blocks: Vec::new(), kind: ChangeKind::Early };
+        let (segment, settled) = (segment(at), Seq::ZERO);
+        self.send(what, ReplicaOp::Write { segment, version, range, crcs, data, settled });
     }
 
     /// An owner that was fenced writes: it must be refused.

@@ -342,25 +342,10 @@ impl World {
     /// Every slot that is taken is taken by something.
     pub(crate) fn check_no_leak(&self) {
         let disk = self.store.disk().unwrap();
-        let segments = || disk.table.segments().map(|(_, segment)| segment);
-        let pages = || segments().flat_map(|segment| segment.pages().map(|(_, page)| page));
-        let data = pages().flat_map(|page| page.entries.iter().filter_map(|entry| entry.slot()));
-        let of_page = |page: &crate::pages::Page| {
-            let refs = [page.live, page.pending].iter().flatten().count();
-            refs + usize::from(page.spare.is_some())
-        };
-        let of_chunk = |chunk: &crate::pages::Chunk| {
-            let refs = [chunk.live, chunk.pending].iter().flatten().count();
-            refs + usize::from(chunk.spare.is_some())
-        };
-        let chunks = segments().flat_map(|segment| segment.chunks.iter().map(of_chunk));
-        let ops = disk.ops.iter().flat_map(|(_, op)| op.extents().map(|(_, count)| count));
-        let metadata = pages().map(of_page).sum::<usize>() + chunks.sum::<usize>();
-        let passing = disk.quarantine.len() + disk.old_places.len() + disk.limbo.len();
-        let known = data.count() + metadata + passing;
-        let taken = u64::from(disk.slots.count()) - disk.slots.free();
-        assert_eq!(taken, known as u64 + u64::from(ops.sum::<u32>()), "slots leaked");
-        assert_eq!(disk.table.places_held(), metadata as u64, "places are counted right");
+        let account = self.store.slot_account().unwrap();
+        let known = account.data + account.metadata + account.passing;
+        assert_eq!(account.taken, known, "slots leaked");
+        assert_eq!(disk.table.places_held(), account.metadata, "places are counted right");
     }
 
     /// Power is cut and comes back; the disk is opened anew. Now and then it goes again meanwhile.

@@ -1,0 +1,190 @@
+//! What has to hold at every moment, looked at while a run goes on.
+
+use super::machine::node_id;
+use super::{Cluster, FaultKind, Strike};
+use crate::invariants::one_owner::Completing;
+use crate::invariants::place::Place;
+use crate::invariants::{
+    bounded, durable_on_all, no_leaks, no_write_under_read, one_owner, settled_on_all,
+    sound_sources,
+};
+use crate::net::Machine;
+use crate::oracle::Broken;
+use crate::workload::{OpKind, OpPlan};
+use gabion_cluster::VolumeEntry;
+use gabion_node::DiskSlot;
+use gabion_types::{BLOCK_BYTES, BlockIndex, ByteRange, DiskOp, SegmentIndex};
+use gabion_wire::{Body, Message};
+
+/// Writes that a flush looks at: the last ones before it.
+const FLUSHED_MAX: usize = 32;
+
+/// A block of a volume, by the plan's number of the volume.
+pub type Acked = (usize, SegmentIndex, BlockIndex);
+
+impl Cluster {
+    pub(super) fn places(&self) -> Vec<Place<'_>> {
+        let mut places = Vec::new();
+        for host in &self.machines {
+            for (slot, disk) in (0..).zip(&host.disks) {
+                let store = host.node().and_then(|node| node.store(DiskSlot(slot)));
+                places.push(Place { uuid: disk.uuid, store, disk: &disk.virtual_disk });
+            }
+        }
+        places
+    }
+
+    /// Without the stores of the machine on which disks lie, rot and go back: what they say is not
+    /// what anybody can count on, and the copies elsewhere make up for it.
+    fn sound_places(&self) -> Vec<Place<'_>> {
+        let frail = self.swarm.frail.map(|machine| &self.machines[machine].disks);
+        let is_frail =
+            |uuid: [u8; 16]| frail.is_some_and(|disks| disks.iter().any(|disk| disk.uuid == uuid));
+        let mut places = self.places();
+        let frail = places.iter_mut().filter(|place| is_frail(place.uuid));
+        frail.for_each(|place| place.store = None);
+        places
+    }
+
+    /// Now and then.
+    pub(super) fn watch(&mut self) {
+        let places = self.sound_places();
+        let result = settled_on_all::check(&self.map, &places)
+            .and_then(|()| one_owner::check(&self.map, &places, &self.completing()))
+            .and_then(|()| {
+                let mut nodes = self.machines.iter().filter_map(|host| host.node());
+                nodes.try_for_each(|node| bounded::check(&node.loads()))
+            });
+        self.judge_watch(result);
+    }
+
+    /// When nothing is under way any more.
+    pub(super) fn check_leaks(&self) -> Result<(), Broken> {
+        if !self.is_drill() {
+            return Ok(());
+        }
+        let nodes = self.machines.iter().filter_map(|host| host.node());
+        let held = nodes.map(|node| node.held_requests()).sum::<usize>();
+        no_leaks::check(&self.places(), held + self.requests.open())
+    }
+
+    fn completing(&self) -> Vec<Completing> {
+        // Where clocks stand or jump, the lease says nothing; the fence does, and is looked at by
+        // what guests read.
+        let bent =
+            |strike: &Strike| matches!(strike.kind, FaultKind::PauseClock | FaultKind::ClockJump);
+        if self.swarm.strikes.iter().any(bent) {
+            return Vec::new();
+        }
+        let now = self.queue.now();
+        let machines = self.machines.iter().enumerate();
+        let node = |(machine, host): (Machine, &super::machine::Host)| {
+            let node = host.node().filter(|_| host.is_running())?;
+            let (mut volumes, mut unserved) = (Vec::new(), Vec::new());
+            for (volume, segments) in node.completing(host.local(now)) {
+                volumes.extend(node.map().volume(volume).map(|entry| (volume, entry.owner_epoch)));
+                unserved.extend(segments.into_iter().map(|segment| (volume, segment)));
+            }
+            Some(Completing { node: node_id(machine), volumes, unserved })
+        };
+        machines.filter_map(node).collect()
+    }
+
+    /// A guest was told that its write is done, on the node of the owner: no other write of these
+    /// blocks can be under way.
+    pub(super) fn watch_acknowledged(&mut self, machine: Machine, volume: usize, plan: OpPlan) {
+        let Some(bytes) = self.written(plan) else { return };
+        let blocks = durable_on_all::blocks(&self.map, bytes);
+        let Some(entry) = self.entry(volume) else { return };
+        let incarnation = self.machines[machine].incarnation;
+        if entry.owner == Some((node_id(machine), incarnation)) {
+            let aligned = [bytes.offset(), bytes.end()].iter().all(|at| at % BLOCK_BYTES == 0);
+            let one_segment = blocks.iter().all(|(segment, _)| *segment == blocks[0].0);
+            let blocks = (&blocks[..], aligned && one_segment);
+            let result = durable_on_all::check(&self.map, &self.sound_places(), entry, blocks);
+            self.judge_watch(result);
+        }
+        for (segment, block) in blocks {
+            self.acked.push_back((volume, segment, block));
+        }
+        let over = self.acked.len().saturating_sub(FLUSHED_MAX);
+        self.acked.drain(..over);
+    }
+
+    /// promise: flush-means-flush. What was acknowledged before is in no disk's cache.
+    pub(super) fn watch_flushed(&mut self, volume: usize) {
+        let Some(entry) = self.entry(volume) else { return };
+        let places = self.sound_places();
+        let mut result = Ok(());
+        for (_, segment, block) in self.acked.iter().filter(|(of, _, _)| *of == volume) {
+            let Some(members) = entry.segments.get(segment.get() as usize) else { continue };
+            for disk in &members.in_sync {
+                let place = crate::invariants::place::find(&self.map, &places, *disk);
+                // What came after the flush may be on its way: it is no write that it covers.
+                let synced = place.map_or(Ok(()), |place| {
+                    durable_on_all::check_synced(&place, entry, (*segment, *block))
+                });
+                result = result.and(synced);
+            }
+        }
+        self.judge_watch(result);
+    }
+
+    /// promise: one-owner. A node that takes itself for the owner answers a read only while its lease
+    /// holds (rule 4); the data may be old else.
+    pub(super) fn watch_read(&mut self, machine: Machine, volume: usize) {
+        let (now, host) = (self.queue.now(), &self.machines[machine]);
+        let me = Some((node_id(machine), host.incarnation));
+        let Some(node) = host.node() else { return };
+        let Some(entry) = node.map().volume_by_name(&self.swarm.volumes[volume].name) else {
+            return;
+        };
+        if entry.owner == me && !node.holds_lease(host.local(now)) {
+            let text =
+                format!("{} answers a read of {} without a lease", node_id(machine), entry.id);
+            self.judge_watch(Err(Broken { promise: "one-owner", text }));
+        }
+    }
+
+    pub(super) fn watch_message(&mut self, message: &Message) {
+        if let Body::Replica(ask) = &message.body {
+            let size = self.swarm.limits.segment;
+            let result = sound_sources::check(&ask.op, size, self.oracle.unit_bytes());
+            self.judge_watch(result);
+        }
+    }
+
+    pub(super) fn watch_disk(&mut self, machine: Machine, slot: usize, op: &DiskOp) {
+        let disk = &self.machines[machine].disks[slot].virtual_disk;
+        let result = no_write_under_read::check(disk, op);
+        self.judge_watch(result);
+    }
+
+    /// Only drills are judged by what is watched until it was shown to be silent in all other runs.
+    fn is_drill(&self) -> bool {
+        self.flaws != gabion_types::Flaws::NONE
+    }
+
+    fn judge_watch(&mut self, result: Result<(), Broken>) {
+        if let Err(broken) = result
+            && self.is_drill()
+        {
+            self.broken.get_or_insert(broken);
+        }
+    }
+
+    fn entry(&self, volume: usize) -> Option<&VolumeEntry> {
+        self.map.volume_by_name(&self.swarm.volumes[volume].name)
+    }
+
+    /// The bytes that a plan writes. Zeros and trims are written only where something is.
+    fn written(&self, plan: OpPlan) -> Option<ByteRange> {
+        let unit_bytes = self.oracle.unit_bytes();
+        match plan.kind {
+            OpKind::Write { .. } => {
+                ByteRange::new(plan.first * unit_bytes, plan.count * unit_bytes)
+            }
+            OpKind::Zero | OpKind::Trim | OpKind::Read | OpKind::Flush | OpKind::Status => None,
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Worlds in which one rule of the protocol is needed soon: each flaw has one, with the number of
+//! seeds within which it is found.
+
+use crate::cluster::{self, FaultKind, Finale, GuestPlan, Part, Script, Strike, Swarm, VolumePlan};
+use crate::consensus::ConsensusTimes;
+use crate::disk::DiskTimes;
+use crate::report::{Options, Report};
+use crate::solo::{self, Plan};
+use crate::workload::Mix;
+use crate::world::Spread;
+use gabion_types::{Duration, Flaw, Flaws, Limits, Prng, SegmentSize};
+
+/// Three machines with a disk each, one volume of one segment, two copies.
+#[derive(Clone, Debug)]
+pub struct Storm {
+    faults: &'static [FaultKind],
+    every: Duration,
+    guests: u64,
+    depth: usize,
+    /// From one request of a guest to its next one.
+    think: Spread,
+    /// Blocks that guests mostly use.
+    hot: u64,
+    forgets: bool,
+    disk_times: DiskTimes,
+    rots: bool,
+    requests: u32,
+    settings: &'static [(&'static str, &'static str)],
+    script: Script,
+}
+
+#[derive(Clone, Debug)]
+pub enum World {
+    Solo(fn(&mut Plan)),
+    Cluster(Box<Storm>),
+}
+
+/// Blocks of the volume, and of a segment.
+const BLOCKS: u64 = 64;
+
+const CALM: Storm = Storm {
+    faults: &[],
+    every: Duration::from_millis(800),
+    guests: 3,
+    depth: 4,
+    think: Spread::new(500, 10_000),
+    hot: 16,
+    forgets: true,
+    disk_times: DiskTimes::FAST,
+    rots: false,
+    requests: 64,
+    settings: &[("rebuild.wait", "1s")],
+    script: Script::None,
+};
+
+const BUSY: Spread = Spread::new(50, 2000);
+
+/// A disk on which filling takes a while.
+const SLOW: DiskTimes = DiskTimes {
+    read: Spread::new(1000, 5000),
+    write: Spread::new(500, 2000),
+    sync: Spread::new(3000, 20_000),
+};
+
+/// Reads that take long now and then.
+const SLOW_READS: DiskTimes = DiskTimes {
+    read: Spread::new(60, 150).with_tail(60_000, 6),
+    write: DiskTimes::FAST.write,
+    sync: DiskTimes::FAST.sync,
+};
+
+/// The world in which it is found soonest.
+pub fn world(flaw: Flaw) -> World {
+    use FaultKind::{Cut, Isolate, Kill, Move, Pause, PowerCut, PowerCutAll, Reset, SlowDisk};
+    let storm = |faults| Storm { faults, ..CALM };
+    match flaw {
+        Flaw::AcknowledgeBeforeMap => storming(storm(&[Isolate, Pause, Cut])),
+        Flaw::AcknowledgeByOldAnswers | Flaw::NoRestamp | Flaw::JoinerNotInWriteSet => {
+            storming(Storm { depth: 16, ..storm(&[Pause, Kill, Cut]) })
+        }
+        Flaw::FenceInMemoryOnly => storming(storm(&[Kill, Move])),
+        Flaw::KeepUnfencedMember => storming(Storm {
+            settings: &[("fence.wait", "100ms")],
+            ..storm(&[Pause, Move, SlowDisk, Cut])
+        }),
+        Flaw::ServeBeforeReconciling => {
+            storming(Storm { depth: 16, hot: BLOCKS, ..storm(&[Kill, PowerCutAll, PowerCut]) })
+        }
+        Flaw::IgnoreReturningTail | Flaw::JoinerOldTailCounts => {
+            let strikes_join = flaw == Flaw::JoinerOldTailCounts;
+            let script = Script::Orphan { strikes_join };
+            let settings = &[("rebuild.wait", "60s")];
+            storming(Storm { hot: BLOCKS, script, settings, ..CALM })
+        }
+        Flaw::JoinerSettledAdvances | Flaw::SettledToOneThatLeft => {
+            let settings = &[("rebuild.wait", "60s")];
+            let faults = &[Pause, Kill, Cut, Isolate];
+            storming(Storm { disk_times: SLOW, settings, ..storm(faults) })
+        }
+        Flaw::ReadDuringUnresolvedWrite => {
+            storming(Storm { guests: 5, hot: 3, ..storm(&[Kill, Pause, Isolate, SlowDisk]) })
+        }
+        Flaw::ReadAfterLease => storming(Storm { disk_times: SLOW_READS, ..storm(&[Pause]) }),
+        Flaw::ForwardedTwice => storming(Storm { guests: 5, hot: 2, ..storm(&[Reset]) }),
+        Flaw::LeaseTwiceAsLong => {
+            let every = Duration::from_millis(2500);
+            storming(Storm { guests: 6, every, ..storm(&[Isolate]) })
+        }
+        Flaw::LostWakeUp => storming(Storm { depth: 16, ..storm(&[Reset, Kill, Isolate]) }),
+        Flaw::LeakedSlot => {
+            storming(Storm { depth: 16, think: BUSY, disk_times: SLOW, ..storm(&[Reset]) })
+        }
+        Flaw::AnswerBeforeSync => storming(storm(&[])),
+        Flaw::TrustTheDisk => storming(Storm { rots: true, ..storm(&[]) }),
+        Flaw::AdmitWithoutBound => {
+            storming(Storm { depth: 16, think: BUSY, requests: 8, ..storm(&[]) })
+        }
+        Flaw::FenceBeforeWritesUnderWay
+        | Flaw::NoFence
+        | Flaw::SettledMovesWithEpochStart
+        | Flaw::InstallAlways
+        | Flaw::WriteMakesSegment => World::Solo(|_| {}),
+        Flaw::NoSyncAfterReplay => World::Solo(|plan| {
+            plan.power = true;
+            plan.rots = false;
+            plan.trouble = Spread::new(5_000, 30_000);
+            plan.strikes_recovery_of = 2;
+            plan.strikes_again = true;
+            plan.actions = 2000;
+        }),
+        Flaw::SlotFreedUnderRead => World::Solo(|plan| {
+            plan.disk_bytes = 24 << 20;
+            plan.disk_times = SLOW_READS;
+            plan.depth = 32;
+            plan.think = Spread::new(1, 20);
+            plan.trouble = Spread::new(500_000, 3_000_000);
+            plan.actions = 6000;
+        }),
+    }
+}
+
+fn storming(storm: Storm) -> World {
+    World::Cluster(Box::new(storm))
+}
+
+/// Runs one seed of the world that belongs to a flaw, with another one or none in it.
+pub fn run(world: &World, seed: u64, flaws: Flaws) -> Report {
+    let options = Options { seed, watch: false };
+    match world {
+        World::Solo(change) => solo::run_drill(options, flaws, *change),
+        World::Cluster(storm) => {
+            let mut prng = Prng::new(seed);
+            let swarm = storm.swarm(&mut prng);
+            cluster::run_flawed(options, swarm, prng, (flaws, storm.script))
+        }
+    }
+}
+
+impl Storm {
+    fn swarm(&self, prng: &mut Prng) -> Swarm {
+        let chaos = if self.script == Script::None { 12 } else { 15 };
+        let chaos = Duration::from_secs(chaos);
+        let machines = 3;
+        let segment = SegmentSize::new(BLOCKS * 4096).expect("a power of two in range");
+        let mut strikes = prng.fork();
+        Swarm {
+            disks: vec![1; machines],
+            disk_bytes: 64 << 20,
+            limits: Limits {
+                segment,
+                part_bytes: 64 << 10,
+                requests_per_volume: self.requests,
+                write_bytes_per_disk: 4 << 20,
+            },
+            volumes: vec![VolumePlan { name: "vm".into(), size_bytes: BLOCKS * 4096, rf: 2 }],
+            guests: (0..self.guests).map(|_| self.guest(prng)).collect(),
+            unit_bytes: 4096,
+            settings: self.settings.iter().map(|(name, value)| (*name, (*value).into())).collect(),
+            clocks_ppm: (0..machines).map(|_| prng.between(920_000, 1_080_000)).collect(),
+            net: Spread::new(50, 500).with_tail(20_000, 200),
+            disk_times: self.disk_times,
+            consensus: ConsensusTimes::FAST,
+            strikes: Strike::draw(&mut strikes, self.faults, (self.every, chaos), (machines, None)),
+            chaos,
+            frail: None,
+            disk_dies: false,
+            rots: self.rots,
+            finale: Finale::None,
+            damage_seed: prng.next_u64(),
+            part: Part::default(),
+        }
+    }
+
+    fn guest(&self, prng: &mut Prng) -> GuestPlan {
+        let (zero, trim, flush, status) = (0, 0, 2, 0);
+        let mix = Mix {
+            read: prng.between(30, 60),
+            write: prng.between(30, 60),
+            zero,
+            trim,
+            flush,
+            status,
+            cold_of: 10,
+            hot: self.hot,
+            count_max: 4,
+        };
+        let patience = Duration::from_secs(prng.between(1, 8));
+        let (depth, think) = (self.depth, self.think);
+        GuestPlan { volume: 0, mix, depth, think, patience, forgets: self.forgets }
+    }
+}
+
+#[cfg(test)]
+mod tests;

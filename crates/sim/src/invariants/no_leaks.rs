@@ -1,0 +1,30 @@
+//! No slot and no buffer leaks: when all is quiet, each slot that is taken is named by the map or
+//! holds metadata, and no node holds a request. Source: DESIGN 5, 7.
+
+use super::place::Place;
+use crate::oracle::Broken;
+use gabion_store::{SlotAccount, Store};
+
+/// Errors: slots that nothing names, or requests that nobody waits for.
+pub fn check(places: &[Place<'_>], held_requests: usize) -> Result<(), Broken> {
+    let serving = places.iter().filter_map(|place| place.store.filter(|store| store.is_serving()));
+    let accounts = serving.filter_map(Store::slot_account);
+    for (number, account) in accounts.enumerate() {
+        check_account(account).map_err(|text| broken(format!("disk {number}: {text}")))?;
+    }
+    if held_requests > 0 {
+        return Err(broken(format!("{held_requests} requests are held, and no guest waits")));
+    }
+    Ok(())
+}
+
+fn check_account(account: SlotAccount) -> Result<(), String> {
+    match account.leaked() {
+        0 => Ok(()),
+        leaked => Err(format!("{leaked} slots leaked: {account:?}")),
+    }
+}
+
+fn broken(text: String) -> Broken {
+    Broken { promise: "no-leaks", text }
+}

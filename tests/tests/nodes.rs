@@ -251,7 +251,7 @@ fn a_block_device_is_formatted_if_it_holds_nothing_or_that_may_be_lost() {
     guest.disconnect();
     let shown = machines.json(&["disk", "list"]);
     assert!(shown.to_string().contains(&device.0), "{shown}");
-    machines.nodes.clear();
+    (1..=3).for_each(|node| machines.kill(node));
     let found = machines.gabion(&["disk", "check", &device.0]);
     assert_eq!(found.code(), 0, "{}{}", found.out, found.err);
 }

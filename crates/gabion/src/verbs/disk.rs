@@ -15,14 +15,36 @@ use std::fs::{File, TryLockError};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Lines about bad blocks that people get; `--json` has all that the check kept.
 const BAD_LINES_MAX: usize = 20;
+const LOCK_MOST: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A disk for reading, and nobody writes it meanwhile.
 struct Opened {
     file: File,
     bytes: u64,
+}
+
+/// The lock of a node that was killed goes a moment after it: its ring is taken apart by the kernel
+/// in the background.
+fn lock(file: &File, path: &Path) -> Result<(), Failure> {
+    let until = Instant::now() + LOCK_MOST;
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(LOCK_AGAIN);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let what = format!("a node uses disk {}", path.display());
+                return Err(Failure::new(Exit::Refused, what, "stop that node first"));
+            }
+            Err(TryLockError::Error(error)) => return Err(Failure::io("lock", path, &error)),
+        }
+    }
 }
 
 impl Opened {
@@ -33,14 +55,7 @@ impl Opened {
             }
             Failure::io("open", path, &error)
         })?;
-        match file.try_lock_shared() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let what = format!("a node uses disk {}", path.display());
-                return Err(Failure::new(Exit::Refused, what, "stop that node first"));
-            }
-            Err(TryLockError::Error(error)) => return Err(Failure::io("lock", path, &error)),
-        }
+        lock(&file, path)?;
         let bytes =
             file.seek(SeekFrom::End(0)).map_err(|e| Failure::io("find the size of", path, &e))?;
         Ok(Self { file, bytes })

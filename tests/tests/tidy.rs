@@ -499,6 +499,19 @@ fn each_crate_has_a_page() {
     fail_on("crates without a README.md that says what they are for", &missing);
 }
 
+/// A page is its crate's documentation, and what stands in it between bare fences is compiled.
+#[test]
+fn pages_name_the_language_of_what_they_quote() {
+    let crates = members().into_iter().filter(|member| member.starts_with(root().join("crates")));
+    let bare = |member: std::path::PathBuf| {
+        let page = fs::read_to_string(member.join("README.md")).unwrap_or_default();
+        let fences = page.lines().filter(|line| line.starts_with("```"));
+        let bare = fences.step_by(2).filter(|line| line.trim() == "```").count();
+        (bare > 0).then(|| format!("{}: {bare} without a language", member.display()))
+    };
+    fail_on("crates' pages with bare fences", &crates.filter_map(bare).collect::<Vec<_>>());
+}
+
 #[test]
 fn nothing_is_left_for_later_in_silence() {
     let words = ["todo!(", concat!("FIX", "ME"), concat!("XX", "X"), concat!("#[ign", "ore")];

@@ -159,7 +159,7 @@ impl Story {
         self.report.step(&format!(
             "3. kill -9 node {victim}, which holds copies (node {owner} owns the volume)"
         ));
-        let filled_before = self.filled_bytes(|node| node != victim)?;
+        let filled_before = self.told_filled(|node| node != victim)?;
         guests.nbd.reset_stall();
         guests.grpc.reset_stall();
         let before = acknowledged(guests);
@@ -179,7 +179,7 @@ impl Story {
         })?;
         self.figures.rebuild_took = killed_at.elapsed();
         std::thread::sleep(FIGURES_LAG);
-        let rebuilt = self.filled_bytes(|node| node != victim)?.saturating_sub(filled_before);
+        let rebuilt = self.told_filled(|node| node != victim)?.saturating_sub(filled_before);
         bar.done(rebuilt);
         self.figures.rebuilt_bytes = rebuilt;
         self.figures.stall_copy_killed = stall(guests);
@@ -245,7 +245,7 @@ impl Story {
         })?;
         std::thread::sleep(FIGURES_LAG);
         // Counted by its process, which is a new one.
-        let delta = self.filled_bytes(|node| node == away)?;
+        let delta = self.told_filled(|node| node == away)?;
         bar.done(delta);
         let volume = self.remote.volume(VOLUME)?;
         self.figures.delta_bytes = delta;
@@ -277,6 +277,16 @@ impl Story {
 impl Story {
     fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         self.remote.set_setting(name, value)
+    }
+
+    /// The same, once they all tell: a node that came back may not be heard at the first call.
+    fn told_filled(&mut self, of: impl Fn(u32) -> bool) -> Result<u64, Failure> {
+        let mut filled = 0;
+        self.wait("the nodes tell what was copied to them", |story| {
+            filled = story.filled_bytes(&of)?;
+            Ok(true)
+        })?;
+        Ok(filled)
     }
 
     /// Copied to the disks of these nodes since their processes began.

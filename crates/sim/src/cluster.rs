@@ -51,8 +51,11 @@ use watch::Acked;
 /// A run that has not come to its end after so many events never will.
 const EVENTS_MAX: u64 = 30_000_000;
 
-/// Where a rule is switched off, what has to hold is looked at so often. Units: events.
-const WATCH_EVERY: u64 = 32;
+/// What has to hold at every moment is looked at so often, beside each change of the map. Units:
+/// events.
+const WATCH_EVERY: u64 = 256;
+/// Where a rule is switched off, and few seeds have to do.
+const WATCH_FLAWED_EVERY: u64 = 32;
 
 #[derive(Debug)]
 enum Event {
@@ -248,7 +251,9 @@ impl Cluster {
             Event::Look => self.look(),
         }
         self.events += 1;
-        if self.flaws != Flaws::NONE && self.events.is_multiple_of(WATCH_EVERY) {
+        let flawed = self.flaws != Flaws::NONE;
+        let every = if flawed { WATCH_FLAWED_EVERY } else { WATCH_EVERY };
+        if self.events.is_multiple_of(every) {
             self.watch();
         }
         if self.events > EVENTS_MAX {

@@ -60,9 +60,6 @@ impl Cluster {
 
     /// When nothing is under way any more.
     pub(super) fn check_leaks(&self) -> Result<(), Broken> {
-        if !self.is_drill() {
-            return Ok(());
-        }
         let nodes = self.machines.iter().filter_map(|host| host.node());
         let held = nodes.map(|node| node.held_requests()).sum::<usize>();
         no_leaks::check(&self.places(), held + self.requests.open())
@@ -160,15 +157,8 @@ impl Cluster {
         self.judge_watch(result);
     }
 
-    /// Only drills are judged by what is watched until it was shown to be silent in all other runs.
-    fn is_drill(&self) -> bool {
-        self.flaws != gabion_types::Flaws::NONE
-    }
-
     fn judge_watch(&mut self, result: Result<(), Broken>) {
-        if let Err(broken) = result
-            && self.is_drill()
-        {
+        if let Err(broken) = result {
             self.broken.get_or_insert(broken);
         }
     }

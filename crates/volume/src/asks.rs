@@ -142,20 +142,27 @@ impl Purpose {
 pub(crate) struct Ask {
     pub(crate) node: NodeId,
     pub(crate) disk: DiskId,
-    class: LinkClass,
+    pub(crate) class: LinkClass,
     /// What to send again; none for a write, whose request is made anew from its op.
     op: Option<ReplicaOp>,
     pub(crate) purpose: Purpose,
-    state: AskState,
+    pub(crate) state: AskState,
     pub(crate) sent: Instant,
     first_sent: Instant,
+    /// Write bytes, of data.
     bytes: u64,
     refused: u32,
 }
 
 impl Ask {
-    pub(crate) fn first_sent(&self) -> Instant {
-        self.first_sent
+    /// None: nobody can be blamed for being slow to answer it.
+    pub(crate) fn first_sent(&self) -> Option<Instant> {
+        (self.state != AskState::NoRoom).then_some(self.first_sent)
+    }
+
+    /// What it takes of a link's room.
+    pub(crate) fn room_bytes(&self) -> u64 {
+        self.op.as_ref().map_or(self.bytes, |op| op.payload().map_or(0, |data| data.len() as u64))
     }
 
     pub(crate) fn refused(&self) -> u32 {
@@ -168,8 +175,10 @@ impl Ask {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AskState {
+pub(crate) enum AskState {
     Sent,
+    /// Its link takes no data for the moment: it goes out when there is room.
+    NoRoom,
     /// In doubt or never sent: goes out when the link is up.
     Parked,
     /// Was refused for now.
@@ -199,6 +208,10 @@ impl Asks {
         self.table.get(&request)
     }
 
+    pub(crate) fn get_mut(&mut self, request: RequestId) -> Option<&mut Ask> {
+        self.table.get_mut(&request)
+    }
+
     pub(crate) fn next_id(&mut self) -> RequestId {
         self.given += 1;
         RequestId(self.given)
@@ -218,18 +231,22 @@ impl Volume {
         let Some(node) = self.disks.home(disk) else { return };
         let request = self.asks.next_id();
         let bytes = if let ReplicaOp::Write { data, .. } = &op { data.len() as u64 } else { 0 };
+        let full = op.payload().is_some() && self.links.is_full(node, class);
         let state = self.disks.get_mut(disk);
         state.asks_out += 1;
         state.bytes_out += bytes;
         let is_write = matches!(purpose, Purpose::Write { .. });
         let kept = (!is_write).then(|| op.clone());
-        let away = self.waits(disk, class, &purpose);
-        let state = if away { AskState::Parked } else { AskState::Sent };
+        let state = match self.waits(disk, class, &purpose) {
+            true => AskState::Parked,
+            false if full => AskState::NoRoom,
+            false => AskState::Sent,
+        };
         let (sent, first_sent, refused) = (now, now, 0);
         let ask =
             Ask { node, disk, class, op: kept, purpose, state, sent, first_sent, bytes, refused };
         self.asks.table.insert(request, ask);
-        if !away {
+        if state == AskState::Sent {
             self.emit_ask(node, class, request, disk, op);
         }
     }
@@ -263,13 +280,16 @@ impl Volume {
         self.effects.push_back(Effect::Ask { node, class, request, ask });
     }
 
-    fn send_again(&mut self, now: Instant, request: RequestId) {
+    pub(crate) fn send_again(&mut self, now: Instant, request: RequestId) {
         let Some(ask) = self.asks.table.get(&request) else { return };
         let waits = self.waits(ask.disk, ask.class, &ask.purpose);
         let Some(ask) = self.asks.table.get_mut(&request) else { return };
         if waits {
             ask.state = AskState::Parked;
             return;
+        }
+        if ask.state == AskState::NoRoom {
+            ask.first_sent = now;
         }
         ask.state = AskState::Sent;
         ask.sent = now;
@@ -318,7 +338,7 @@ impl Volume {
         }
     }
 
-    fn asks_where(&self, fits: impl Fn(&Ask) -> bool) -> Vec<RequestId> {
+    pub(crate) fn asks_where(&self, fits: impl Fn(&Ask) -> bool) -> Vec<RequestId> {
         let asks = self.asks.table.iter().filter(|(_, ask)| fits(ask));
         asks.map(|(request, _)| *request).collect()
     }

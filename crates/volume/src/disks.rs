@@ -58,6 +58,8 @@ impl Disk {
 pub(crate) struct Links {
     down: BTreeSet<NodeId>,
     away: BTreeSet<(NodeId, LinkClass)>,
+    /// Those that take no data for the moment.
+    full: BTreeSet<(NodeId, LinkClass)>,
 }
 
 const CLASSES: [LinkClass; 3] = [LinkClass::Control, LinkClass::Data, LinkClass::Bulk];
@@ -71,8 +73,21 @@ impl Links {
         self.away.contains(&(node, class))
     }
 
+    pub(crate) fn is_full(&self, node: NodeId, class: LinkClass) -> bool {
+        self.full.contains(&(node, class))
+    }
+
+    pub(crate) fn set_full(&mut self, node: NodeId, class: LinkClass, full: bool) {
+        if full {
+            self.full.insert((node, class));
+        } else {
+            self.full.remove(&(node, class));
+        }
+    }
+
     pub(crate) fn lose(&mut self, node: NodeId, class: LinkClass) {
         self.away.insert((node, class));
+        self.full.remove(&(node, class));
     }
 
     pub(crate) fn note_down(&mut self, node: NodeId) {
@@ -83,6 +98,7 @@ impl Links {
     pub(crate) fn note_up(&mut self, node: NodeId) {
         self.down.remove(&node);
         self.away.retain(|(away, _)| *away != node);
+        self.full.retain(|(full, _)| *full != node);
     }
 }
 

@@ -45,6 +45,17 @@ pub enum Input {
     LinkUp {
         node: NodeId,
     },
+    /// The link had no room for what was asked: it was not sent. Data for that link stays here until
+    /// `Room`, which comes unless the link is lost before.
+    Unsent {
+        request: RequestId,
+    },
+    /// So many bytes may go there now.
+    Room {
+        node: NodeId,
+        class: LinkClass,
+        bytes: u64,
+    },
     /// It counts as failed: closed for 200 ms of failed reconnects, or silent for 1 s.
     NodeDown {
         node: NodeId,

@@ -18,6 +18,7 @@ mod segment;
 mod settle;
 mod tail;
 mod takeover;
+mod unsent;
 mod volume;
 mod window;
 mod write;

@@ -248,7 +248,8 @@ impl Volume {
     pub(crate) fn handle_refusal(&mut self, now: Instant, request: RequestId, refusal: Refusal) {
         let Some(ask) = self.asks.get(request) else { return };
         let (disk, segment, refused) = (ask.disk, ask.purpose.segment(), ask.refused());
-        let patient = now.since(ask.first_sent()) < self.settings.slow_wait;
+        let slow = |since| now.since(since) >= self.settings.slow_wait;
+        let patient = !ask.first_sent().is_some_and(slow);
         let write = if let Purpose::Write { op, .. } = ask.purpose { Some(op) } else { None };
         let promoted = matches!(ask.purpose, Purpose::Promoted { .. });
         let mut wait = RETRY_LATER;

@@ -185,6 +185,8 @@ impl Volume {
             Input::Answer { request, answer } => self.handle_answer(now, request, answer),
             Input::LinkLost { node, class } => self.handle_link_lost(now, node, class),
             Input::LinkUp { node } => self.handle_link_up(now, node),
+            Input::Unsent { request } => self.handle_unsent(request),
+            Input::Room { node, class, bytes } => self.handle_room(now, node, class, bytes),
             Input::NodeDown { node } => self.handle_node_down(now, node),
             Input::Lease { until } => self.handle_lease(now, until),
             Input::Settings(settings) => {

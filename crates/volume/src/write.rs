@@ -307,11 +307,12 @@ impl Volume {
         let wait = self.settings.slow_wait;
         // Another copy may answer what is only read; whether this disk is to go, its writes tell.
         // rule: volume/slow-read-goes-elsewhere
+        let late = |since| now.since(since) >= wait;
         self.give_up_asks(now, |ask| {
-            ask.purpose.is_elsewhere() && now.since(ask.first_sent()) >= wait
+            ask.purpose.is_elsewhere() && ask.first_sent().is_some_and(late)
         });
         let mut slow: Vec<DiskId> = Vec::new();
-        for ask in self.asks.iter().filter(|ask| now.since(ask.first_sent()) >= wait) {
+        for ask in self.asks.iter().filter(|ask| ask.first_sent().is_some_and(late)) {
             let counts = match &ask.purpose {
                 Purpose::Write { op, .. } => self.own_disk_answered(*op, ask.disk),
                 Purpose::Prove { .. }

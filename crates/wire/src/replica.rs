@@ -72,6 +72,28 @@ pub enum ReplicaOp {
     Drop { segment: SegmentIndex, creation: Epoch, epoch: Epoch },
 }
 
+impl ReplicaOp {
+    /// The payload that rides behind, if any.
+    pub fn payload(&self) -> Option<&Bytes> {
+        match self {
+            Self::Write { data, .. }
+            | Self::Settle { data, .. }
+            | Self::Repair { data, .. }
+            | Self::Install { data, .. } => Some(data).filter(|data| !data.is_empty()),
+            Self::Create { .. }
+            | Self::Fence { .. }
+            | Self::Zero { .. }
+            | Self::Read { .. }
+            | Self::Scan { .. }
+            | Self::EpochStart { .. }
+            | Self::Advance { .. }
+            | Self::JoinStart { .. }
+            | Self::Promoted { .. }
+            | Self::Drop { .. } => None,
+        }
+    }
+}
+
 /// A segment as the map knows it, for a fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FencedSegment {

@@ -34,6 +34,8 @@ enum Event {
     LinkLost { owner: u64, node: NodeId, link: u64, class: LinkClass },
     NodeDown { owner: u64, node: NodeId, link: u64 },
     LinkUp { owner: u64, node: NodeId, link: u64 },
+    Unsent { owner: u64, node: NodeId, link: u64, class: LinkClass, request: RequestId },
+    Room { owner: u64, node: NodeId, link: u64, class: LinkClass },
     Renew { owner: u64 },
     Manager,
     TakeOver { node: NodeId, epoch: Epoch },
@@ -277,6 +279,12 @@ impl World {
                 if self.has_link(owner, node, link, false) {
                     return self.feed(owner, Input::LinkUp { node });
                 }
+            }
+            Event::Unsent { owner, node, link, class, request } => {
+                return self.on_unsent(owner, (node, link, class), request);
+            }
+            Event::Room { owner, node, link, class } => {
+                return self.on_room(owner, (node, link, class));
             }
             Event::Renew { owner } => return self.on_renew(owner),
             Event::Manager => self.on_manager(),

@@ -36,6 +36,9 @@ pub struct Bench {
     pub view: VolumeView,
     pub disks: BTreeMap<DiskId, Disk>,
     pub asked: Vec<Asked>,
+    /// The link to this node has no room: data that is asked there comes back unsent.
+    pub no_room: Option<NodeId>,
+    pub unsent: usize,
     pub proposed: Vec<(ProposalNumber, OwnerChange)>,
     pub done: BTreeMap<u64, GuestResult>,
     pub events: Vec<VolumeEvent>,
@@ -112,6 +115,8 @@ impl Bench {
             view,
             disks,
             asked: Vec::new(),
+            no_room: None,
+            unsent: 0,
             proposed: Vec::new(),
             done: BTreeMap::new(),
             events: Vec::new(),
@@ -137,6 +142,12 @@ impl Bench {
         while let Some(effect) = self.volume.next_effect() {
             self.teller.tell_effect(&effect);
             match effect {
+                Effect::Ask { node, request, ask, .. }
+                    if self.no_room == Some(node) && ask.op.payload().is_some() =>
+                {
+                    self.unsent += 1;
+                    self.volume.handle(self.now, Input::Unsent { request });
+                }
                 Effect::Ask { node, request, ask, .. } => {
                     self.asked.push(Asked { node, request, ask });
                 }

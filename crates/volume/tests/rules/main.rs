@@ -686,3 +686,62 @@ fn a_stale_replica_returns_by_delta_and_its_stand_in_goes() {
     assert!(!second.joining);
     assert_eq!(second.blocks[&BlockIndex::new(2)].version.epoch, epoch(3));
 }
+
+// rule: volume/what-a-link-cannot-take-waits-here
+// promise: bounded
+#[test]
+fn a_link_without_room_is_given_nothing_more_and_blamed_for_nothing() {
+    let mut bench = Bench::serving(view());
+    bench.no_room = Some(node(2));
+    for block in 0..4 {
+        let range = bench.block(block, 1);
+        bench.write(block, range, 7);
+    }
+    bench.answer_disk(1);
+    assert_eq!((bench.unsent, bench.writes(2)), (1, 0), "the first one told that it is full");
+    // What carries no data goes all the same.
+    let range = bench.block(5, 1);
+    bench.feed(Input::Guest { ticket: Ticket(9), op: GuestOp::Zero { range, fua: false } });
+    assert_eq!(bench.asked_of(2).len(), 1);
+    bench.answer_all();
+    assert_eq!(bench.done.get(&9), DONE);
+    // A disk is not slow because this side cannot send.
+    bench.wait(Duration::from_secs(20));
+    assert_eq!(bench.proposed, []);
+    // As much as there is room, in the order in which it was asked.
+    bench.no_room = None;
+    let room = |bytes| Input::Room { node: node(2), class: LinkClass::Data, bytes };
+    bench.feed(room(4097));
+    assert!(bench.volume.waits_for_room(node(2), LinkClass::Data));
+    let seqs =
+        |bench: &Bench| -> Vec<_> { bench.asked_of(2).into_iter().map(version_of).collect() };
+    assert_eq!(seqs(&bench), [(2, 1), (2, 2)]);
+    // New ones stand behind the others.
+    let range = bench.block(6, 1);
+    bench.write(4, range, 7);
+    assert_eq!(bench.writes(2), 2);
+    bench.feed(room(1 << 20));
+    assert!(!bench.volume.waits_for_room(node(2), LinkClass::Data));
+    assert_eq!(seqs(&bench), [(2, 1), (2, 2), (2, 3), (2, 4), (2, 6)]);
+    bench.answer_all();
+    assert!((0..5).all(|ticket| bench.done.get(&ticket) == DONE));
+}
+
+// rule: volume/what-a-link-cannot-take-waits-here
+#[test]
+fn what_waits_for_room_is_dropped_when_the_members_change() {
+    let mut bench = Bench::serving(view());
+    bench.no_room = Some(node(2));
+    let range = bench.block(0, 1);
+    bench.write(1, range, 7);
+    bench.answer_disk(1);
+    bench.feed(Input::NodeDown { node: node(2) });
+    bench.commit(|view| {
+        let left = view.epoch;
+        view.segments.iter_mut().for_each(|members| replace_second(members, left));
+    });
+    bench.no_room = None;
+    bench.feed(Input::LinkUp { node: node(2) });
+    bench.feed(Input::Room { node: node(2), class: LinkClass::Data, bytes: 1 << 20 });
+    assert_eq!(bench.writes(2), 0);
+}

@@ -29,9 +29,48 @@ impl World {
             self.at(0, Event::LinkLost { owner, node, link, class });
             return;
         }
+        if !own && ask.op.payload().is_some() && self.prng.chance(1, 8) {
+            self.at(0, Event::Unsent { owner, node, link, class, request });
+            return;
+        }
         let delay = if own { self.between(1000, 50_000) } else { self.between(20_000, 3 * MS) };
         let after = self.in_order(owner, (node, true, class), delay);
         self.at(after, Event::Request { owner, link, node, request, ask });
+    }
+
+    /// The link takes nothing for a while.
+    pub(super) fn on_unsent(
+        &mut self,
+        owner: u64,
+        (node, link, class): (NodeId, u64, LinkClass),
+        request: RequestId,
+    ) -> Result<(), String> {
+        if !self.has_link(owner, node, link, false) {
+            return Ok(());
+        }
+        let after = self.between(0, 20 * MS);
+        self.at(after, Event::Room { owner, node, link, class });
+        self.feed(owner, Input::Unsent { request })
+    }
+
+    pub(super) fn on_room(
+        &mut self,
+        owner: u64,
+        (node, link, class): (NodeId, u64, LinkClass),
+    ) -> Result<(), String> {
+        let waits = |world: &Self| {
+            world.owners.get(&owner).is_some_and(|state| state.volume.waits_for_room(node, class))
+        };
+        if !self.has_link(owner, node, link, false) || !waits(self) {
+            return Ok(());
+        }
+        let bytes = self.between(1, 64 << 10);
+        self.feed(owner, Input::Room { node, class, bytes })?;
+        if waits(self) {
+            let after = self.between(0, 20 * MS);
+            self.at(after, Event::Room { owner, node, link, class });
+        }
+        Ok(())
     }
 
     /// Messages of one link arrive in their order.

@@ -219,6 +219,7 @@ impl Disk {
         let mut answers = Vec::with_capacity(batch.ops.len());
         for key in &batch.ops {
             let Some(op) = self.ops.remove(*key) else { continue };
+            self.blocks_out -= op.data_blocks();
             self.places_coming -= u64::from(op.places_coming);
             self.makers -= u32::from(op.makes);
             let mut result = Ok(());

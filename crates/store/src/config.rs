@@ -30,6 +30,9 @@ impl Default for Settings {
 
 /// Requests taken and not yet answered. Full: refused as `Busy`.
 pub const REQUESTS_MAX: usize = 16_384;
+/// Data of requests that wait for slots, or until less is on its way. Full: refused as `Busy`. Units:
+/// blocks (64 MiB).
+pub(crate) const WAITING_BLOCKS_MAX: u64 = 16_384;
 /// Blocks of one read or write. More: refused as `Invalid`. Units: blocks.
 pub const REQUEST_BLOCKS_MAX: u32 = 1024;
 /// Blocks of one `Settle`, `Repair` or `Install`, with and without data. More: refused as

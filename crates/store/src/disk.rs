@@ -82,10 +82,14 @@ pub(crate) struct Disk {
     pub(crate) bad: BTreeSet<Slot>,
     pub(crate) journal: Journal,
     pub(crate) ops: Slab<Op>,
+    /// Blocks of data of `ops`: slots that are taken beside those that they replace.
+    pub(crate) blocks_out: u64,
     /// In no frame yet; in the order of arrival.
     pub(crate) queue: VecDeque<u64>,
     /// Wait for slots.
     pub(crate) waiting: VecDeque<Waiting>,
+    /// Blocks of data of `waiting`.
+    pub(crate) blocks_waiting: u64,
     pub(crate) batch: Option<Batch>,
     pub(crate) reads: Slab<Read>,
     pub(crate) checkpoint: Option<Checkpoint>,
@@ -104,6 +108,12 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// Blocks of data that may be on their way to the disk at once, over all owners: the reserve
+    /// covers so many. Units: blocks.
+    pub(crate) fn blocks_out_max(&self) -> u64 {
+        self.superblock.limits.write_bytes_per_disk / BLOCK_BYTES
+    }
+
     pub(crate) fn reserve_slots(&self) -> u64 {
         let pool = u64::from(self.slots.count());
         let wanted =
@@ -180,6 +190,7 @@ impl Disk {
         self.ops = Slab::new(0);
         self.reads = Slab::new(0);
         self.waiting.clear();
+        (self.blocks_out, self.blocks_waiting) = (0, 0);
         self.queue.clear();
         self.batch = None;
         self.checkpoint = None;

@@ -55,6 +55,10 @@ impl Op {
         self.entries.iter().map(Entry::encoded_bytes).sum()
     }
 
+    pub(crate) fn data_blocks(&self) -> u64 {
+        self.extents().map(|(_, count)| u64::from(count)).sum()
+    }
+
     pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> {
         self.entries.iter().filter_map(Entry::extent)
     }

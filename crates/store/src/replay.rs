@@ -304,6 +304,8 @@ impl Recovered {
             ops: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
             queue: VecDeque::new(),
             waiting: VecDeque::new(),
+            blocks_waiting: 0,
+            blocks_out: 0,
             batch: None,
             reads: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
             checkpoint: None,

@@ -1,6 +1,6 @@
 //! Requests of owners: what is refused at once, and what goes into the queue.
 
-use crate::config::{REQUEST_BLOCKS_MAX, REQUESTS_MAX, STARTS_MAX};
+use crate::config::{REQUEST_BLOCKS_MAX, REQUESTS_MAX, STARTS_MAX, WAITING_BLOCKS_MAX};
 use crate::disk::{Asker, Disk, Phase};
 use crate::io::Origin;
 use crate::op::{After, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
@@ -225,6 +225,7 @@ impl Disk {
         let (gone, kept): (VecDeque<Waiting>, _) =
             waiting.into_iter().partition(|waiting| older(&waiting.asker));
         self.waiting = kept;
+        self.count_waiting();
         gone.iter().for_each(|waiting| self.answer(&waiting.asker, refusal.clone()));
         let mut entries = vec![Entry::Fence { volume, epoch }];
         if self.config.flaws.has(Flaw::FenceInMemoryOnly) {
@@ -308,15 +309,38 @@ impl Disk {
             return Ok(Taken::Answered(ReplicaDone::Done));
         }
         if !self.waiting.is_empty() && plan.data_blocks() > 0 {
-            self.waiting.push_back(Waiting { asker, plan });
-            return Ok(Taken::UnderWay);
+            return self.put_in_line(asker, plan);
         }
         match self.room_for(&plan) {
             Room::Now => self.start(asker, plan),
-            Room::Later => self.waiting.push_back(Waiting { asker, plan }),
+            Room::Later => return self.put_in_line(asker, plan),
             Room::Never => return Err(Refusal::NoSpace),
         }
         Ok(Taken::UnderWay)
+    }
+
+    // promise: bounded
+    /// So much waits for what is on its way. More: its owner asks again.
+    fn put_in_line(&mut self, asker: Asker, plan: Plan) -> Result<Taken, Refusal> {
+        let blocks = u64::from(plan.data_blocks());
+        if self.blocks_waiting > 0 && self.blocks_waiting + blocks > WAITING_BLOCKS_MAX {
+            return Err(Refusal::Busy);
+        }
+        self.blocks_waiting += blocks;
+        self.waiting.push_back(Waiting { asker, plan });
+        Ok(Taken::UnderWay)
+    }
+
+    fn next_in_line(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        self.blocks_waiting -= u64::from(waiting.plan.data_blocks());
+        Some(waiting)
+    }
+
+    /// After more than one has left the line.
+    fn count_waiting(&mut self) {
+        let blocks = self.waiting.iter().map(|waiting| u64::from(waiting.plan.data_blocks()));
+        self.blocks_waiting = blocks.sum();
     }
 
     /// Durably so: what is in the map is synced.
@@ -335,6 +359,7 @@ impl Disk {
 
     // promise: bounded
     // rule: store/full-disk-serves-overwrites
+    // rule: store/writes-under-way-are-bounded
     /// New data leaves the reserve alone. What takes more room for good and is no new data (a hole
     /// where nothing was, a takeover's tail) leaves half of it: what replaces, empties or mends what
     /// is there gives back what it takes, and always has room.
@@ -346,6 +371,10 @@ impl Disk {
         let fresh = of_data.any(|piece| piece.range.iter().any(is_fresh));
         let places = self.table.places_missing(plan.key, plan.ranges());
         let need = u64::from(plan.data_blocks()) + u64::from(places);
+        let out = self.blocks_out + u64::from(plan.data_blocks());
+        if self.blocks_out > 0 && plan.data_blocks() > 0 && out > self.blocks_out_max() {
+            return Room::Later;
+        }
         let kept = match plan.rule {
             Rule::Write | Rule::Install { .. } if fresh => self.reserve_slots(),
             Rule::Write | Rule::Install { .. } | Rule::Settle if fresh || places > 0 => {
@@ -368,11 +397,11 @@ impl Disk {
             match self.room_for(&waiting.plan) {
                 Room::Later => return,
                 Room::Now => {
-                    let Some(waiting) = self.waiting.pop_front() else { return };
+                    let Some(waiting) = self.next_in_line() else { return };
                     self.start(waiting.asker, waiting.plan);
                 }
                 Room::Never => {
-                    let Some(waiting) = self.waiting.pop_front() else { return };
+                    let Some(waiting) = self.next_in_line() else { return };
                     self.answer(&waiting.asker, Err(Refusal::NoSpace));
                 }
             }
@@ -410,6 +439,7 @@ impl Disk {
             places_coming,
             makes: false,
         };
+        self.blocks_out += u64::from(blocks);
         let key = self.ops.insert(op).expect("counted against REQUESTS_MAX before");
         self.queue.push_back(key);
         for (slot, pieces) in writes {
@@ -464,6 +494,7 @@ impl Disk {
     /// Its slots were never named by a frame, and nothing is in flight to them any more.
     pub(crate) fn forget_cancelled(&mut self, key: u64) {
         let Some(op) = self.ops.remove(key) else { return };
+        self.blocks_out -= op.data_blocks();
         if self.config.flaws.has(Flaw::LeakedSlot) {
             return;
         }
@@ -489,6 +520,7 @@ impl Disk {
         self.cancel_where(|op| op.asker.from == origin, None);
         self.forget_cancelled_fences();
         self.waiting.retain(|waiting| waiting.asker.from != origin);
+        self.count_waiting();
         let ops = self.ops.iter_mut().map(|(_, op)| &mut op.asker);
         let reads = self.reads.iter_mut().map(|(_, read)| &mut read.asker);
         ops.chain(reads).filter(|asker| asker.from == origin).for_each(|asker| asker.muted = true);

@@ -467,3 +467,30 @@ fn a_full_disk_always_has_room_for_its_map() {
     let world = world.restart();
     world.crash().check_no_leak();
 }
+
+// rule: store/writes-under-way-are-bounded
+// promise: bounded
+#[test]
+fn no_more_is_on_its_way_to_a_disk_than_its_reserve_covers() {
+    let mut world = World::new(1);
+    let blocks_max = u32::try_from(limits().write_bytes_per_disk / 4096).unwrap();
+    let count = u64::from(blocks_max / 8);
+    let send = |world: &mut World, seq: u64| world.send(1, write(0, version(1, seq), 0, 8));
+    let first: Vec<_> = (1..=count).map(|seq| send(&mut world, seq)).collect();
+    assert_eq!(world.store.disk().unwrap().blocks_out, u64::from(blocks_max));
+    // Some more waits in line; what comes then is asked again by its owner.
+    let large = |world: &mut World, seq: u64| world.send(1, write(1, version(1, seq), 0, 256));
+    let lined = crate::config::WAITING_BLOCKS_MAX / 256;
+    let second: Vec<_> = (1..=lined).map(|seq| large(&mut world, seq)).collect();
+    assert_eq!(world.store.disk().unwrap().blocks_out, u64::from(blocks_max));
+    let refused = large(&mut world, lined + 1);
+    assert_eq!(world.result(refused), Some(Err(Refusal::Busy)));
+    // What has no data is not held up.
+    let hole = world.send(1, zero(0, version(1, count + 2), 20, 1));
+    world.run();
+    for request in first.into_iter().chain(second).chain([hole]) {
+        assert_eq!(world.result(request), Some(Ok(ReplicaDone::Done)));
+    }
+    let disk = world.store.disk().unwrap();
+    assert_eq!((disk.blocks_out, disk.blocks_waiting), (0, 0));
+}

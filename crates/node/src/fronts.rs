@@ -4,6 +4,8 @@
 //! the order in which it came.
 //! rule: node/gone-guest-is-never-sent — a request whose guest is gone is not sent (again).
 //! rule: node/void-session-closes-guests — a front that the map declares void drops what it holds.
+//! rule: node/requests-go-as-there-is-room — a request leaves its front when the link to the owner has
+//! room; until then it can still be dropped with its guest. Fronts take turns.
 
 use crate::guests::GUESTS_MAX;
 use crate::io::GuestId;
@@ -63,11 +65,25 @@ struct Request {
     sent: bool,
 }
 
+/// Where a front stands that has requests to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    None,
+    /// In `Fronts::sending`.
+    Sending,
+    /// In `Fronts::stuck`.
+    Stuck,
+}
+
 /// The fronts of this node, and which of them may have something to say.
 #[derive(Debug, Default)]
 pub struct Fronts {
     fronts: BTreeMap<VolumeId, Front>,
     dirty: BTreeSet<VolumeId>,
+    /// Those with requests to send take turns. Bounded by the fronts.
+    sending: VecDeque<VolumeId>,
+    /// Those whose link had no room when it was their turn. Bounded by the fronts.
+    stuck: VecDeque<VolumeId>,
 }
 
 impl Fronts {
@@ -114,15 +130,71 @@ impl Fronts {
         self.fronts.values().map(Front::held).sum()
     }
 
-    pub fn next_output(&mut self) -> Option<FrontOutput> {
+    /// Payload of all that is held, or to be answered.
+    pub fn held_bytes(&self) -> u64 {
+        self.fronts.values().map(|front| front.bytes).sum()
+    }
+
+    /// `has_room`: whether the link to that node takes a request now.
+    pub fn next_output(&mut self, has_room: impl Fn(NodeId) -> bool) -> Option<FrontOutput> {
         while let Some(volume) = self.dirty.first().copied() {
             let output = self.fronts.get_mut(&volume).and_then(|front| front.outputs.pop_front());
             if output.is_some() {
                 return output;
             }
             self.dirty.remove(&volume);
+            self.take_turns(volume, &has_room);
+        }
+        while let Some(volume) = self.sending.pop_front() {
+            let Some(front) = self.fronts.get_mut(&volume) else { continue };
+            front.turn = Turn::None;
+            let Some(node) = front.sends_to() else { continue };
+            if !has_room(node) {
+                front.turn = Turn::Stuck;
+                self.stuck.push_back(volume);
+                continue;
+            }
+            let output = front.next_to_send();
+            if front.sends_to().is_some() {
+                front.turn = Turn::Sending;
+                self.sending.push_back(volume);
+            }
+            self.dirty.insert(volume);
+            if output.is_some() {
+                return output;
+            }
         }
         None
+    }
+
+    /// One that may have something to send gets its turn, unless it is known to be stuck.
+    fn take_turns(&mut self, volume: VolumeId, has_room: &impl Fn(NodeId) -> bool) {
+        let Some(front) = self.fronts.get_mut(&volume) else { return };
+        let Some(node) = front.sends_to() else { return };
+        match front.turn {
+            Turn::Sending => return,
+            Turn::Stuck if !has_room(node) => return,
+            Turn::Stuck => self.stuck.retain(|stuck| *stuck != volume),
+            Turn::None => {}
+        }
+        front.turn = Turn::Sending;
+        self.sending.push_back(volume);
+    }
+
+    /// Somebody waits for room on the link to that node.
+    pub fn wait_for(&self, node: NodeId) -> bool {
+        let fronts = self.stuck.iter().filter_map(|volume| self.fronts.get(volume));
+        fronts.filter_map(Front::sends_to).any(|to| to == node)
+    }
+
+    /// There may be room for those that were stuck.
+    pub fn look_again(&mut self) {
+        for volume in self.stuck.drain(..) {
+            if let Some(front) = self.fronts.get_mut(&volume) {
+                front.turn = Turn::Sending;
+                self.sending.push_back(volume);
+            }
+        }
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -141,8 +213,16 @@ pub struct Front {
     /// True once `Attached`.
     guests: BTreeMap<GuestId, bool>,
     requests: BTreeMap<SessionNumber, Request>,
+    /// Bounded by the volume's share: its guests aren't read when that is full.
     backlog: VecDeque<Request>,
+    /// Payload of both.
+    bytes: u64,
     next: SessionNumber,
+    /// While the session is open: numbers that the owner does not have, to be sent in their order.
+    unsent: BTreeSet<SessionNumber>,
+    /// `Opened` is to be said when all numbers below were sent.
+    opening: Option<SessionNumber>,
+    turn: Turn,
     /// Guests that hung up while the session was not open: the owner may still know them, and hold
     /// requests of theirs that have no place in the order. Bounded by the guests that were attached.
     gone: BTreeSet<GuestId>,
@@ -166,7 +246,11 @@ impl Front {
             guests: BTreeMap::new(),
             requests: BTreeMap::new(),
             backlog: VecDeque::new(),
+            bytes: 0,
             next: SessionNumber(0),
+            unsent: BTreeSet::new(),
+            opening: None,
+            turn: Turn::None,
             gone: BTreeSet::new(),
             told: VecDeque::new(),
             flushes: Vec::new(),
@@ -176,7 +260,52 @@ impl Front {
 
     #[cfg(test)]
     pub fn next_output(&mut self) -> Option<FrontOutput> {
-        self.outputs.pop_front()
+        self.outputs.pop_front().or_else(|| self.sends_to().and_then(|_| self.next_to_send()))
+    }
+
+    /// The owner that it has requests for, over an open session.
+    fn sends_to(&self) -> Option<NodeId> {
+        let (owner, stage) = self.owner?;
+        let any = !self.unsent.is_empty() || self.opening.is_some();
+        (stage == Stage::Open && any).then_some(owner.node)
+    }
+
+    /// The next request, in the order of the numbers; `Opened` behind those that were held before.
+    fn next_to_send(&mut self) -> Option<FrontOutput> {
+        let (owner, _) = self.owner?;
+        if let Some(end) = self.opening
+            && self.unsent.first().is_none_or(|first| *first >= end)
+        {
+            self.opening = None;
+            self.ask_attaches(owner);
+            let (volume, owner_epoch) = (self.volume, owner.owner_epoch);
+            let message = SessionMessage::Opened { volume, owner_epoch };
+            return Some(FrontOutput::Send { node: owner.node, message });
+        }
+        let number = self.unsent.pop_first()?;
+        let request = self.requests.get_mut(&number)?;
+        request.sent = true;
+        let message = SessionMessage::Request {
+            volume: self.volume,
+            owner_epoch: owner.owner_epoch,
+            number,
+            guest: request.guest.0,
+            op: request.op.clone(),
+        };
+        Some(FrontOutput::Send { node: owner.node, message })
+    }
+
+    /// Guests that came while the session was not open.
+    fn ask_attaches(&mut self, owner: OwnerNow) {
+        let waiting: Vec<_> = self
+            .guests
+            .iter()
+            .filter(|(_, attached)| !**attached)
+            .map(|(guest, _)| *guest)
+            .collect();
+        for guest in waiting {
+            self.ask_attach(owner, guest);
+        }
     }
 
     pub fn has_guests(&self) -> bool {
@@ -194,6 +323,16 @@ impl Front {
 
     pub fn held(&self) -> usize {
         self.requests.len() + self.backlog.len()
+    }
+
+    pub fn held_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// After more than one request was dropped.
+    fn count_bytes(&mut self) {
+        let all = self.requests.values().chain(&self.backlog);
+        self.bytes = all.map(|request| request.op.payload_bytes()).sum();
     }
 
     /// The map moved on: who owns the volume, and at which index this node's sessions were voided.
@@ -230,6 +369,7 @@ impl Front {
     fn on_voided(&mut self) {
         self.requests.clear();
         self.backlog.clear();
+        self.count_bytes();
         let attached: Vec<_> = self
             .guests
             .iter()
@@ -249,6 +389,7 @@ impl Front {
     pub fn end(&mut self) {
         self.requests.clear();
         self.backlog.clear();
+        self.count_bytes();
         for guest in std::mem::take(&mut self.guests).into_keys() {
             self.outputs.push_back(FrontOutput::Drop { guest });
         }
@@ -264,8 +405,8 @@ impl Front {
         self.guests.insert(guest, false);
         match self.owner {
             None => self.want_owner(),
-            Some((owner, Stage::Open)) => self.ask_attach(owner, guest),
-            Some((_, Stage::Opening { .. })) => {}
+            Some((owner, Stage::Open)) if self.opening.is_none() => self.ask_attach(owner, guest),
+            Some((_, Stage::Open | Stage::Opening { .. })) => {}
         }
     }
 
@@ -285,6 +426,8 @@ impl Front {
         self.backlog.retain(|request| request.guest != guest);
         let sent = self.requests.values().any(|request| request.guest == guest && request.sent);
         self.requests.retain(|_, request| request.guest != guest);
+        self.unsent.retain(|number| self.requests.contains_key(number));
+        self.count_bytes();
         match self.owner {
             Some((owner, Stage::Open)) => self.tell_hung_up(owner, guest),
             Some((_, Stage::Opening { .. })) if sent || attached => {
@@ -312,6 +455,7 @@ impl Front {
         if self.guests.get(&guest) != Some(&true) {
             return;
         }
+        self.bytes += op.payload_bytes();
         self.backlog.push_back(Request { guest, tag, op, sent: false });
         self.send_backlog();
     }
@@ -322,28 +466,16 @@ impl Front {
             if self.requests.len() >= OUTSTANDING_MAX || self.next.0 - oldest.0 >= NUMBER_WINDOW {
                 return;
             }
-            let Some(mut request) = self.backlog.pop_front() else {
+            let Some(request) = self.backlog.pop_front() else {
                 return;
             };
             let number = self.next;
             self.next = SessionNumber(number.0 + 1);
-            if let Some((owner, Stage::Open)) = self.owner {
-                request.sent = true;
-                self.send_request(owner, number, &request);
+            if let Some((_, Stage::Open)) = self.owner {
+                self.unsent.insert(number);
             }
             self.requests.insert(number, request);
         }
-    }
-
-    fn send_request(&mut self, owner: OwnerNow, number: SessionNumber, request: &Request) {
-        let message = SessionMessage::Request {
-            volume: self.volume,
-            owner_epoch: owner.owner_epoch,
-            number,
-            guest: request.guest.0,
-            op: request.op.clone(),
-        };
-        self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
     }
 
     /// The link to that node is there (again), or its owner asked for the session.
@@ -395,6 +527,7 @@ impl Front {
                 if current(owner_epoch) =>
             {
                 if let Some(request) = self.requests.remove(&number) {
+                    self.bytes -= request.op.payload_bytes();
                     let (guest, tag) = (request.guest, request.tag);
                     self.outputs.push_back(FrontOutput::Done { guest, tag, result });
                 }
@@ -436,30 +569,9 @@ impl Front {
         for guest in std::mem::take(&mut self.gone) {
             self.tell_hung_up(owner, guest);
         }
-        let unseen: Vec<_> = self
-            .requests
-            .iter_mut()
-            .filter(|(number, _)| **number >= next || missing.contains(number))
-            .map(|(number, request)| {
-                request.sent = true;
-                (*number, request.clone())
-            })
-            .collect();
-        for (number, request) in unseen {
-            self.send_request(owner, number, &request);
-        }
-        let (volume, owner_epoch) = (self.volume, owner.owner_epoch);
-        let message = SessionMessage::Opened { volume, owner_epoch };
-        self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
-        let waiting: Vec<_> = self
-            .guests
-            .iter()
-            .filter(|(_, attached)| !**attached)
-            .map(|(guest, _)| *guest)
-            .collect();
-        for guest in waiting {
-            self.ask_attach(owner, guest);
-        }
+        let unseen = |number: &&SessionNumber| **number >= next || missing.contains(number);
+        self.unsent = self.requests.keys().filter(unseen).copied().collect();
+        self.opening = Some(self.next);
         self.send_backlog();
     }
 

@@ -5,16 +5,25 @@ use bytes::Bytes;
 use gabion_nbd::{
     Connection, Effect as NbdEffect, Export, Input as NbdInput, NbdLimits, Tag, Want,
 };
-use gabion_types::{GuestOp, GuestResult, Instant, IoError, VolumeId};
+use gabion_types::{Duration, GuestOp, GuestResult, Instant, IoError, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Guests on one node. More are refused.
 pub const GUESTS_MAX: usize = 1024;
+/// A client that has not asked for a volume by then is closed: it takes a guest's place. The time that
+/// a volume takes to serve does not count.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// What the guests want of the rest of the node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GuestsOutput {
     Effect(Effect),
+    /// It can use so many bytes. `volume`: that they are for.
+    Want {
+        guest: GuestId,
+        volume: Option<VolumeId>,
+        bytes: usize,
+    },
     /// Names of all volumes, for `listed`.
     List {
         guest: GuestId,
@@ -35,10 +44,10 @@ pub enum GuestsOutput {
         tag: u64,
         op: GuestOp,
     },
-    /// It left the volume.
+    /// It is gone; if it was on a volume, it left that.
     Detached {
         guest: GuestId,
-        volume: VolumeId,
+        volume: Option<VolumeId>,
     },
 }
 
@@ -61,6 +70,8 @@ pub struct Guests {
     guests: BTreeMap<GuestId, Guest>,
     /// Those that wait for a volume, by name, since when.
     opening: BTreeMap<GuestId, (String, Instant)>,
+    /// Clients that have to ask for a volume, since when.
+    greeting: BTreeMap<GuestId, Instant>,
     outputs: VecDeque<GuestsOutput>,
 }
 
@@ -71,6 +82,7 @@ impl Guests {
             now: Instant::ZERO,
             guests: BTreeMap::new(),
             opening: BTreeMap::new(),
+            greeting: BTreeMap::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -87,7 +99,8 @@ impl Guests {
         self.outputs.push_back(GuestsOutput::Effect(effect));
     }
 
-    pub fn nbd_accepted(&mut self, guest: GuestId) {
+    pub fn nbd_accepted(&mut self, now: Instant, guest: GuestId) {
+        self.now = now;
         if self.guests.len() >= GUESTS_MAX {
             self.effect(Effect::NbdClose { guest });
             return;
@@ -95,7 +108,25 @@ impl Guests {
         let connection = Box::new(Connection::new(self.limits));
         let kind = Kind::Nbd { connection, wanted: false, closing: false };
         self.guests.insert(guest, Guest { kind, volume: None });
+        self.greeting.insert(guest, now);
         self.drain(guest);
+    }
+
+    // rule: node/handshakes-end
+    /// Who takes too long to ask for a volume makes room for others.
+    pub fn tick(&mut self, now: Instant) {
+        self.now = now;
+        let late = |since: &Instant| now.since(*since) >= HANDSHAKE_MAX;
+        let all = self.greeting.iter();
+        let late: Vec<_> = all.filter(|(_, since)| late(since)).map(|(guest, _)| *guest).collect();
+        for guest in late {
+            self.effect(Effect::NbdClose { guest });
+            self.closed(guest);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.greeting.values().min().map(|since| *since + HANDSHAKE_MAX)
     }
 
     pub fn nbd_bytes(&mut self, now: Instant, guest: GuestId, bytes: Bytes) {
@@ -136,7 +167,8 @@ impl Guests {
     /// It hung up, or its socket broke.
     pub fn closed(&mut self, guest: GuestId) {
         self.opening.remove(&guest);
-        if let Some(Guest { volume: Some(volume), .. }) = self.guests.remove(&guest) {
+        self.greeting.remove(&guest);
+        if let Some(Guest { volume, .. }) = self.guests.remove(&guest) {
             self.outputs.push_back(GuestsOutput::Detached { guest, volume });
         }
     }
@@ -151,6 +183,11 @@ impl Guests {
         if let Some(entry) = self.guests.get_mut(&guest) {
             entry.volume = Some(volume);
         }
+    }
+
+    /// It came through another front end.
+    pub fn is_direct(&self, guest: GuestId) -> bool {
+        self.guests.get(&guest).is_some_and(|entry| matches!(entry.kind, Kind::Direct))
     }
 
     pub fn volume(&self, guest: GuestId) -> Option<VolumeId> {
@@ -177,6 +214,9 @@ impl Guests {
                     size_bytes: opened.size_bytes,
                     read_only: false,
                 });
+                if export.is_none() {
+                    self.greeting.insert(guest, self.now);
+                }
                 self.nbd(guest, NbdInput::Export(export));
             }
             Kind::Direct => {
@@ -199,6 +239,7 @@ impl Guests {
     /// Its session is void, or the volume is gone: the connection ends without an answer.
     pub fn dropped(&mut self, guest: GuestId) {
         self.opening.remove(&guest);
+        self.greeting.remove(&guest);
         let Some(entry) = self.guests.remove(&guest) else {
             return;
         };
@@ -246,6 +287,7 @@ impl Guests {
                 NbdEffect::List => GuestsOutput::List { guest },
                 NbdEffect::Describe { name } => GuestsOutput::Describe { guest, name },
                 NbdEffect::Open { name } => {
+                    self.greeting.remove(&guest);
                     self.opening.insert(guest, (name.clone(), self.now));
                     GuestsOutput::Open { guest, name }
                 }
@@ -274,7 +316,70 @@ impl Guests {
             self.closed(guest);
         } else if !*wanted && let Want::Exactly(bytes) = connection.want() {
             *wanted = true;
-            self.effect(Effect::NbdWant { guest, bytes });
+            let volume = entry.volume;
+            self.outputs.push_back(GuestsOutput::Want { guest, volume, bytes });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GUEST: GuestId = GuestId(1);
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(secs)
+    }
+
+    fn guests() -> Guests {
+        let limits = NbdLimits { part_bytes: 4096, in_flight_max: 4, bytes_in_flight_max: 4 << 20 };
+        let mut guests = Guests::new(limits);
+        guests.nbd_accepted(at(1), GUEST);
+        guests
+    }
+
+    fn is_closed(guests: &mut Guests) -> bool {
+        let mut closed = false;
+        while let Some(output) = guests.next_output() {
+            closed |= output == GuestsOutput::Effect(Effect::NbdClose { guest: GUEST });
+        }
+        closed
+    }
+
+    /// The client's flags, and `NBD_OPT_EXPORT_NAME` of a volume "v".
+    fn ask_for_a_volume(guests: &mut Guests) {
+        let mut option = b"IHAVEOPT".to_vec();
+        option.extend([0, 0, 0, 1, 0, 0, 0, 1]);
+        for bytes in [vec![0, 0, 0, 3], option, b"v".to_vec()] {
+            guests.nbd_bytes(at(2), GUEST, Bytes::from(bytes));
+        }
+        assert_eq!(guests.opening().count(), 1);
+    }
+
+    // rule: node/handshakes-end
+    // promise: bounded
+    #[test]
+    fn a_client_that_asks_for_nothing_is_closed() {
+        let mut guests = guests();
+        guests.nbd_bytes(at(9), GUEST, Bytes::from_static(&[0, 0, 0, 3]));
+        guests.tick(at(10));
+        assert!(!is_closed(&mut guests));
+        assert_eq!(guests.next_deadline(), Some(at(11)));
+        guests.tick(at(11));
+        assert!(is_closed(&mut guests), "a few bytes make it no longer");
+        assert_eq!((guests.len(), guests.next_deadline()), (0, None));
+    }
+
+    // rule: node/handshakes-end
+    // promise: hold-not-fail
+    #[test]
+    fn a_client_that_waits_for_its_volume_is_not_closed() {
+        let mut guests = guests();
+        ask_for_a_volume(&mut guests);
+        assert_eq!(guests.next_deadline(), None);
+        guests.tick(at(1000));
+        assert!(!is_closed(&mut guests));
+        assert_eq!(guests.len(), 1);
     }
 }

@@ -50,6 +50,13 @@ pub enum Input {
         link: LinkId,
     },
 
+    /// So many bytes of what the link was given have not left this machine. Comes whenever
+    /// `Node::link_report_bytes` more have left.
+    LinkBacklog {
+        link: LinkId,
+        unsent: u64,
+    },
+
     /// An NBD client connected; its bytes come by `NbdBytes`, exactly as many as asked for.
     NbdAccepted {
         guest: GuestId,
@@ -148,6 +155,12 @@ pub enum Effect {
         guest: GuestId,
         tag: u64,
         result: GuestResult,
+    },
+    /// A guest of another front end may ask for more, or shall ask for nothing more for now: its
+    /// volume's share of the buffers is full. It may at first.
+    GuestRoom {
+        guest: GuestId,
+        room: bool,
     },
     /// The volume is gone or the node stops: nothing more is served on it.
     GuestEnded {

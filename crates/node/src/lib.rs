@@ -2,6 +2,7 @@
 
 mod committed;
 mod disks;
+mod flow;
 mod fronts;
 mod guests;
 mod io;
@@ -14,11 +15,13 @@ mod proposals;
 mod route;
 mod sessions;
 mod settings;
+mod shares;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use disks::DiskCondition;
+pub use flow::message_bytes;
 pub use io::{
     DiskSlot, Effect, GuestId, Input, LinkId, NodeConfig, NodeDisk, NodeEvent, OpenError,
     OpenedVolume,

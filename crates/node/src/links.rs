@@ -107,6 +107,8 @@ pub struct Links {
     dialled: BTreeMap<LinkId, (NodeId, LinkClass)>,
     inbound: BTreeMap<LinkId, Inbound>,
     outputs: VecDeque<LinkOutput>,
+    /// The last tick came much later than it was due.
+    gap: bool,
     /// When the next tick was due; one that comes much later says that the own loop stood still.
     expected: Option<Instant>,
 }
@@ -133,6 +135,7 @@ impl Links {
             dialled: BTreeMap::new(),
             inbound: BTreeMap::new(),
             outputs: VecDeque::new(),
+            gap: false,
             expected: None,
         }
     }
@@ -207,6 +210,25 @@ impl Links {
         self.set_dial(node, class, Dial::Greeting { link, since: now, nonce, peer: None });
         let hello = self.hello(node, class, nonce);
         self.say(link, LinkMessage::Hello(hello));
+    }
+
+    /// To whom this node dialled that link, and for what.
+    pub fn dialled_to(&self, link: LinkId) -> Option<(NodeId, LinkClass)> {
+        self.dialled.get(&link).copied()
+    }
+
+    /// The own loop stood still before the last tick: nobody is to be judged by what it missed.
+    pub fn stood_still(&self) -> bool {
+        self.gap
+    }
+
+    /// Given up from this side.
+    pub fn close(&mut self, now: Instant, link: LinkId) {
+        if let Some((node, class)) = self.dialled.get(&link).copied() {
+            self.drop_dialled(now, link, node, class);
+        } else {
+            self.drop_inbound(link);
+        }
     }
 
     /// The driver's word that a link is gone.
@@ -382,6 +404,7 @@ impl Links {
     pub fn tick(&mut self, now: Instant) {
         // After a gap in the own loop nobody is judged by what was not read meanwhile.
         let gap = self.expected.is_some_and(|due| now.since(due) > OWN_GAP);
+        self.gap = gap;
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
             for class in CLASSES {
                 self.tick_dial(now, node, class, gap);

@@ -1,6 +1,7 @@
 //! The node: its cores, and the one door in and out.
 
 use crate::disks::Disks;
+use crate::flow::Flow;
 use crate::fronts::Fronts;
 use crate::guests::Guests;
 use crate::io::{Effect, Input, NodeConfig};
@@ -9,6 +10,7 @@ use crate::links::Links;
 use crate::owners::Owners;
 use crate::proposals::Proposals;
 use crate::settings::NodeSettings;
+use crate::shares::Shares;
 use gabion_cluster::{Manager, Map, manager};
 use gabion_nbd::NbdLimits;
 use gabion_types::{DiskId, Epoch, Instant, MapIndex, NodeId, Prng, SegmentIndex, VolumeId};
@@ -17,8 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// NBD requests in flight of one connection, in parts. Full: its socket is not read.
 const NBD_IN_FLIGHT_MAX: u32 = 128;
-/// Payload bytes in flight of one connection.
-const NBD_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
+/// Payload bytes in flight of one connection: as much as its volume may hold on this node.
+const NBD_BYTES_IN_FLIGHT_MAX: u64 = crate::shares::VOLUME_BYTES_MAX;
 
 /// How far a clean stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +67,13 @@ pub struct Node {
     pub(crate) registered: bool,
     pub(crate) stage: Stage,
     pub(crate) links: Links,
+    pub(crate) flow: Flow,
     pub(crate) proposals: Proposals,
     pub(crate) disks: Disks,
     pub(crate) owners: Owners,
     pub(crate) fronts: Fronts,
     pub(crate) guests: Guests,
+    pub(crate) shares: Shares,
     pub(crate) lease: Lease,
     pub(crate) manager: Manager,
     /// By the request id that went to the store.
@@ -107,11 +111,13 @@ impl Node {
             registered: false,
             stage: Stage::Running,
             links,
+            flow: Flow::new(settings.link_unsent_max),
             proposals: Proposals::new(node, incarnation, settings.propose_again),
             disks: Disks::new(now, config.cluster, &config.disks, prng.next_u64(), settings.flaws),
             owners: Owners::new(node),
             fronts: Fronts::default(),
             guests: Guests::new(nbd),
+            shares: Shares::default(),
             lease: Lease::new(now, settings.lease, settings.renew_interval, settings.flaws),
             manager: Manager::new(node, incarnation),
             jobs: BTreeMap::new(),
@@ -142,13 +148,26 @@ impl Node {
         let now = self.now;
         match input {
             Input::Disk { disk, done } => self.disks.done(now, disk, done),
-            Input::Connected { link } => self.links.connected(now, link),
-            Input::LinkClosed { link } => self.links.closed(now, link),
-            Input::Accepted { link } => self.links.accepted(now, link),
+            Input::Connected { link } => {
+                self.flow.opened(now, link);
+                self.links.connected(now, link);
+            }
+            Input::LinkClosed { link } => {
+                self.flow.closed(link);
+                self.links.closed(now, link);
+            }
+            Input::Accepted { link } => {
+                self.flow.opened(now, link);
+                self.links.accepted(now, link);
+            }
+            Input::LinkBacklog { link, unsent } => self.on_link_backlog(link, unsent),
             Input::Peer { link, message } => self.links.message(now, link, message),
             Input::PeerBytes { link } => self.links.bytes(now, link),
             Input::NbdAccepted { guest } => self.on_nbd_accepted(guest),
-            Input::NbdBytes { guest, bytes } => self.guests.nbd_bytes(now, guest, bytes),
+            Input::NbdBytes { guest, bytes } => {
+                self.shares.release(guest);
+                self.guests.nbd_bytes(now, guest, bytes);
+            }
             Input::GuestOpen { guest, volume } => self.on_guest_open(guest, volume),
             Input::Guest { guest, tag, op } => self.guests.direct_request(guest, tag, op),
             Input::GuestClosed { guest } => self.guests.closed(guest),
@@ -178,6 +197,7 @@ impl Node {
         }
         self.conclude_stop();
         self.pump();
+        self.conclude_shares();
     }
 
     fn on_leader(&mut self, term: u64, leader: Option<NodeId>) {
@@ -195,9 +215,11 @@ impl Node {
     fn on_tick(&mut self) {
         let now = self.now;
         self.links.tick(now);
+        self.close_stalled();
         self.proposals.tick(now);
         self.disks.tick(now);
         self.owners.tick(now);
+        self.guests.tick(now);
         self.fronts.for_each(|front| front.tick(now));
         self.manage(manager::Input::Tick);
         self.renew();
@@ -217,11 +239,13 @@ impl Node {
         };
         [
             self.links.next_deadline(),
+            self.flow.next_deadline(self.settings.ping_silence),
             self.proposals.next_deadline(),
             self.disks.next_deadline(),
             self.owners.next_deadline(),
             self.manager.next_deadline(),
             self.fronts.next_deadline(),
+            self.guests.next_deadline(),
             renew,
             stop,
             self.openings_deadline(),

@@ -252,6 +252,27 @@ impl Owners {
         origin.0 & OWNER_ORIGIN != 0
     }
 
+    /// The link had no room for what an owner asked.
+    pub fn unsent(&mut self, now: Instant, request: RequestId) {
+        let Some(volume) = self.instances.get(&(request.0 >> INSTANCE_SHIFT)).copied() else {
+            return;
+        };
+        let request = RequestId(request.0 & ((1 << INSTANCE_SHIFT) - 1));
+        self.feed(now, volume, VolumeInput::Unsent { request });
+    }
+
+    /// There is room now. True: the owner has more than that.
+    pub fn room(
+        &mut self,
+        now: Instant,
+        volume: VolumeId,
+        (node, class): (NodeId, LinkClass),
+        bytes: u64,
+    ) -> bool {
+        self.feed(now, volume, VolumeInput::Room { node, class, bytes });
+        self.owners.get(&volume).is_some_and(|owner| owner.core.waits_for_room(node, class))
+    }
+
     /// What an owner asked could not be sent.
     pub fn ask_lost(&mut self, now: Instant, volume: VolumeId, node: NodeId, class: LinkClass) {
         self.feed(now, volume, VolumeInput::LinkLost { node, class });

@@ -36,7 +36,7 @@ impl Node {
                 self.on_manager(effect);
             } else if let Some(command) = self.proposals.next_command() {
                 self.effects.push_back(Effect::Propose { command });
-            } else if let Some(output) = self.fronts.next_output() {
+            } else if let Some(output) = self.next_of_fronts() {
                 self.on_front(output);
             } else {
                 return;
@@ -50,12 +50,14 @@ impl Node {
             LinkOutput::Connect { link, node, class } => {
                 self.effects.push_back(Effect::Connect { link, node, class });
             }
-            LinkOutput::Send { link, message } => {
-                self.effects.push_back(Effect::Send { link, message });
+            LinkOutput::Send { link, message } => self.send(link, message),
+            LinkOutput::Close { link } => {
+                self.flow.closed(link);
+                self.effects.push_back(Effect::CloseLink { link });
             }
-            LinkOutput::Close { link } => self.effects.push_back(Effect::CloseLink { link }),
             LinkOutput::Up { node, class } => self.on_link_up(node, class),
             LinkOutput::Lost { node, class } => {
+                self.flow.nobody_waits(node, class);
                 if class != LinkClass::Control {
                     self.owners.feed_all(now, &VolumeInput::LinkLost { node, class });
                 }
@@ -88,6 +90,12 @@ impl Node {
         }
     }
 
+    /// Every message to a peer goes out here.
+    pub(crate) fn send(&mut self, link: LinkId, message: Message) {
+        self.flow.sent(self.now, link, &message);
+        self.effects.push_back(Effect::Send { link, message });
+    }
+
     fn on_link_up(&mut self, node: NodeId, class: LinkClass) {
         let now = self.now;
         if class == LinkClass::Control {
@@ -118,6 +126,7 @@ impl Node {
             Body::Session(session) => self.on_session(node, link, session),
             // A question on a link that this node dialled, or an answer on one that it did not.
             Body::Replica(_) | Body::Answer(_) => {
+                self.flow.closed(link);
                 self.effects.push_back(Effect::CloseLink { link });
                 self.links.closed(self.now, link);
             }
@@ -171,7 +180,7 @@ impl Node {
     fn close_session(&mut self, link: LinkId, volume: VolumeId, owner_epoch: Epoch) {
         let body = Body::Session(SessionMessage::Closed { volume, owner_epoch });
         let message = Message { request: RequestId(0), body };
-        self.effects.push_back(Effect::Send { link, message });
+        self.send(link, message);
     }
 
     /// An owner asks for this node's session, guests or not.
@@ -230,7 +239,7 @@ impl Node {
             self.owners.answer_of_store(self.now, to, request, answer);
         } else {
             let message = Message { request, body: Body::Answer(answer) };
-            self.effects.push_back(Effect::Send { link: LinkId(to.0), message });
+            self.send(LinkId(to.0), message);
         }
     }
 
@@ -242,11 +251,14 @@ impl Node {
             }
             OwnerOutput::Ask { node, class, request, ask, .. } => {
                 // Without a link it is lost; the owner asks again once it hears of one.
-                if let Some(link) = self.links.up(node, class) {
-                    let message = Message { request, body: Body::Replica(ask) };
-                    self.effects.push_back(Effect::Send { link, message });
+                let Some(link) = self.links.up(node, class) else {
+                    return self.owners.ask_lost(self.now, ask.volume, node, class);
+                };
+                if ask.op.payload().is_some() && self.flow.room(link) == 0 {
+                    self.flow.wait(node, class, ask.volume);
+                    self.owners.unsent(self.now, request);
                 } else {
-                    self.owners.ask_lost(self.now, ask.volume, node, class);
+                    self.send(link, Message { request, body: Body::Replica(ask) });
                 }
             }
             OwnerOutput::Propose { volume, instance, number, change } => {
@@ -284,7 +296,7 @@ impl Node {
             self.map_dirty = true;
         } else if let Some(link) = self.links.up(node, LinkClass::Data) {
             let message = Message { request: RequestId(0), body: Body::Session(message) };
-            self.effects.push_back(Effect::Send { link, message });
+            self.send(link, message);
         }
     }
 
@@ -294,10 +306,18 @@ impl Node {
             Via::Link(link) => {
                 if self.links.inbound(node, LinkClass::Data) == Some(link) {
                     let message = Message { request: RequestId(0), body: Body::Session(message) };
-                    self.effects.push_back(Effect::Send { link, message });
+                    self.send(link, message);
                 }
             }
         }
+    }
+
+    /// A front's requests go only while the link to the owner has room.
+    fn next_of_fronts(&mut self) -> Option<FrontOutput> {
+        let (links, flow) = (&self.links, &self.flow);
+        self.fronts.next_output(|node| {
+            links.up(node, LinkClass::Data).is_none_or(|link| flow.room(link) > 0)
+        })
     }
 
     fn on_front(&mut self, output: FrontOutput) {
@@ -308,12 +328,18 @@ impl Node {
             FrontOutput::Send { node, message } => {
                 if let Some(link) = self.links.up(node, LinkClass::Data) {
                     let message = Message { request: RequestId(0), body: Body::Session(message) };
-                    self.effects.push_back(Effect::Send { link, message });
+                    self.send(link, message);
                 }
             }
             FrontOutput::Attached { guest } => self.on_attached(guest),
-            FrontOutput::Done { guest, tag, result } => self.guests.done(guest, tag, result),
-            FrontOutput::Drop { guest } => self.guests.dropped(guest),
+            FrontOutput::Done { guest, tag, result } => {
+                self.shares.freed();
+                self.guests.done(guest, tag, result);
+            }
+            FrontOutput::Drop { guest } => {
+                self.shares.forget(guest);
+                self.guests.dropped(guest);
+            }
             FrontOutput::WantOwner { volume } => self.want_owner(volume),
         }
     }
@@ -343,7 +369,7 @@ impl Node {
                 if let Some(link) = self.links.inbound(node, LinkClass::Control) {
                     let body = Body::Link(LinkMessage::Renewed { number });
                     let message = Message { request: RequestId(0), body };
-                    self.effects.push_back(Effect::Send { link, message });
+                    self.send(link, message);
                 }
             }
             manager::Effect::AdminDone { number, reply } => {
@@ -356,7 +382,7 @@ impl Node {
                 if let Some(link) = self.links.up(node, LinkClass::Control) {
                     let body = Body::Link(LinkMessage::ReleaseVolume { volume, idle });
                     let message = Message { request: RequestId(0), body };
-                    self.effects.push_back(Effect::Send { link, message });
+                    self.send(link, message);
                 }
             }
         }
@@ -390,7 +416,7 @@ impl Node {
             Some(link) if leader != me => {
                 let body = Body::Link(LinkMessage::Renew { incarnation, number, term });
                 let message = Message { request: RequestId(0), body };
-                self.effects.push_back(Effect::Send { link, message });
+                self.send(link, message);
             }
             Some(_) | None => {
                 self.manage(manager::Input::Renew { node: me, incarnation, number, term });
@@ -409,7 +435,7 @@ impl Node {
 
     pub(crate) fn on_nbd_accepted(&mut self, guest: GuestId) {
         if self.stage == Stage::Running {
-            self.guests.nbd_accepted(guest);
+            self.guests.nbd_accepted(self.now, guest);
         } else {
             self.effects.push_back(Effect::NbdClose { guest });
         }
@@ -446,11 +472,16 @@ impl Node {
                 self.guests.described(guest, export);
             }
             GuestsOutput::Open { .. } => self.look_at_openings(),
+            GuestsOutput::Want { guest, volume, bytes } => self.want(guest, volume, bytes),
             GuestsOutput::Request { guest, volume, tag, op } => {
                 self.front(volume).request(guest, tag, op);
+                if self.guests.is_direct(guest) {
+                    self.judge_direct(guest, volume);
+                }
             }
             GuestsOutput::Detached { guest, volume } => {
-                if let Some(front) = self.fronts.get_mut(volume) {
+                self.shares.forget(guest);
+                if let Some(front) = volume.and_then(|volume| self.fronts.get_mut(volume)) {
                     front.detach(guest);
                 }
             }

@@ -56,7 +56,8 @@ enum State {
     Awaited {
         since: Instant,
     },
-    /// `Have` was sent; it sends what it holds.
+    /// `Have` was sent; it sends what it holds. Since it brought something, or began to; where it
+    /// begins again and brings nothing, since the first time.
     Gathering {
         via: Via,
         since: Instant,
@@ -77,6 +78,8 @@ enum State {
 #[derive(Clone, Debug)]
 struct Session {
     state: State,
+    /// `since` of a gathering that was broken off.
+    gathers: Option<Instant>,
     /// All numbers below were seen, but for those that neither `executing` nor `done` nor `queued` has.
     next: SessionNumber,
     queued: VecDeque<(SessionNumber, u64, GuestOp)>,
@@ -215,7 +218,8 @@ impl Sessions {
         if let Some(session) = self.sessions.get_mut(&node)
             && session.via() == Some(Via::Link(link))
         {
-            session.state = State::Broken { since: now };
+            let since = session.gathers.unwrap_or(now);
+            session.state = State::Broken { since };
             session.flushing.clear();
         }
         self.conclude(now);
@@ -264,7 +268,7 @@ impl Sessions {
             SessionMessage::Open { applied, .. } => self.on_open(now, node, via, applied),
             SessionMessage::Opened { .. } => self.on_opened(node, via),
             SessionMessage::Request { number, guest, op, .. } => {
-                self.on_request(node, via, number, guest, op);
+                self.on_request(now, (node, via), number, guest, op);
             }
             SessionMessage::HungUp { guest, .. } => self.on_hung_up(node, guest),
             SessionMessage::Attach { guest, .. } => self.on_attach(now, node, via, guest),
@@ -297,7 +301,8 @@ impl Sessions {
         // rule: node/new-link-throws-the-old-away — what has no place in the order yet is sent again
         // by the front, if its guest is still there: a hang-up may have been lost with the link.
         if session.via() != Some(via) {
-            session.state = State::Gathering { via, since: now };
+            let since = *session.gathers.get_or_insert(now);
+            session.state = State::Gathering { via, since };
             session.flushing.clear();
             session.queued.clear();
         }
@@ -325,14 +330,15 @@ impl Sessions {
             && matches!(session.state, State::Gathering { via: at, .. } if at == via)
         {
             session.state = State::Open { via };
+            session.gathers = None;
             self.flush_for_waiting(node, via);
         }
     }
 
     fn on_request(
         &mut self,
-        node: NodeId,
-        via: Via,
+        now: Instant,
+        (node, via): (NodeId, Via),
         number: SessionNumber,
         guest: u64,
         op: GuestOp,
@@ -344,9 +350,16 @@ impl Sessions {
         if session.via() != Some(via) || known {
             return;
         }
+        let new = number >= session.next;
         session.next = session.next.max(SessionNumber(number.0.saturating_add(1)));
         session.done.remove(&number);
         session.guests.insert(guest);
+        if let State::Gathering { since, .. } = &mut session.state
+            && new
+        {
+            *since = now;
+            session.gathers = Some(now);
+        }
         session.queued.push_back((number, guest, op));
         session.trim_window();
     }
@@ -465,6 +478,20 @@ impl Sessions {
         self.conclude(now);
     }
 
+    /// One that still brings what it holds is not silent, however long that takes.
+    fn silent_at(&self, node: NodeId, at: Instant) -> Instant {
+        match self.sessions.get(&node).map(|session| &session.state) {
+            Some(State::Gathering { since, .. }) => at.max(*since + self.wait),
+            Some(
+                State::Open { .. }
+                | State::Void { .. }
+                | State::Awaited { .. }
+                | State::Broken { .. },
+            )
+            | None => at,
+        }
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().filter_map(|(node, session)| match session.state {
             State::Awaited { since } | State::Broken { since } | State::Gathering { since, .. }
@@ -478,11 +505,10 @@ impl Sessions {
             | State::Open { .. }
             | State::Void { .. } => None,
         });
-        let attaches = self
-            .attaches
-            .iter()
-            .filter(|attach| attach.waiting.iter().any(|node| !self.voiding.contains(node)))
-            .map(|attach| attach.since + self.wait);
+        let attaches = self.attaches.iter().flat_map(|attach| {
+            let waiting = attach.waiting.iter().filter(|node| !self.voiding.contains(node));
+            waiting.map(|node| self.silent_at(*node, attach.since + self.wait))
+        });
         sessions.chain(attaches).min()
     }
 }
@@ -491,6 +517,7 @@ impl Session {
     fn new(state: State) -> Self {
         Self {
             state,
+            gathers: None,
             next: SessionNumber(0),
             queued: VecDeque::new(),
             executing: BTreeSet::new(),

@@ -32,6 +32,10 @@ pub struct NodeSettings {
     pub slow_wait: Duration,
     pub rebuild_wait: Duration,
     pub fill_bytes_in_flight: u64,
+    // promise: bounded
+    /// Bytes of requests given to one link that have not left this machine. Full: what carries data
+    /// waits with the owner or the front that has it.
+    pub link_unsent_max: u64,
     /// None but in tests.
     pub flaws: Flaws,
 }
@@ -56,6 +60,7 @@ impl Default for NodeSettings {
             slow_wait: Duration::from_secs(5),
             rebuild_wait: Duration::from_secs(60),
             fill_bytes_in_flight: 8 << 20,
+            link_unsent_max: 4 << 20,
             flaws: Flaws::NONE,
         }
     }

@@ -20,6 +20,10 @@ pub struct NodeStats {
     /// What is left of the lease.
     pub lease_left: Option<Duration>,
     pub guests: usize,
+    /// Payload of this node's guests that is held, on its way in, or to be answered. Units: bytes.
+    pub guest_bytes: u64,
+    /// Guests that are not read, because their volume's share of the buffers is full.
+    pub guests_waiting: usize,
     pub disks: Vec<DiskStats>,
     /// Of the volumes that this node owns.
     pub volumes: Vec<(VolumeId, VolumeStats)>,
@@ -73,6 +77,8 @@ impl Node {
                 && self.stage == Stage::Running,
             lease_left: lease.map(|until| until.since(self.now)),
             guests: self.guests.len(),
+            guest_bytes: self.fronts.held_bytes() + self.shares.reserved_bytes(),
+            guests_waiting: self.shares.waiting(),
             disks: disks.collect(),
             volumes: self.owners.stats().collect(),
             peers: peers.collect(),

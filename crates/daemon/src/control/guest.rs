@@ -27,6 +27,9 @@ const BYTES_MAX: u64 = 16 << 20;
 const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
 /// Parts of all requests in flight: each of them has at most this many.
 const PARTS_MAX: usize = REQUESTS_MAX * 65;
+/// What the data plane may say before the guest takes it: an answer for each part, and twice
+/// whether there is room; opened and ended.
+const MESSAGES_MAX: usize = 3 * PARTS_MAX + 2;
 /// Answers that the guest has not taken. Full: no more of its requests are answered.
 const ANSWERS_MAX: usize = 16;
 /// A stream whose first message does not come by then is closed.
@@ -77,7 +80,7 @@ async fn serve(
         let status = ErrorDetail::of(ErrorCode::BadRequest, what, "").into_status();
         return answers.send(Err(status)).await.map_err(|_| HungUp);
     };
-    let mut attached = context.hub.attach(PARTS_MAX + 2);
+    let mut attached = context.hub.attach(MESSAGES_MAX);
     let guest = attached.guest;
     let input = Input::GuestOpen { guest, volume: open.volume.clone() };
     let mut opened = None;
@@ -90,7 +93,9 @@ async fn serve(
     let result = match opened {
         Some(GuestMessage::Opened(Ok(volume))) => Ok(volume),
         Some(GuestMessage::Opened(Err(error))) => Err(open_error(error, &open.volume)),
-        Some(GuestMessage::Done { .. } | GuestMessage::Ended) | None => Err(stopping()),
+        Some(GuestMessage::Done { .. } | GuestMessage::Room(_) | GuestMessage::Ended) | None => {
+            Err(stopping())
+        }
     };
     match result {
         Ok(volume) => {
@@ -113,6 +118,7 @@ async fn serve(
                 open: BTreeMap::new(),
                 parts: BTreeMap::new(),
                 bytes: 0,
+                room: true,
                 next_tag: 0,
             };
             guest.run(requests).await
@@ -142,6 +148,8 @@ struct Guest {
     /// By tag: the request that a part belongs to, and which part it is.
     parts: BTreeMap<u64, (u64, usize)>,
     bytes: u64,
+    /// Its volume's share of the node's buffers is not full.
+    room: bool,
     next_tag: u64,
 }
 
@@ -163,7 +171,7 @@ impl Guest {
         // A guest that has sent all that it will ever send still gets its answers.
         let mut more = true;
         while more || !self.open.is_empty() {
-            let room = self.open.len() < REQUESTS_MAX && self.bytes < BYTES_MAX;
+            let room = self.room && self.open.len() < REQUESTS_MAX && self.bytes < BYTES_MAX;
             tokio::select! {
                 request = requests.message(), if room && more => match request {
                     Ok(Some(request)) => self.on_request(request).await?,
@@ -176,6 +184,7 @@ impl Guest {
                 },
                 message = self.attached.messages.recv() => match message {
                     Some(GuestMessage::Done { tag, result }) => self.on_done(tag, result).await?,
+                    Some(GuestMessage::Room(room)) => self.room = room,
                     Some(GuestMessage::Opened(_)) => {}
                     Some(GuestMessage::Ended) | None => return self.end().await,
                 },

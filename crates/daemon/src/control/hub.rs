@@ -26,7 +26,12 @@ const ADMIN_WAIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub enum GuestMessage {
     Opened(Result<OpenedVolume, OpenError>),
-    Done { tag: u64, result: GuestResult },
+    Done {
+        tag: u64,
+        result: GuestResult,
+    },
+    /// Whether more of its requests may come.
+    Room(bool),
     Ended,
 }
 
@@ -195,6 +200,7 @@ impl Hub {
             Effect::GuestDone { guest, tag, result } => {
                 self.tell_guest(guest, GuestMessage::Done { tag, result });
             }
+            Effect::GuestRoom { guest, room } => self.tell_guest(guest, GuestMessage::Room(room)),
             Effect::GuestEnded { guest } => self.tell_guest(guest, GuestMessage::Ended),
             Effect::Event(event) => self.on_event(event),
             Effect::Stopped => {

@@ -9,9 +9,6 @@ use gabion_types::NodeId;
 use gabion_wire::{Assembler, Message, encode};
 use std::collections::HashMap;
 
-// promise: bounded
-/// Bytes queued for one link. More: the peer doesn't read, and the link is closed.
-const LINK_BACKLOG_MAX: u64 = 64 << 20;
 /// A link that is closed from here says so much more before it ends.
 const LAST_WORD_BYTES_MAX: u64 = 4096;
 /// Links that peers dialled. More are closed at once.
@@ -23,6 +20,8 @@ pub(crate) struct Links {
     accepted: usize,
     /// Numbers accepted links; odd ones only.
     numbers: u64,
+    /// Links that were given enough since the node was last told what left them.
+    sending: Vec<LinkId>,
 }
 
 enum Link {
@@ -35,6 +34,8 @@ enum Link {
         conn: ConnHandle,
         assembler: Assembler,
         accepted: bool,
+        /// What the node takes for unsent: the last word on it and what came since.
+        given: u64,
     },
 }
 
@@ -81,7 +82,7 @@ impl Plane {
     }
 
     pub(crate) fn on_dialled(&mut self, conn: ConnHandle, link: LinkId) {
-        let state = Link::Up { conn, assembler: Assembler::new(), accepted: false };
+        let state = Link::Up { conn, assembler: Assembler::new(), accepted: false, given: 0 };
         self.links.links.insert(link, state);
         self.feed(Input::Connected { link });
         self.read_link(link);
@@ -100,7 +101,7 @@ impl Plane {
         self.links.numbers += 1;
         self.links.accepted += 1;
         self.who.insert(conn, Who::Link(link));
-        let state = Link::Up { conn, assembler: Assembler::new(), accepted: true };
+        let state = Link::Up { conn, assembler: Assembler::new(), accepted: true, given: 0 };
         self.links.links.insert(link, state);
         self.feed(Input::Accepted { link });
         self.read_link(link);
@@ -177,21 +178,46 @@ impl Plane {
     }
 
     pub(crate) fn send_link(&mut self, link: LinkId, message: &Message) {
-        let Some(Link::Up { conn, .. }) = self.links.links.get(&link) else { return };
-        let conn = *conn;
-        let fault = match encode(message) {
+        let report = self.node.link_report_bytes();
+        let Some(Link::Up { conn, given, .. }) = self.links.links.get_mut(&link) else { return };
+        match encode(message) {
             Ok(encoded) => {
-                self.engine.send(conn, [Some(encoded.head), encoded.payload].into_iter().flatten());
-                let queued = self.engine.send_backlog(conn);
-                (queued > LINK_BACKLOG_MAX).then(|| format!("{queued} bytes wait for it"))
+                let bytes = encoded.byte_count() as u64;
+                if *given < report && *given + bytes >= report {
+                    self.links.sending.push(link);
+                }
+                *given += bytes;
+                let pieces = [Some(encoded.head), encoded.payload].into_iter().flatten();
+                self.engine.send(*conn, pieces);
             }
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(fault) = fault {
-            tracing::error!(?link, fault, "a peer's link is closed: it cannot be sent to");
-            if let Some(conn) = self.forget_link(link) {
-                self.engine.close(conn);
-                self.local.push_back(Input::LinkClosed { link });
+            Err(error) => {
+                tracing::error!(?link, %error, "a peer's link is closed: it cannot be sent to");
+                if let Some(conn) = self.forget_link(link) {
+                    self.engine.close(conn);
+                    self.local.push_back(Input::LinkClosed { link });
+                }
+            }
+        }
+    }
+
+    /// Tells the node of links that much has left.
+    pub(crate) fn report_backlogs(&mut self) {
+        let report = self.node.link_report_bytes();
+        for link in std::mem::take(&mut self.links.sending) {
+            let Some(Link::Up { conn, given, .. }) = self.links.links.get_mut(&link) else {
+                continue;
+            };
+            let unsent = self.engine.send_backlog(*conn);
+            let left = given.saturating_sub(unsent) >= report;
+            if left {
+                *given = unsent;
+            }
+            // What is sent meanwhile lists it again only if it is below.
+            if *given >= report {
+                self.links.sending.push(link);
+            }
+            if left {
+                self.feed(Input::LinkBacklog { link, unsent });
             }
         }
     }

@@ -87,6 +87,7 @@ fn must_arrive(effect: &Effect) -> bool {
     match effect {
         Effect::GuestOpened { .. }
         | Effect::GuestDone { .. }
+        | Effect::GuestRoom { .. }
         | Effect::GuestEnded { .. }
         | Effect::AdminDone { .. }
         | Effect::Stopped => true,

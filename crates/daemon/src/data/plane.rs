@@ -156,6 +156,7 @@ impl Plane {
             }
             self.take_inputs();
             self.retry_held();
+            self.report_backlogs();
             self.tick_when_due();
             self.outbox.flush();
             if self.outbox.is_closed() {
@@ -310,6 +311,7 @@ impl Plane {
             }
             Effect::GuestOpened { .. }
             | Effect::GuestDone { .. }
+            | Effect::GuestRoom { .. }
             | Effect::GuestEnded { .. }
             | Effect::Propose { .. }
             | Effect::ConfirmLeader { .. }

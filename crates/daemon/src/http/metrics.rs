@@ -146,6 +146,18 @@ impl Snapshot {
             ("node_map_index", "Last entry of the log applied", true, one(stats.map.get())),
             ("node_peers_up", "Peers with working links", false, one(up)),
             ("node_guests", "Guests connected here", false, one(stats.guests as u64)),
+            (
+                "node_guest_bytes",
+                "Payload of guests that is held here",
+                false,
+                one(stats.guest_bytes),
+            ),
+            (
+                "node_guests_waiting",
+                "Guests that are not read: their volume's share of the buffers is full",
+                false,
+                one(stats.guests_waiting as u64),
+            ),
         ]
     }
 }

@@ -74,7 +74,7 @@ impl Sessions {
     }
 
     pub(super) fn conclude_attaches(&mut self, now: Instant) {
-        let mut late = BTreeSet::new();
+        let mut slow = Vec::new();
         let mut ready = Vec::new();
         for attach in &mut self.attaches {
             attach.waiting.retain(|node| match self.sessions.get(node).map(|it| &it.state) {
@@ -89,12 +89,15 @@ impl Sessions {
             if attach.waiting.is_empty() {
                 ready.push((attach.node, attach.guest));
             } else {
-                let over = now.since(attach.since) >= self.wait;
-                let (me, down) = (self.me, &self.down);
-                let silent = |node: &NodeId| *node != me && (over || down.contains(node));
-                late.extend(attach.waiting.iter().copied().filter(silent));
+                let over = attach.since + self.wait;
+                let waiting = attach.waiting.iter().map(|node| (*node, over));
+                slow.extend(waiting.filter(|(node, _)| *node != self.me));
             }
         }
+        let late = slow
+            .into_iter()
+            .filter(|(node, over)| self.down.contains(node) || self.silent_at(*node, *over) <= now);
+        let late: BTreeSet<NodeId> = late.map(|(node, _)| node).collect();
         self.void(late.into_iter().collect());
         if !self.serving {
             return;

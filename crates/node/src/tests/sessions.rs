@@ -1,4 +1,4 @@
-use crate::fronts::{Front, FrontOutput, OwnerNow};
+use crate::fronts::{Front, FrontOutput, Fronts, OwnerNow};
 use crate::io::{GuestId, LinkId};
 use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use bytes::Bytes;
@@ -370,4 +370,125 @@ fn a_hang_up_that_was_lost_with_its_link_counts_all_the_same() {
     assert_eq!(ops, [write(2), write(3)], "the request of a gone guest is never run");
     world.pass(30);
     assert!(!world.owner.guests_of(X).contains(&1), "nor is the guest counted");
+}
+
+/// X holds five requests when a new owner begins; it opens its session, and what it says is kept.
+fn held_by_x() -> (World, Vec<SessionMessage>) {
+    let mut world = world();
+    world.attach(X, 1);
+    world.cut.push(X);
+    for tag in 0..5 {
+        world.fronts.get_mut(&X).unwrap().request(GuestId(1), tag, write(7));
+    }
+    world.epoch = epoch(2);
+    world.owner = sessions(world.now, epoch(2));
+    world.owner.core_serves(world.now);
+    world.tell_map();
+    world.pump();
+    world.outputs.clear();
+    let said = open_x(&mut world);
+    world.cut.clear();
+    (world, said)
+}
+
+fn open_x(world: &mut World) -> Vec<SessionMessage> {
+    let via = Via::Link(world.links[&X]);
+    let (volume, owner_epoch, applied) = (VOLUME, world.epoch, world.index);
+    let open = SessionMessage::Open { volume, owner_epoch, applied };
+    world.owner.handle(world.now, X, via, open);
+    let mut said = Vec::new();
+    while let Some(output) = world.owner.next_output() {
+        let SessionOutput::Send { node: X, message, .. } = output else { continue };
+        world.fronts.get_mut(&X).unwrap().handle(world.now, ME, message);
+    }
+    while let Some(output) = world.fronts.get_mut(&X).unwrap().next_output() {
+        if let FrontOutput::Send { message, .. } = output {
+            said.push(message);
+        }
+    }
+    said
+}
+
+// rule: node/session-at-most-once
+#[test]
+fn a_front_that_brings_what_it_holds_slowly_is_not_void() {
+    let (mut world, said) = held_by_x();
+    let requests = |said: &[SessionMessage]| {
+        said.iter().filter(|it| matches!(it, SessionMessage::Request { .. })).count()
+    };
+    assert_eq!(requests(&said), 5);
+    assert!(matches!(said.last(), Some(SessionMessage::Opened { .. })));
+    world.fronts.get_mut(&Y).unwrap().attach(GuestId(9));
+    let via = Via::Link(world.links[&X]);
+    for message in said {
+        world.pass(600);
+        assert_eq!(world.void_wanted, [], "it is slow, and not silent");
+        assert!(!world.is_attached(Y, 9));
+        assert!(world.owner.next_deadline().is_none_or(|due| due > world.now));
+        world.owner.handle(world.now, X, via, message);
+        world.pump();
+    }
+    assert_eq!(world.admitted.len(), 5);
+    world.pass(30);
+    assert!(world.is_attached(Y, 9));
+}
+
+// rule: node/session-at-most-once
+#[test]
+fn a_front_that_begins_again_and_again_and_brings_nothing_is_void() {
+    let (mut world, _) = held_by_x();
+    for _ in 0..5 {
+        world.pass(300);
+        let old = world.links[&X];
+        world.owner.link_gone(world.now, X, old);
+        world.links.insert(X, LinkId(old.0 + 2));
+        open_x(&mut world);
+    }
+    assert_eq!(world.void_wanted, [X], "a new owner is not kept from serving for ever");
+}
+
+// rule: node/requests-go-as-there-is-room
+// rule: node/gone-guest-is-never-sent
+// promise: bounded
+#[test]
+fn requests_leave_their_fronts_as_there_is_room_and_fronts_take_turns() {
+    let mut fronts = Fronts::default();
+    let owner = OwnerNow { node: X, owner_epoch: epoch(1) };
+    let volumes = [VolumeId::new(1), VolumeId::new(2)];
+    for volume in volumes {
+        let front = fronts.or_insert(volume, MapIndex::new(0));
+        front.set_map(Instant::ZERO, MapIndex::new(1), Some(owner), MapIndex::new(0));
+        let (owner_epoch, next) = (epoch(1), gabion_wire::SessionNumber(0));
+        let have = SessionMessage::Have { volume, owner_epoch, next, missing: Vec::new() };
+        front.handle(Instant::ZERO, X, have);
+        for guest in [1, 2] {
+            front.attach(GuestId(guest));
+            front.handle(Instant::ZERO, X, SessionMessage::Attached { volume, owner_epoch, guest });
+            (0..4).for_each(|tag| front.request(GuestId(guest), tag, write(1)));
+        }
+    }
+    let drain = |fronts: &mut Fronts, mut room: usize| {
+        let mut sent = Vec::new();
+        loop {
+            let Some(output) = fronts.next_output(|_| room > 0) else { return sent };
+            if let FrontOutput::Send { message, .. } = output
+                && let SessionMessage::Request { volume, number, guest, .. } = message
+            {
+                sent.push((volume.get(), number.0, guest));
+                room -= 1;
+            }
+        }
+    };
+    assert_eq!(drain(&mut fronts, 0), []);
+    assert!(fronts.wait_for(X) && !fronts.wait_for(Y));
+    // One guest hangs up: what it asked was never sent, and isn't.
+    fronts.get_mut(volumes[0]).unwrap().detach(GuestId(1));
+    assert_eq!(drain(&mut fronts, 0), []);
+    fronts.look_again();
+    assert_eq!(drain(&mut fronts, 3), [(1, 4, 2), (2, 0, 1), (1, 5, 2)]);
+    fronts.look_again();
+    let rest = drain(&mut fronts, 100);
+    assert_eq!(rest[..3], [(2, 1, 1), (1, 6, 2), (2, 2, 1)], "where they left off");
+    assert_eq!(rest.len(), 2 + 7);
+    assert!(!fronts.wait_for(X));
 }

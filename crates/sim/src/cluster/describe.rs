@@ -19,6 +19,7 @@ pub fn input_kind(input: &Input) -> &'static str {
         Input::Accepted { .. } => "accepted",
         Input::Peer { .. } => "receives",
         Input::PeerBytes { .. } => "peer bytes",
+        Input::LinkBacklog { .. } => "link drains",
         Input::NbdAccepted { .. } | Input::NbdBytes { .. } => "nbd",
         Input::GuestOpen { .. } => "guest opens",
         Input::Guest { .. } => "guest asks",
@@ -43,6 +44,7 @@ pub fn effect_kind(effect: &Effect) -> &'static str {
         Effect::NbdWant { .. } | Effect::NbdSend { .. } | Effect::NbdClose { .. } => "nbd",
         Effect::GuestOpened { .. } => "opened",
         Effect::GuestDone { .. } => "answers guest",
+        Effect::GuestRoom { .. } => "tells guest of room",
         Effect::GuestEnded { .. } => "ends guest",
         Effect::Propose { .. } => "proposes",
         Effect::ConfirmLeader { .. } => "confirms leader",
@@ -65,6 +67,9 @@ impl Cluster {
             | Input::LinkClosed { link }
             | Input::Accepted { link }
             | Input::PeerBytes { link } => format!("{} link {}", peer(*link), link.0),
+            Input::LinkBacklog { link, unsent } => {
+                format!("{} link {}: {unsent} bytes left", peer(*link), link.0)
+            }
             Input::Peer { link, message } => format!("from {}: {message}", peer(*link)),
             Input::NbdAccepted { guest }
             | Input::NbdBytes { guest, .. }
@@ -99,6 +104,7 @@ impl Cluster {
             Effect::NbdWant { guest, .. }
             | Effect::NbdSend { guest, .. }
             | Effect::NbdClose { guest }
+            | Effect::GuestRoom { guest, .. }
             | Effect::GuestEnded { guest } => format!("guest {}", guest.0),
             Effect::GuestOpened { guest, result: Ok(opened) } => {
                 format!("guest {} has {} {}", guest.0, opened.volume, opened.name)

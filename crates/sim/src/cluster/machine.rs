@@ -38,6 +38,15 @@ pub struct Disk {
     pub old: Option<Snapshot>,
 }
 
+/// Bytes that a link was given.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    /// Not arrived.
+    unsent: u64,
+    /// What the process takes for unsent.
+    told: u64,
+}
+
 #[derive(Debug)]
 pub struct Host {
     pub state: State,
@@ -53,6 +62,7 @@ pub struct Host {
     links: BTreeMap<LinkId, (Conn, Side)>,
     ends: BTreeMap<(Conn, Side), LinkId>,
     next_link: u64,
+    sent: BTreeMap<LinkId, Sent>,
     pub guests: BTreeMap<GuestId, usize>,
     pub stopping: bool,
     /// Since when its clock stands still.
@@ -72,6 +82,7 @@ impl Host {
             links: BTreeMap::new(),
             ends: BTreeMap::new(),
             next_link: 0,
+            sent: BTreeMap::new(),
             guests: BTreeMap::new(),
             stopping: false,
             stands_since: None,
@@ -139,8 +150,30 @@ impl Host {
         self.ends.get(&(conn, side)).copied()
     }
 
+    /// Returns what had not left before.
+    pub fn note_sent(&mut self, link: LinkId, bytes: u64) -> u64 {
+        let sent = self.sent.entry(link).or_default();
+        let before = sent.unsent;
+        sent.unsent += bytes;
+        sent.told += bytes;
+        before
+    }
+
+    /// What is unsent now, when so much has left that the process is to be told.
+    pub fn note_left(&mut self, link: LinkId, bytes: u64) -> Option<u64> {
+        let report = self.node()?.link_report_bytes();
+        let sent = self.sent.get_mut(&link)?;
+        sent.unsent = sent.unsent.saturating_sub(bytes);
+        if sent.told - sent.unsent < report {
+            return None;
+        }
+        sent.told = sent.unsent;
+        Some(sent.unsent)
+    }
+
     pub fn unbind(&mut self, link: LinkId) -> Option<(Conn, Side)> {
         let end = self.links.remove(&link)?;
+        self.sent.remove(&link);
         self.ends.remove(&end);
         Some(end)
     }
@@ -168,8 +201,12 @@ impl Cluster {
         let now = self.queue.now();
         let seed = self.prng.next_u64();
         let incarnation = Incarnation::new(self.prng.next_u64());
-        let (limits, flaws) = (self.swarm.limits, self.flaws);
-        let settings = NodeSettings { limits, flaws, ..NodeSettings::default() };
+        let settings = NodeSettings {
+            limits: self.swarm.limits,
+            link_unsent_max: self.swarm.link_unsent_max(),
+            flaws: self.flaws,
+            ..NodeSettings::default()
+        };
         let kept = self.kept_entries(machine);
         let host = &mut self.machines[machine];
         host.life += 1;
@@ -231,6 +268,7 @@ impl Cluster {
         host.armed = None;
         host.stands_since = None;
         host.links.clear();
+        host.sent.clear();
         host.ends.clear();
         for disk in &mut host.disks {
             disk.virtual_disk.lose_process();

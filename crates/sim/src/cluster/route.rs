@@ -8,9 +8,9 @@ use crate::consensus::{ConsensusEvent, ConsensusTold, Reach};
 use crate::net::{Conn, Machine, NetEvent, Network, Side, Told};
 use crate::world::Who;
 use gabion_cluster::{Change, Command};
-use gabion_node::{DiskSlot, Effect, Input, LinkId, NodeEvent};
+use gabion_node::{DiskSlot, Effect, Input, LinkId, NodeEvent, message_bytes};
 use gabion_types::{DiskOp, Duration, MapIndex, NodeId, Outcome};
-use gabion_wire::Message;
+use gabion_wire::{Body, Message, SessionMessage};
 
 /// A process that ended by itself is started again after so long.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -31,6 +31,7 @@ impl Cluster {
             Effect::Send { link, message } => {
                 self.watch_message(&message);
                 if let Some((conn, side)) = self.machines[machine].end_of(link) {
+                    self.judge_window(machine, link, &message);
                     self.net.send(now, conn, side, message);
                 }
             }
@@ -44,6 +45,8 @@ impl Cluster {
             Effect::GuestDone { guest, tag, result } => {
                 self.on_guest_done(machine, guest, tag, result);
             }
+            // The guests here have few requests, and don't mind.
+            Effect::GuestRoom { .. } => {}
             Effect::GuestEnded { guest } => self.on_guest_ended(machine, guest),
             Effect::Propose { command } => self.consensus.propose(now, machine, command),
             Effect::ConfirmLeader { number, term } => {
@@ -110,7 +113,9 @@ impl Cluster {
                 Told::Closed { machine, conn } => self.on_closed(machine, conn),
                 Told::Message { machine, conn, message } => {
                     let side = self.side_of(machine, conn);
+                    let bytes = message_bytes(&message);
                     self.tell_link(machine, conn, side, Some(message));
+                    self.tell_left(machine, conn, side.other(), bytes);
                 }
             }
         }
@@ -125,6 +130,32 @@ impl Cluster {
                 None => Input::Connected { link },
             },
         );
+    }
+
+    // promise: bounded
+    /// Requests with data are given only to a link that has room.
+    fn judge_window(&mut self, machine: Machine, link: LinkId, message: &Message) {
+        let before = self.machines[machine].note_sent(link, message_bytes(message));
+        let data = match &message.body {
+            Body::Replica(ask) => ask.op.payload().is_some(),
+            Body::Session(SessionMessage::Request { op, .. }) => op.payload_bytes() > 0,
+            Body::Session(_) | Body::Answer(_) | Body::Link(_) => false,
+        };
+        let window = self.swarm.link_unsent_max();
+        if data && before >= window {
+            let what = format!("{before} bytes wait for link {} already: {message}", link.0);
+            self.break_promise("bounded", what);
+        }
+    }
+
+    /// What the other side sent has arrived.
+    fn tell_left(&mut self, machine: Machine, conn: Conn, side: Side, bytes: u64) {
+        let Some((from, to)) = self.net.ends(conn) else { return };
+        let sender = if machine == from { to } else { from };
+        let Some(link) = self.machines[sender].link_of(conn, side) else { return };
+        if let Some(unsent) = self.machines[sender].note_left(link, bytes) {
+            self.feed(sender, Input::LinkBacklog { link, unsent });
+        }
     }
 
     fn on_closed(&mut self, machine: Machine, conn: Conn) {
@@ -248,6 +279,7 @@ fn effect_numbers(effect: &Effect) -> [u64; 3] {
         Effect::CloseLink { link } => [4, link.0, 0],
         Effect::GuestOpened { guest, .. } => [5, guest.0, 0],
         Effect::GuestDone { guest, tag, .. } => [6, guest.0, *tag],
+        Effect::GuestRoom { guest, room } => [14, guest.0, u64::from(*room)],
         Effect::GuestEnded { guest } => [7, guest.0, 0],
         Effect::Propose { command } => [8, command.from.number, 0],
         Effect::ConfirmLeader { number, term } => [9, *number, *term],

@@ -129,6 +129,11 @@ impl Swarm {
         }
     }
 
+    /// A narrow window is full all the time, a wide one never.
+    pub fn link_unsent_max(&self) -> u64 {
+        [8 << 10, 256 << 10, 4 << 20][crate::world::index(self.damage_seed % 3)]
+    }
+
     pub fn machines(&self) -> usize {
         self.disks.len()
     }

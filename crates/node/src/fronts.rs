@@ -229,9 +229,11 @@ pub struct Front {
     /// Guests whose hang-up was told on the present link, the latest `GUESTS_MAX`: it may get lost
     /// with the link.
     told: VecDeque<GuestId>,
-    /// `Flush`es to be answered once the hang-ups of this moment were seen: the owner epoch, the
-    /// number and how many ticks are still to come.
+    /// `Flush`es whose moment's hang-ups are still to be seen: the owner epoch, the number and how
+    /// many ticks are still to come.
     flushes: Vec<(Epoch, u64, u8)>,
+    /// `Flush`es to be answered when all numbers below were sent, or the backlog has ended before.
+    answers: Vec<(Epoch, u64, SessionNumber)>,
     outputs: VecDeque<FrontOutput>,
 }
 
@@ -254,6 +256,7 @@ impl Front {
             gone: BTreeSet::new(),
             told: VecDeque::new(),
             flushes: Vec::new(),
+            answers: Vec::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -278,11 +281,13 @@ impl Front {
         {
             self.opening = None;
             self.ask_attaches(owner);
+            self.answer_flushes();
             let (volume, owner_epoch) = (self.volume, owner.owner_epoch);
             let message = SessionMessage::Opened { volume, owner_epoch };
             return Some(FrontOutput::Send { node: owner.node, message });
         }
         let number = self.unsent.pop_first()?;
+        self.answer_flushes();
         let request = self.requests.get_mut(&number)?;
         request.sent = true;
         let message = SessionMessage::Request {
@@ -352,7 +357,7 @@ impl Front {
         if self.owner.map(|(owner, _)| owner) == owner {
             return;
         }
-        self.flushes.clear();
+        self.forget_flushes();
         self.gone.clear();
         self.told.clear();
         self.owner = owner.map(|owner| (owner, Stage::Opening { again: now }));
@@ -436,6 +441,7 @@ impl Front {
             Some((_, Stage::Opening { .. })) | None => {}
         }
         self.send_backlog();
+        self.answer_flushes();
     }
 
     fn tell_hung_up(&mut self, owner: OwnerNow, guest: GuestId) {
@@ -491,7 +497,7 @@ impl Front {
             && owner.node == node
         {
             *stage = Stage::Opening { again: now + OPEN_AGAIN };
-            self.flushes.clear();
+            self.forget_flushes();
             self.gone.extend(self.told.drain(..));
         }
     }
@@ -582,21 +588,40 @@ impl Front {
         {
             self.open(now);
         }
-        let Some((owner, Stage::Open)) = self.owner else {
+        if !matches!(self.owner, Some((_, Stage::Open))) {
             return;
-        };
-        let mut answered = Vec::new();
+        }
+        let end = SessionNumber(self.next.0 + self.backlog.len() as u64);
         for (epoch, number, ticks) in &mut self.flushes {
             *ticks -= 1;
             if *ticks == 0 {
-                answered.push((*epoch, *number));
+                self.answers.push((*epoch, *number, end));
             }
         }
         self.flushes.retain(|(_, _, ticks)| *ticks > 0);
-        for (owner_epoch, number) in answered {
+        self.answer_flushes();
+    }
+
+    // rule: node/flushed-follows-what-was-held
+    /// What this node's guests had sent goes to the owner first: one of them may be gone without a
+    /// hang-up that can be seen, and ask again elsewhere.
+    fn answer_flushes(&mut self) {
+        let Some((owner, Stage::Open)) = self.owner else {
+            return;
+        };
+        let all = SessionNumber(u64::MAX);
+        let numbered = if self.backlog.is_empty() { all } else { self.next };
+        let below = self.unsent.first().copied().unwrap_or(all).min(numbered);
+        for (owner_epoch, number, _) in self.answers.extract_if(.., |answer| answer.2 <= below) {
             let message = SessionMessage::Flushed { volume: self.volume, owner_epoch, number };
             self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
         }
+    }
+
+    /// The owner asks again, over the next link.
+    fn forget_flushes(&mut self) {
+        self.flushes.clear();
+        self.answers.clear();
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

@@ -447,15 +447,11 @@ fn a_front_that_begins_again_and_again_and_brings_nothing_is_void() {
     assert_eq!(world.void_wanted, [X], "a new owner is not kept from serving for ever");
 }
 
-// rule: node/requests-go-as-there-is-room
-// rule: node/gone-guest-is-never-sent
-// promise: bounded
-#[test]
-fn requests_leave_their_fronts_as_there_is_room_and_fronts_take_turns() {
+/// Fronts of open sessions with X, guests 1 and 2 each of which asked four times.
+fn open_fronts(volumes: &[VolumeId]) -> Fronts {
     let mut fronts = Fronts::default();
     let owner = OwnerNow { node: X, owner_epoch: epoch(1) };
-    let volumes = [VolumeId::new(1), VolumeId::new(2)];
-    for volume in volumes {
+    for volume in volumes.iter().copied() {
         let front = fronts.or_insert(volume, MapIndex::new(0));
         front.set_map(Instant::ZERO, MapIndex::new(1), Some(owner), MapIndex::new(0));
         let (owner_epoch, next) = (epoch(1), gabion_wire::SessionNumber(0));
@@ -467,28 +463,77 @@ fn requests_leave_their_fronts_as_there_is_room_and_fronts_take_turns() {
             (0..4).for_each(|tag| front.request(GuestId(guest), tag, write(1)));
         }
     }
-    let drain = |fronts: &mut Fronts, mut room: usize| {
-        let mut sent = Vec::new();
-        loop {
-            let Some(output) = fronts.next_output(|_| room > 0) else { return sent };
-            if let FrontOutput::Send { message, .. } = output
-                && let SessionMessage::Request { volume, number, guest, .. } = message
-            {
-                sent.push((volume.get(), number.0, guest));
-                room -= 1;
-            }
+    fronts
+}
+
+/// What leaves while the link has room for so many requests.
+fn drain(fronts: &mut Fronts, mut room: usize) -> Vec<SessionMessage> {
+    let mut sent = Vec::new();
+    fronts.look_again();
+    while let Some(output) = fronts.next_output(|_| room > 0) {
+        if let FrontOutput::Send { message, .. } = output {
+            room -= usize::from(matches!(message, SessionMessage::Request { .. }));
+            sent.push(message);
         }
-    };
-    assert_eq!(drain(&mut fronts, 0), []);
+    }
+    sent
+}
+
+fn drained(fronts: &mut Fronts, room: usize) -> Vec<(u32, u64, u64)> {
+    let requests = drain(fronts, room).into_iter().filter_map(|message| match message {
+        SessionMessage::Request { volume, number, guest, .. } => {
+            Some((volume.get(), number.0, guest))
+        }
+        _ => None,
+    });
+    requests.collect()
+}
+
+// rule: node/requests-go-as-there-is-room
+// rule: node/gone-guest-is-never-sent
+// promise: bounded
+#[test]
+fn requests_leave_their_fronts_as_there_is_room_and_fronts_take_turns() {
+    let volumes = [VolumeId::new(1), VolumeId::new(2)];
+    let mut fronts = open_fronts(&volumes);
+    assert_eq!(drained(&mut fronts, 0), []);
     assert!(fronts.wait_for(X) && !fronts.wait_for(Y));
     // One guest hangs up: what it asked was never sent, and isn't.
     fronts.get_mut(volumes[0]).unwrap().detach(GuestId(1));
-    assert_eq!(drain(&mut fronts, 0), []);
-    fronts.look_again();
-    assert_eq!(drain(&mut fronts, 3), [(1, 4, 2), (2, 0, 1), (1, 5, 2)]);
-    fronts.look_again();
-    let rest = drain(&mut fronts, 100);
+    assert_eq!(drained(&mut fronts, 0), []);
+    assert_eq!(drained(&mut fronts, 3), [(1, 4, 2), (2, 0, 1), (1, 5, 2)]);
+    let rest = drained(&mut fronts, 100);
     assert_eq!(rest[..3], [(2, 1, 1), (1, 6, 2), (2, 2, 1)], "where they left off");
     assert_eq!(rest.len(), 2 + 7);
     assert!(!fronts.wait_for(X));
+}
+
+// rule: node/flushed-follows-what-was-held
+#[test]
+fn a_flush_is_answered_behind_what_was_held_for_want_of_room() {
+    let volumes = [VolumeId::new(1)];
+    let is_flushed = |sent: &[SessionMessage]| {
+        sent.iter().any(|message| matches!(message, SessionMessage::Flushed { number: 9, .. }))
+    };
+    let flush = |fronts: &mut Fronts| {
+        let (volume, owner_epoch) = (volumes[0], epoch(1));
+        let front = fronts.get_mut(volume).unwrap();
+        front.handle(Instant::ZERO, X, SessionMessage::Flush { volume, owner_epoch, number: 9 });
+        (0..2).for_each(|_| front.tick(Instant::ZERO));
+        assert_eq!(front.next_deadline(), None, "it does not spin while it waits");
+    };
+    let mut fronts = open_fronts(&volumes);
+    flush(&mut fronts);
+    assert!(!is_flushed(&drain(&mut fronts, 7)));
+    // What comes after the flush is not waited for.
+    fronts.get_mut(volumes[0]).unwrap().request(GuestId(1), 7, write(1));
+    let last = drain(&mut fronts, 1);
+    assert!(matches!(last[0], SessionMessage::Request { .. }) && is_flushed(&last));
+    // Nor is what goes with its guest.
+    let mut fronts = open_fronts(&volumes);
+    flush(&mut fronts);
+    fronts.get_mut(volumes[0]).unwrap().detach(GuestId(1));
+    assert!(!is_flushed(&drain(&mut fronts, 0)));
+    fronts.get_mut(volumes[0]).unwrap().detach(GuestId(2));
+    assert!(is_flushed(&drain(&mut fronts, 0)));
 }

@@ -21,6 +21,9 @@ pub struct Identity {
     node: u32,
     /// Every disk was made; else it was interrupted.
     pub complete: bool,
+    /// Its consensus log was made: where it is not there any more, it was lost.
+    #[serde(default)]
+    pub log_made: bool,
     #[serde(default)]
     pub disks: Vec<KnownDisk>,
 }
@@ -60,7 +63,8 @@ pub enum IdentityError {
 impl Identity {
     pub fn new(settings: &Settings, disks: Vec<KnownDisk>, complete: bool) -> Self {
         let cluster = settings.cluster.to_string();
-        Self { version: VERSION, cluster, node: settings.info.id.get(), complete, disks }
+        let node = settings.info.id.get();
+        Self { version: VERSION, cluster, node, complete, log_made: false, disks }
     }
 
     /// Of a node that may run. Errors: it was not made, not to its end, or is another node's.

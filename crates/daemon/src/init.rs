@@ -127,7 +127,9 @@ pub fn init(
     let known = Identity::read(settings)?;
     let plans = plan_all(settings, known.as_ref(), force)?;
     let mut identity = Identity::new(settings, Vec::new(), false);
-    identity.disks = known.map(|known| known.disks).unwrap_or_default();
+    if let Some(known) = known {
+        (identity.disks, identity.log_made) = (known.disks, known.log_made);
+    }
     let mut uuids = Vec::new();
     for (disk, plan) in settings.disks.iter().zip(&plans) {
         let uuid = match plan.done {

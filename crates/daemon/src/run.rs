@@ -5,7 +5,7 @@ use crate::consensus::{
 };
 use crate::control::ask::Context;
 use crate::control::events::EventLog;
-use crate::control::hub::{Hub, Milestone};
+use crate::control::hub::{DisksSeen, Hub, Milestone};
 use crate::control::local::LocalStats;
 use crate::control::observer::Observer;
 use crate::control::peers::Peers;
@@ -164,6 +164,53 @@ struct Running {
     store: Arc<OpenraftStore>,
     servers: tokio::task::JoinSet<RunError>,
     milestone: watch::Receiver<Milestone>,
+    judge: LogJudge,
+}
+
+/// Compares the log with what the disks saw of the map.
+struct LogJudge {
+    dir: PathBuf,
+    disks: watch::Receiver<DisksSeen>,
+    /// Where the log ended when the process started.
+    log_end: u64,
+}
+
+impl LogJudge {
+    /// Waits until the disks have told what map they saw: a log that ends below it was rolled back,
+    /// and must not vote. Disks that take long are judged when they are there.
+    async fn wait_for_disks(
+        &mut self,
+        all: usize,
+        milestone: &mut watch::Receiver<Milestone>,
+    ) -> Result<(), RunError> {
+        let decided = self.disks.wait_for(|seen| seen.decided >= all);
+        tokio::select! {
+            decided = tokio::time::timeout(DISKS_WAIT, decided) => {
+                if decided.is_err() {
+                    tracing::warn!("not all disks are recovered yet; the node starts without them");
+                }
+            }
+            _ = milestone.wait_for(|milestone| *milestone == Milestone::Died) => {
+                return Err(RunError::DataDied);
+            }
+        }
+        let seen = self.disks.borrow().highest_map.get();
+        if seen > self.log_end { Err(self.rolled_back(seen)) } else { Ok(()) }
+    }
+
+    /// Ends only if a disk that came late saw a newer map.
+    async fn judge_late(&mut self) -> RunError {
+        let log_end = self.log_end;
+        let newer = self.disks.wait_for(|seen| seen.highest_map.get() > log_end).await;
+        match newer.map(|seen| seen.highest_map.get()) {
+            Ok(seen) => self.rolled_back(seen),
+            Err(_) => RunError::DataDied,
+        }
+    }
+
+    fn rolled_back(&self, seen: u64) -> RunError {
+        RunError::RolledBack { dir: self.dir.clone(), seen, log_end: self.log_end }
+    }
 }
 
 impl Running {
@@ -178,9 +225,8 @@ impl Running {
         let voters = settings.voters.iter().map(|voter| (voter.id, voter.api.clone()));
         let peers = Arc::new(Peers::new(me, settings.cluster, settings.secret, voters));
         let config = consensus_config(settings)?;
-        if !OpenraftStore::exists(&config) && crate::control::known::by_others(&peers).await {
-            return Err(RunError::LogLost { node: me, dir: settings.dir.clone() });
-        }
+        let mut identity = Identity::of_initialised(settings)?;
+        log_is_not_lost(settings, &identity, &config, &peers).await?;
         let log_end = OpenraftStore::log_end(&config).await?;
 
         let incarnation = Incarnation::new(random()?);
@@ -193,7 +239,14 @@ impl Running {
         let events = Arc::new(EventLog::new(me));
         let hub = Hub::start(sender.clone(), state.clone(), effects, Arc::clone(&events));
         let mut milestone = hub.milestone.subscribe();
-        disks_agree(settings, &hub, &mut milestone, log_end).await?;
+        let (dir, disks) = (settings.dir.clone(), hub.disks.subscribe());
+        let mut judge = LogJudge { dir, disks, log_end };
+        judge.wait_for_disks(settings.disks.len(), &mut milestone).await?;
+        if !identity.log_made {
+            OpenraftStore::make(&config)?;
+            identity.log_made = true;
+            identity.write(&settings.dir)?;
+        }
 
         stage.send_replace(Stage::Starting("its consensus log is being read"));
         let (committed, log) = mpsc::channel::<Committed>(LOG_QUEUED);
@@ -220,7 +273,7 @@ impl Running {
         let answerer = Answerer::new(Arc::clone(&store));
         servers.spawn(serve_api(api, context, answerer, state.clone()));
         stage.send_replace(Stage::Running(state));
-        Ok(Self { hub, store, servers, milestone })
+        Ok(Self { hub, store, servers, milestone, judge })
     }
 
     /// Ends only when something went wrong.
@@ -235,6 +288,7 @@ impl Running {
             },
             failed = self.store.failed() => RunError::ConsensusFailed(failed),
             Some(Ok(error)) = self.servers.join_next() => error,
+            error = self.judge.judge_late() => error,
         }
     }
 
@@ -328,30 +382,19 @@ fn data_config(settings: &Settings, incarnation: Incarnation) -> Result<DataConf
     })
 }
 
-/// Waits until the disks have told what map they saw: a log that ends below it was rolled back, and
-/// must not vote.
-async fn disks_agree(
+/// A node that votes without the log that it had could undo what was decided.
+async fn log_is_not_lost(
     settings: &Settings,
-    hub: &Hub,
-    milestone: &mut watch::Receiver<Milestone>,
-    log_end: u64,
+    identity: &Identity,
+    config: &ConsensusConfig,
+    peers: &Peers,
 ) -> Result<(), RunError> {
-    let mut disks = hub.disks.subscribe();
-    let all = settings.disks.len();
-    let decided = tokio::time::timeout(DISKS_WAIT, disks.wait_for(|seen| seen.decided >= all));
-    tokio::select! {
-        decided = decided => {
-            if decided.is_err() {
-                tracing::warn!("not all disks are recovered yet; the node starts without them");
-            }
-        }
-        _ = milestone.wait_for(|milestone| *milestone == Milestone::Died) => {
-            return Err(RunError::DataDied);
-        }
+    if OpenraftStore::exists(config) {
+        return Ok(());
     }
-    let seen = hub.disks.borrow().highest_map.get();
-    if seen > log_end {
-        return Err(RunError::RolledBack { dir: settings.dir.clone(), seen, log_end });
+    if identity.log_made || crate::control::known::by_others(peers).await {
+        let (node, dir) = (settings.info.id, settings.dir.clone());
+        return Err(RunError::LogLost { node, dir });
     }
     Ok(())
 }

@@ -121,6 +121,13 @@ impl ConsensusDisk {
         dir.join("consensus.redb").exists()
     }
 
+    /// The file's name, and its directory's, are there after a power cut.
+    pub fn sync_directories(dir: &Path) -> Result<(), DiskError> {
+        let sync = |path: &Path| std::fs::File::open(path)?.sync_all();
+        let failed = |error| DiskError::Directory { path: dir.to_owned(), error };
+        dir.ancestors().take(2).try_for_each(sync).map_err(failed)
+    }
+
     /// How many others hold the file open in this process.
     pub fn holders(&self) -> usize {
         Arc::strong_count(&self.database)

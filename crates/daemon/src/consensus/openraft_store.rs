@@ -80,6 +80,12 @@ impl OpenraftStore {
         ConsensusDisk::exists(&config.dir)
     }
 
+    /// Makes an empty log where there is none. Durable: when it returns.
+    pub fn make(config: &ConsensusConfig) -> Result<(), ConsensusError> {
+        drop(ConsensusDisk::open(&config.dir, Identity::new(config.cluster, config.node))?);
+        Ok(ConsensusDisk::sync_directories(&config.dir)?)
+    }
+
     /// Where the log of a directory (or its snapshot) ends; zero if there is none.
     pub async fn log_end(config: &ConsensusConfig) -> Result<u64, ConsensusError> {
         if !ConsensusDisk::exists(&config.dir) {

@@ -11,6 +11,7 @@ use gabion_api::v1::{
     Attach, CreateVolumeRequest, DiskState, ErrorCode, ErrorDetail, EventsRequest,
     GetVolumeRequest, Health, LocateRequest, SetSettingRequest, StatusRequest, StatusResponse,
 };
+use gabion_types::MapIndex;
 use std::fmt::Write;
 use std::io::{Read, Seek, SeekFrom};
 use tokio::runtime::{Builder, Runtime};
@@ -278,9 +279,37 @@ async fn who_lost_the_log_does_not_vote_again() {
     cluster.stop_node(victim).await;
     let settings = cluster.settings[victim].clone();
     std::fs::remove_dir_all(settings.dir.join("meta")).unwrap();
+    // The others know it, though its own identity does not tell.
+    let mut identity = Identity::of_initialised(&settings).unwrap();
+    assert!(identity.log_made);
+    identity.log_made = false;
+    identity.write(&settings.dir).unwrap();
+    let error = TestNode::start(settings.clone()).await.err().unwrap();
+    assert!(matches!(error, RunError::LogLost { .. }), "{error}");
+    // Nobody answers, and it knows it by itself.
+    identity.log_made = true;
+    identity.write(&settings.dir).unwrap();
+    for other in (0..3).filter(|node| *node != victim) {
+        cluster.stop_node(other).await;
+    }
     let error = TestNode::start(settings).await.err().unwrap();
     assert!(matches!(error, RunError::LogLost { .. }), "{error}");
-    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_comes_late_is_compared_with_the_log_as_well() {
+    let (seen, disks) = watch::channel(DisksSeen { decided: 1, highest_map: MapIndex::new(7) });
+    let (_alive, mut milestone) = watch::channel(Milestone::Running);
+    let mut log = LogJudge { dir: PathBuf::new(), disks, log_end: 7 };
+    log.wait_for_disks(1, &mut milestone).await.unwrap();
+    let short = Duration::from_millis(50);
+    assert!(tokio::time::timeout(short, log.judge_late()).await.is_err());
+    seen.send_replace(DisksSeen { decided: 2, highest_map: MapIndex::new(8) });
+    let error = log.judge_late().await;
+    assert!(matches!(error, RunError::RolledBack { seen: 8, log_end: 7, .. }), "{error}");
+    // And at once where it is there in time.
+    let error = log.wait_for_disks(2, &mut milestone).await.unwrap_err();
+    assert!(matches!(error, RunError::RolledBack { .. }), "{error}");
 }
 
 /// The body of an answer to a plain GET; `None` where nobody answers.

@@ -61,6 +61,10 @@ impl Started {
         self.child.id()
     }
 
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
     pub fn running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }

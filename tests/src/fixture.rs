@@ -249,14 +249,19 @@ pub fn wait(what: &str, most: Duration, is_so: impl FnMut() -> bool) -> Duration
     started.elapsed()
 }
 
-/// A new directory of its own.
+/// A new directory of its own, also where several processes have the same number (in namespaces).
 pub fn temp_dir(what: &str) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("gabion-test-{what}-{}-{number}", std::process::id());
-    let dir = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&dir).expect("the temporary directory can be written");
-    dir
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("gabion-test-{what}-{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return dir,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => panic!("{}: {error}", dir.display()),
+        }
+    }
 }
 
 /// The binary under test: `$GABION_BIN`, as `tests/run` sets it, else it is built now.

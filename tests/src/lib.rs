@@ -2,6 +2,8 @@
 
 pub mod command;
 pub mod fixture;
+pub mod machines;
+pub mod net;
 pub mod ports;
 pub mod powercut;
 

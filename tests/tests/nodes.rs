@@ -4,132 +4,22 @@
 // A test fails by a panic; helpers of tests do too.
 #![allow(clippy::unwrap_used)]
 
-use gabion::nbd_client::{Address, NbdClient, Patience};
-use gabion::process;
-use gabion_tests::command::{Started, needs_loop_devices};
-use gabion_tests::fixture::{program, temp_dir, wait};
-use gabion_tests::ports::Slot;
-use gabion_tests::{Ran, run};
+use gabion_tests::command::needs_loop_devices;
+use gabion_tests::fixture::wait;
+use gabion_tests::machines::{DISK, Machines};
+use gabion_tests::run;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 const MOST: Duration = Duration::from_secs(60);
-const DISK: u64 = 256 << 20;
-
-/// Three machines: a directory and ports each.
-struct Machines {
-    dir: PathBuf,
-    ports: Slot,
-    nodes: Vec<Option<Started>>,
-}
-
-impl Drop for Machines {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for node in 1..=3 {
-                eprintln!("---- node {node}:\n{}", self.log(node));
-            }
-        }
-        self.nodes.clear();
-        drop(fs::remove_dir_all(&self.dir));
-    }
-}
-
-impl Machines {
-    fn new() -> Self {
-        let (dir, ports) = (temp_dir("machines"), Slot::take());
-        Self { dir, ports, nodes: vec![None, None, None] }
-    }
-
-    fn port(&self, base: u16, node: u16) -> u16 {
-        base + node + self.ports.offset
-    }
-
-    /// A verb, as root of one of the machines types it.
-    fn gabion(&self, arguments: &[&str]) -> Ran {
-        let mut command = Command::new(program());
-        command.args(arguments).current_dir(&self.dir).env("GABION_CLUSTER", self.apis());
-        run(&mut command, MOST)
-    }
-
-    fn apis(&self) -> String {
-        (1..=3).map(|node| self.api(node)).collect::<Vec<_>>().join(",")
-    }
-
-    fn api(&self, node: u16) -> String {
-        format!("127.0.0.1:{}", self.port(7400, node))
-    }
-
-    fn found(&self) -> Ran {
-        let nodes = (1..=3).map(|node| {
-            let port = |base| self.port(base, node);
-            let (api, peer, nbd, http) = (port(7400), port(7500), port(10808), port(7600));
-            format!("m{node}=127.0.0.1,api={api},peer={peer},nbd={nbd},http={http}")
-        });
-        let nodes: Vec<String> = nodes.collect();
-        let mut verb = vec!["cluster", "init", "--file", "etc/cluster.toml"];
-        verb.extend(["--segment-size", "32MiB"]);
-        nodes.iter().for_each(|node| verb.extend(["--node", node.as_str()]));
-        self.gabion(&verb)
-    }
-
-    /// As somebody writes it by hand.
-    fn configure(&self, node: u16, disk: &Path) -> String {
-        let text = format!(
-            "node = {node}\ncluster_file = \"cluster.toml\"\ndir = {:?}\n\n\
-             [[disks]]\npath = {disk:?}\n{}",
-            self.dir.join(format!("var{node}")),
-            if disk.starts_with("/dev") { String::new() } else { format!("size_bytes = {DISK}\n") },
-        );
-        let config = format!("etc/node{node}.toml");
-        fs::write(self.dir.join(&config), text).unwrap();
-        config
-    }
-
-    fn disk(&self, node: u16) -> PathBuf {
-        self.dir.join(format!("disk-of-{node}"))
-    }
-
-    fn start(&mut self, node: u16) {
-        let mut command = Command::new(program());
-        command.args(["node", "run", "--config", &format!("etc/node{node}.toml")]);
-        let started = Started::start(command.current_dir(&self.dir));
-        self.nodes[usize::from(node) - 1] = Some(started);
-    }
-
-    fn kill(&mut self, node: u16) {
-        self.nodes[usize::from(node) - 1] = None;
-    }
-
-    fn log(&self, node: u16) -> String {
-        let started = self.nodes[usize::from(node) - 1].as_ref();
-        started.map_or_else(String::new, Started::complained)
-    }
-
-    fn wait_ready(&self, node: u16) {
-        let http = format!("127.0.0.1:{}", self.port(7600, node));
-        wait("the node serves", MOST, || process::ready(&http));
-    }
-
-    fn nbd(&self, node: u16, volume: &str) -> NbdClient {
-        let address = Address::Tcp(format!("127.0.0.1:{}", self.port(10808, node)));
-        NbdClient::connect(&address, volume, Patience::default()).unwrap()
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let mut all = vec!["--json"];
-        all.extend(arguments);
-        serde_json::from_str(&self.gabion(&all).ok()).unwrap()
-    }
-}
 
 #[test]
 fn three_machines_laid_out_by_hand_become_a_cluster() {
-    let mut machines = Machines::new();
+    let mut machines = Machines::on_loopback();
     let said = machines.found().ok();
     assert!(said.contains("export GABION_CLUSTER="), "{said}");
     let shared = machines.dir.join("etc/cluster.toml");
@@ -215,7 +105,7 @@ fn a_block_device_is_formatted_if_it_holds_nothing_or_that_may_be_lost() {
     if !needs_loop_devices() {
         return;
     }
-    let mut machines = Machines::new();
+    let mut machines = Machines::on_loopback();
     machines.found().ok();
     let backing = machines.dir.join("backing");
     File::create(&backing).unwrap().set_len(DISK).unwrap();

@@ -20,11 +20,13 @@ pub struct Settings {
     /// Settled seqs and the highest map index ride with the next frame; where none comes, they get
     /// one of their own after so long.
     pub lazy_after: Duration,
+    /// A scrub takes at most this part of the disk's time.
+    pub scrub_share_percent: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { lazy_after: Duration::from_secs(1) }
+        Self { lazy_after: Duration::from_secs(1), scrub_share_percent: 10 }
     }
 }
 
@@ -50,6 +52,10 @@ pub(crate) const BATCH_BYTES_MAX: usize = 512 << 10;
 pub(crate) const LAZY_ENTRIES_MAX: usize = 256;
 /// Page writes of a checkpoint in flight: guests' writes go on beside them.
 pub(crate) const CHECKPOINT_WRITES_MAX: u32 = 32;
+/// Blocks that scrubs want verified wait in a line of so many requests. Full: refused as `Busy`.
+pub(crate) const VERIFIES_MAX: usize = 256;
+/// A scrub lets guests go first, but not for longer than this for each of its reads.
+pub(crate) const VERIFY_YIELDS_MAX: Duration = Duration::from_millis(100);
 /// Reads of a recovery in flight.
 pub(crate) const RECOVERY_READS_MAX: usize = 64;
 /// A block that changes under its read is read again so often; then it counts as bad.

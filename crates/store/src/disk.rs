@@ -9,6 +9,7 @@ use crate::op::{Op, Waiting};
 use crate::pages::Table;
 use crate::read::Read;
 use crate::slots::{Limbo, Slots};
+use crate::verify::Verifies;
 use gabion_format::{Layout, SegmentKey, Slot, Superblock};
 use gabion_types::{
     BLOCK_BYTES, DiskDone, DiskError, DiskId, Epoch, Flaw, Instant, MapIndex, Seq, Slab, VolumeId,
@@ -92,6 +93,7 @@ pub(crate) struct Disk {
     pub(crate) blocks_waiting: u64,
     pub(crate) batch: Option<Batch>,
     pub(crate) reads: Slab<Read>,
+    pub(crate) verifies: Verifies,
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Fences asked for, durable or not.
     pub(crate) fences_asked: BTreeMap<VolumeId, Epoch>,
@@ -185,12 +187,14 @@ impl Disk {
         let ops = self.ops.iter().map(|(_, op)| op.asker);
         let reads = self.reads.iter().map(|(_, read)| read.asker);
         let waiting = self.waiting.iter().map(|waiting| waiting.asker);
-        let askers = ops.chain(reads).chain(waiting).collect::<Vec<_>>();
+        let verifies = self.verifies.queue.iter().map(|verify| verify.asker);
+        let askers = ops.chain(reads).chain(waiting).chain(verifies).collect::<Vec<_>>();
         askers.iter().for_each(|asker| self.answer(asker, Err(Refusal::OutOfService)));
         self.ops = Slab::new(0);
         self.reads = Slab::new(0);
         self.waiting.clear();
         (self.blocks_out, self.blocks_waiting) = (0, 0);
+        self.verifies = Verifies::default();
         self.queue.clear();
         self.batch = None;
         self.checkpoint = None;
@@ -214,6 +218,7 @@ impl Disk {
         }
         self.admit_waiting();
         self.begin_batch(now);
+        self.verify_when_due(now);
         self.go_on_with_checkpoint();
         if self.checkpoint.is_none() && self.checkpoint_due() {
             self.begin_checkpoint();
@@ -255,8 +260,9 @@ impl Disk {
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let idle = self.queue.is_empty() && self.batch.is_none();
-        let since = self.lazy_since.filter(|_| idle && self.phase == Phase::Serving)?;
-        Some(since + self.config.settings.lazy_after)
+        let since = self.lazy_since.filter(|_| idle && self.phase == Phase::Serving);
+        let lazy = since.map(|since| since + self.config.settings.lazy_after);
+        [lazy, self.verify_due()].into_iter().flatten().min()
     }
 
     /// Of what was named by frames up to `durable`, the slots that lost may be given out again.
@@ -272,7 +278,10 @@ impl Disk {
             capacity_bytes: self.layout.capacity,
             used_bytes: (pool - self.slots.free()) * BLOCK_BYTES,
             reserve_bytes: self.reserve_slots() * BLOCK_BYTES,
-            pending: (self.ops.len() + self.waiting.len() + self.reads.len()) as u64,
+            pending: (self.ops.len()
+                + self.waiting.len()
+                + self.reads.len()
+                + self.verifies.queue.len()) as u64,
             ..self.stats
         }
     }

@@ -24,6 +24,8 @@ pub enum Input {
     },
     /// The highest map index that this node applied; kept on the disk, lazily.
     SawMap(MapIndex),
+    /// How much of the disk's time a scrub may take. Units: percent, at least 1.
+    ScrubShare(u32),
     /// Checkpoint, then `Stopped`. Further requests are refused.
     Stop,
     /// Time passed (a deadline was reached).
@@ -170,6 +172,8 @@ pub struct StoreStats {
     pub syncs: u64,
     pub checkpoints: u64,
     pub corrupt_blocks: u64,
+    /// Read by scrubs.
+    pub verified_bytes: u64,
     /// Requests taken and not yet answered.
     pub pending: u64,
 }

@@ -22,6 +22,7 @@ mod request;
 mod ring;
 mod slots;
 mod store;
+mod verify;
 
 pub use account::SlotAccount;
 pub use config::{Settings, StoreConfig};

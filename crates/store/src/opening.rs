@@ -116,6 +116,10 @@ pub(crate) enum Step {
 }
 
 impl Opening {
+    pub(crate) fn scrub_share(&mut self, percent: u32) {
+        self.config.settings.scrub_share_percent = percent;
+    }
+
     pub(crate) fn new(config: StoreConfig) -> Self {
         let mut opening = Self {
             config,

@@ -25,6 +25,8 @@ pub(crate) struct Read {
     outstanding: u32,
     /// Keeps the slots that were in the map when it began.
     guard: u64,
+    /// A scrub's: what came of it is told, and not the data.
+    verifies: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +43,7 @@ impl Disk {
         asker: Asker,
         key: SegmentKey,
         range: BlockRange,
+        verifies: bool,
     ) -> Result<(), Refusal> {
         let segment = self.table.segment(key).ok_or(Refusal::NoSegment)?;
         let blocks = range.iter().map(|block| {
@@ -52,10 +55,15 @@ impl Disk {
         let runs = runs_of(&blocks);
         let guard = self.limbo.begin_read();
         let first = range.first();
-        let read = Read { asker, key, first, blocks, outstanding: 0, guard };
+        let read = Read { asker, key, first, blocks, outstanding: 0, guard, verifies };
         let Ok(read) = self.reads.insert(read) else { return Err(Refusal::Busy) };
-        self.stats.reads += 1;
-        self.stats.read_bytes += range.bytes();
+        if verifies {
+            self.stats.verified_bytes +=
+                runs.iter().map(|(_, n)| u64::from(*n) * BLOCK_BYTES).sum::<u64>();
+        } else {
+            self.stats.reads += 1;
+            self.stats.read_bytes += range.bytes();
+        }
         for (at, count) in runs {
             self.submit_read(read, at, count);
         }
@@ -145,6 +153,10 @@ impl Disk {
         }
         let Some(read) = self.reads.remove(key) else { return };
         self.limbo.end_read(read.guard);
+        if read.verifies {
+            self.on_verified(&read.asker, read.blocks.iter().map(|block| block.info));
+            return;
+        }
         let blocks = read.blocks.iter().map(|block| block.info).collect();
         let of_data = read.blocks.iter().filter(|block| block.info.kind == BlockKind::Data);
         let data = join(of_data.filter_map(|block| block.data.as_ref()));

@@ -10,6 +10,7 @@ use crate::io::{Effect, Part, StoreEvent, StoreStats};
 use crate::opening::{Damages, Found};
 use crate::pages::Table;
 use crate::slots::{Limbo, Slots};
+use crate::verify::Verifies;
 use gabion_format::{BlockEntry, Entry, Frame, Layout, Lsn, Rule, SegmentKey, Slot, Superblock};
 use gabion_types::{BLOCK_BYTES, Epoch, MapIndex, Slab, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -308,6 +309,7 @@ impl Recovered {
             blocks_out: 0,
             batch: None,
             reads: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
+            verifies: Verifies::default(),
             checkpoint: None,
             fences_asked: BTreeMap::new(),
             settled_asked: BTreeMap::new(),

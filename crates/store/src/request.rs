@@ -68,7 +68,9 @@ impl Disk {
         {
             return Err(refusal);
         }
-        if self.ops.len() + self.waiting.len() + self.reads.len() >= REQUESTS_MAX {
+        if self.ops.len() + self.waiting.len() + self.reads.len() + self.verifies.queue.len()
+            >= REQUESTS_MAX
+        {
             return Err(Refusal::Busy);
         }
         let key = |segment| SegmentKey::new(asker.volume, segment);
@@ -79,7 +81,12 @@ impl Disk {
             ReplicaOp::Fence { segments } => self.take_fence(asker, segments),
             ReplicaOp::Read { segment, range } => {
                 self.check_range(range, REQUEST_BLOCKS_MAX)?;
-                self.begin_read(asker, key(segment), range)?;
+                self.begin_read(asker, key(segment), range, false)?;
+                Ok(Taken::UnderWay)
+            }
+            ReplicaOp::Verify { segment, range } => {
+                self.check_range(range, REQUEST_BLOCKS_MAX)?;
+                self.take_verify(now, asker, key(segment), range)?;
                 Ok(Taken::UnderWay)
             }
             ReplicaOp::Scan { segment, from, seq_above, epoch_from, entries_max } => self
@@ -148,6 +155,7 @@ impl Disk {
             | ReplicaOp::Fence { .. }
             | ReplicaOp::Read { .. }
             | ReplicaOp::Scan { .. }
+            | ReplicaOp::Verify { .. }
             | ReplicaOp::EpochStart { .. }
             | ReplicaOp::Advance { .. }
             | ReplicaOp::JoinStart { .. }
@@ -521,6 +529,7 @@ impl Disk {
         self.forget_cancelled_fences();
         self.waiting.retain(|waiting| waiting.asker.from != origin);
         self.count_waiting();
+        self.verifies.queue.retain(|verify| verify.asker.from != origin);
         let ops = self.ops.iter_mut().map(|(_, op)| &mut op.asker);
         let reads = self.reads.iter_mut().map(|(_, read)| &mut read.asker);
         ops.chain(reads).filter(|asker| asker.from == origin).for_each(|asker| asker.muted = true);

@@ -77,7 +77,11 @@ impl Store {
                     effects.push_back(refused(from, request, &ask, *refusal));
                 }
                 Input::Stop => effects.push_back(Effect::Stopped),
-                Input::Disk(_) | Input::OriginGone { .. } | Input::SawMap(_) | Input::Tick => {}
+                Input::Disk(_)
+                | Input::OriginGone { .. }
+                | Input::SawMap(_)
+                | Input::ScrubShare(_)
+                | Input::Tick => {}
             },
         }
     }
@@ -98,6 +102,7 @@ impl Store {
                 opening.driver.effects.push_back(effect);
             }
             Input::Stop => self.close(Effect::Stopped, Refusal::NotReady),
+            Input::ScrubShare(percent) => opening.scrub_share(percent),
             Input::OriginGone { .. } | Input::SawMap(_) | Input::Tick => {}
         }
     }
@@ -195,6 +200,7 @@ fn handle_open(disk: &mut Disk, now: Instant, input: Input) {
         Input::Request { from, request, ask } => disk.handle_request(now, from, request, ask),
         Input::OriginGone { origin } => disk.handle_origin_gone(origin),
         Input::SawMap(index) => disk.map_asked = disk.map_asked.max(index),
+        Input::ScrubShare(percent) => disk.config.settings.scrub_share_percent = percent,
         Input::Stop => match disk.phase {
             Phase::Serving => disk.phase = Phase::Stopping,
             // The journal still has all that the checkpoint under way would cover.

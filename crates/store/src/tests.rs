@@ -6,3 +6,4 @@ mod joins;
 pub(crate) mod model;
 mod replay;
 mod requests;
+mod verify;

@@ -72,6 +72,7 @@ pub fn decode(header: &Header, aux: &[u8], payload: Bytes) -> Result<Message, Wi
         | Kind::Zero
         | Kind::Read
         | Kind::Scan
+        | Kind::Verify
         | Kind::Settle
         | Kind::Repair
         | Kind::EpochStart

@@ -78,6 +78,7 @@ kinds! {
     Install = 0x2b true,
     Promoted = 0x2c false,
     Drop = 0x2d false,
+    Verify = 0x2e false,
 
     Done = 0x40 false,
     Fenced = 0x41 false,

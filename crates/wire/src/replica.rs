@@ -39,6 +39,9 @@ pub enum ReplicaOp {
     Zero { segment: SegmentIndex, version: Version, range: BlockRange, settled: Seq },
     /// Each block verified; those that fail come back as `Bad` without data.
     Read { segment: SegmentIndex, range: BlockRange },
+    /// Scrub: reads each block and says what came of it, in a `Table` without the data; those that
+    /// were never written are left out. The disk does it at its own pace, behind everything else.
+    Verify { segment: SegmentIndex, range: BlockRange },
     /// A page of the table: blocks from `from` on that were ever written and either have a seq
     /// above `seq_above` or an epoch at or above `epoch_from`; at most `entries_max`.
     Scan {
@@ -85,6 +88,7 @@ impl ReplicaOp {
             | Self::Zero { .. }
             | Self::Read { .. }
             | Self::Scan { .. }
+            | Self::Verify { .. }
             | Self::EpochStart { .. }
             | Self::Advance { .. }
             | Self::JoinStart { .. }

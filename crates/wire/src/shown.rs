@@ -26,6 +26,7 @@ impl fmt::Display for ReplicaOp {
                 write!(f, "zero {segment} {range} as {version}, settled {settled}")
             }
             Self::Read { segment, range } => write!(f, "read {segment} {range}"),
+            Self::Verify { segment, range } => write!(f, "verify {segment} {range}"),
             Self::Scan { segment, from, seq_above, epoch_from, .. } => {
                 write!(f, "scan {segment} from b{} for what is above {seq_above}", from.get())?;
                 epoch_from.map_or(Ok(()), |epoch| write!(f, " or of {epoch} on"))

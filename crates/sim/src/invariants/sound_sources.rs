@@ -17,6 +17,7 @@ pub fn check(op: &ReplicaOp, size: SegmentSize, unit_bytes: u64) -> Result<(), B
         | ReplicaOp::Fence { .. }
         | ReplicaOp::Read { .. }
         | ReplicaOp::Scan { .. }
+        | ReplicaOp::Verify { .. }
         | ReplicaOp::EpochStart { .. }
         | ReplicaOp::Advance { .. }
         | ReplicaOp::JoinStart { .. }

@@ -117,6 +117,16 @@ impl Disk {
                 let result = self.read(*segment, *range);
                 vec![self.answer(from, request, &ask, result)]
             }
+            ReplicaOp::Verify { segment, range } => {
+                let table = self.read(*segment, *range).map(|read| match read {
+                    ReplicaDone::Blocks { mut blocks, .. } => {
+                        blocks.retain(|info| info.kind != BlockKind::Absent);
+                        ReplicaDone::Table { entries: blocks, next: None }
+                    }
+                    other => other,
+                });
+                vec![self.answer(from, request, &ask, table)]
+            }
             ReplicaOp::Scan { segment, from: first, seq_above, epoch_from, entries_max } => {
                 // Small pages, whatever was asked for.
                 let most = (*entries_max).min(5) as usize;
@@ -307,6 +317,7 @@ impl Disk {
             ReplicaOp::Create { .. }
             | ReplicaOp::Read { .. }
             | ReplicaOp::Scan { .. }
+            | ReplicaOp::Verify { .. }
             | ReplicaOp::Advance { .. } => Err(Refusal::Invalid),
         }
     }

@@ -13,6 +13,7 @@ pub(super) fn encode(request: RequestId, ask: &ReplicaRequest) -> Outgoing {
         | ReplicaOp::Zero { .. }
         | ReplicaOp::Read { .. }
         | ReplicaOp::Scan { .. }
+        | ReplicaOp::Verify { .. }
         | ReplicaOp::Settle { .. }
         | ReplicaOp::Repair { .. }
         | ReplicaOp::Install { .. } => encode_blocks(request, &ask.op),
@@ -45,6 +46,7 @@ fn encode_blocks(request: RequestId, op: &ReplicaOp) -> Outgoing {
             on_range(Kind::Zero, request, *segment, *range).version(*version).seq(*settled)
         }
         ReplicaOp::Read { segment, range } => on_range(Kind::Read, request, *segment, *range),
+        ReplicaOp::Verify { segment, range } => on_range(Kind::Verify, request, *segment, *range),
         ReplicaOp::Scan { segment, from, seq_above, epoch_from, entries_max } => {
             let mut out = on_segment(Kind::Scan, request, *segment);
             out.header.block = from.get();
@@ -178,6 +180,10 @@ fn decode_blocks(kind: Kind, from: &mut Incoming<'_>) -> Result<ReplicaOp, WireE
         Kind::Read => {
             let range = from.range()?;
             ReplicaOp::Read { segment, range }
+        }
+        Kind::Verify => {
+            let range = from.range()?;
+            ReplicaOp::Verify { segment, range }
         }
         Kind::Scan => ReplicaOp::Scan {
             segment,

@@ -159,6 +159,10 @@ fn results() -> Vec<Result<ReplicaDone, Refusal>> {
     results
 }
 
+fn later_ops() -> Vec<ReplicaOp> {
+    vec![ReplicaOp::Verify { segment: SegmentIndex::new(6), range: range(64, 64) }]
+}
+
 fn guest_ops() -> Vec<GuestOp> {
     let range = bytes_range(4608, 1024);
     vec![
@@ -215,17 +219,16 @@ fn sessions() -> Vec<SessionMessage> {
 fn samples() -> Vec<Message> {
     let (disk, volume) = (DiskId::new(3), VolumeId::new(4));
     let mut bodies: Vec<Body> = links().into_iter().map(Body::Link).collect();
-    bodies.extend(
-        ops()
-            .into_iter()
-            .map(|op| Body::Replica(ReplicaRequest { disk, volume, owner_epoch: epoch(9), op })),
-    );
+    let ask = |op| Body::Replica(ReplicaRequest { disk, volume, owner_epoch: epoch(9), op });
+    bodies.extend(ops().into_iter().map(ask));
     bodies.extend(
         results().into_iter().map(|result| {
             Body::Answer(ReplicaAnswer { disk, volume, credit_bytes: 1 << 26, result })
         }),
     );
     bodies.extend(sessions().into_iter().map(Body::Session));
+    // What came later stands behind, so that the bytes of the others stay as they are.
+    bodies.extend(later_ops().into_iter().map(ask));
     bodies
         .into_iter()
         .zip(1..)
@@ -542,7 +545,7 @@ fn any_op() -> impl Strategy<Value = ReplicaOp> {
                 let from = BlockIndex::new(from);
                 ReplicaOp::Scan { segment, from, seq_above, epoch_from, entries_max }
             }),
-        prop::sample::select(ops()),
+        prop::sample::select([ops(), later_ops()].concat()),
     ]
 }
 

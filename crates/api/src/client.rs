@@ -234,6 +234,16 @@ impl Client {
         self.call(ask).await.result.map(drop)
     }
 
+    /// Its number; it goes on by itself.
+    pub async fn scrub(&self, name: &str, deep: bool) -> Result<u64, ClientError> {
+        let request = v1::ScrubVolumeRequest { name: name.to_owned(), deep };
+        let ask = |c| {
+            let request = request.clone();
+            async move { VolumesClient::new(c).scrub(request).await }
+        };
+        self.call(ask).await.result.map(|answer| answer.number)
+    }
+
     /// Units: bytes of the volume.
     pub async fn locate(&self, name: &str, offset: u64) -> Result<v1::LocateResponse, ClientError> {
         let request = v1::LocateRequest { name: name.to_owned(), offset };

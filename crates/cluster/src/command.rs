@@ -2,7 +2,7 @@
 
 use gabion_types::{
     ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
-    RefusedChange, SegmentIndex, VolumeId,
+    RefusedChange, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +99,20 @@ pub enum Change {
         owner_epoch: Epoch,
         nodes: Vec<NodeId>,
     },
+    /// Raises no epoch. One of the kind, or a deep one, that is under way will do.
+    WantScrub {
+        volume: VolumeId,
+        kind: ScrubKind,
+    },
+    /// By the owner. Raises no epoch.
+    Scrubbed {
+        volume: VolumeId,
+        owner_epoch: Epoch,
+        ask: ScrubAsk,
+        /// By the wall clock. Units: ms since 1970; zero: not known.
+        at_ms: u64,
+        found: ScrubFound,
+    },
     /// By the manager of a new consensus leader, before it answers a renewal: from here on an
     /// `Expire` of an earlier term is refused. Else one that was under way could end a lease that
     /// the new leader has renewed.
@@ -167,6 +181,11 @@ pub enum AdminRequest {
     SetSetting {
         name: String,
         value: String,
+    },
+    /// Answered when it is asked for; it goes on by itself.
+    ScrubVolume {
+        name: String,
+        kind: ScrubKind,
     },
 }
 

@@ -1,6 +1,6 @@
 //! What happened to the map, for `gabion events`.
 
-use gabion_types::{DiskId, Epoch, Incarnation, MapIndex, NodeId, VolumeId};
+use gabion_types::{DiskId, Epoch, Incarnation, MapIndex, NodeId, ScrubFound, ScrubKind, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// Events that the map remembers; the oldest go first.
@@ -94,6 +94,11 @@ pub enum Fact {
         volume: VolumeId,
         disk: DiskId,
         segments: u32,
+    },
+    Scrubbed {
+        volume: VolumeId,
+        kind: ScrubKind,
+        found: ScrubFound,
     },
     SettingChanged {
         name: String,

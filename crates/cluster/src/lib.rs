@@ -13,7 +13,7 @@ pub use command::{
 pub use event::{Fact, MapEvent};
 pub use manager::Manager;
 pub use map::{
-    CreateOrder, DiskEntry, DiskState, DropOrder, Growth, Map, NodeEntry, NodeState, VolumeEntry,
-    VolumeState,
+    CreateOrder, DiskEntry, DiskState, DropOrder, Growth, Map, NodeEntry, NodeState, Scrubbed,
+    Scrubs, VolumeEntry, VolumeState,
 };
 pub use settings::{Setting, Settings};

@@ -5,6 +5,7 @@ mod admin;
 mod lease;
 mod repair;
 mod revive;
+mod scrub;
 
 use crate::command::{AdminError, AdminReply, AdminRequest, Change};
 use crate::map::{Map, NodeState};
@@ -13,6 +14,7 @@ use gabion_types::{Duration, Incarnation, Instant, NodeId, Outcome, VolumeId};
 use lease::Leases;
 use repair::Repair;
 use revive::Revival;
+use scrub::Schedule;
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,10 @@ pub enum Input {
     Admin {
         number: u64,
         request: AdminRequest,
+    },
+    /// What the wall clock says now. Units: ms since 1970.
+    WallClock {
+        unix_ms: u64,
     },
     Tick,
 }
@@ -89,6 +95,7 @@ pub struct Manager {
     leases: Leases,
     revival: Revival,
     repair: Repair,
+    schedule: Schedule,
     admin: Admin,
     proposals: Proposals,
     effects: VecDeque<Effect>,
@@ -114,6 +121,7 @@ pub(crate) enum Purpose {
     Expire { node: NodeId },
     Revive,
     Repair { volume: VolumeId },
+    Scrub { volume: VolumeId },
     Admin { number: u64 },
 }
 
@@ -127,6 +135,7 @@ impl Manager {
             leases: Leases::default(),
             revival: Revival::default(),
             repair: Repair::default(),
+            schedule: Schedule::default(),
             admin: Admin::default(),
             proposals: Proposals::default(),
             effects: VecDeque::new(),
@@ -161,6 +170,7 @@ impl Manager {
                     self.admin.refuse(number, AdminError::NotLeader { leader });
                 }
             },
+            Input::WallClock { unix_ms } => self.schedule.set_wall(now, unix_ms),
             Input::Applied | Input::Tick => {}
         }
         self.conclude(now, map);
@@ -195,13 +205,14 @@ impl Manager {
             self.role = role;
             self.leases.begin();
             self.repair.begin(now);
+            self.schedule.begin(now);
         }
     }
 
     fn on_proposed(&mut self, now: Instant, map: &Map, key: u64, outcome: Outcome) {
         let Some(purpose) = self.proposals.pending.remove(&key) else { return };
         match purpose {
-            Purpose::Lead { .. } | Purpose::Expire { .. } => {}
+            Purpose::Lead { .. } | Purpose::Expire { .. } | Purpose::Scrub { .. } => {}
             Purpose::Revive => self.revival.on_proposed(now),
             Purpose::Repair { volume } => self.repair.on_proposed(now, volume),
             Purpose::Admin { number } => {
@@ -226,6 +237,7 @@ impl Manager {
             self.leases.conclude(now, map, &mut self.proposals, term);
             self.effects.extend(self.leases.next_confirm(now, term));
             self.repair.conclude(now, map, &mut self.proposals);
+            self.schedule.conclude(now, map, &mut self.proposals);
         }
         self.admin.conclude(now, map, &mut self.proposals);
         self.effects.extend(self.admin.done.drain(..));

@@ -8,9 +8,12 @@ mod members;
 mod orders;
 mod ownership;
 pub(crate) mod room;
+mod scrub;
 mod volumes;
 
-pub use entry::{DiskEntry, DiskState, Growth, NodeEntry, NodeState, VolumeEntry, VolumeState};
+pub use entry::{
+    DiskEntry, DiskState, Growth, NodeEntry, NodeState, Scrubbed, Scrubs, VolumeEntry, VolumeState,
+};
 pub use executed::EXECUTED_MAX;
 pub use orders::{CreateOrder, DropOrder};
 pub use volumes::{RF_MAX, is_volume_name};
@@ -151,6 +154,7 @@ impl Map {
             clean: entry.clean,
             segments: entry.segments.clone(),
             homes: self.homes(&entry.segments),
+            scrub: entry.scrub.wanted,
         })
     }
 

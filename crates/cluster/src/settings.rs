@@ -17,6 +17,10 @@ pub struct Settings {
     pub ping_interval: Duration,
     pub ping_silence: Duration,
     pub overcommit_percent: u64,
+    /// Zero: never by itself.
+    pub scrub_light: Duration,
+    pub scrub_deep: Duration,
+    pub scrub_share_percent: u32,
 }
 
 /// One setting as `gabion settings list` shows it.
@@ -54,6 +58,7 @@ const TIB: u64 = 1 << 40;
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
 
 const fn time(name: &'static str, range: [u64; 3], meaning: &'static str) -> Setting {
     let [least, default, most] = range;
@@ -66,7 +71,7 @@ const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> 
 }
 
 /// Every setting. Shape: `[least, default, most]`.
-pub const SETTINGS: [Setting; 10] = [
+pub const SETTINGS: [Setting; 13] = [
     time(
         "rebuild.wait",
         [0, MINUTE, 24 * HOUR],
@@ -108,6 +113,17 @@ pub const SETTINGS: [Setting; 10] = [
         [100, 400, 10_000],
         "how much may be promised on a disk, in parts of its capacity",
     ),
+    time(
+        "scrub.light",
+        [0, DAY, 365 * DAY],
+        "so often the tables of a volume's copies are compared; 0: never by itself",
+    ),
+    time(
+        "scrub.deep",
+        [0, 14 * DAY, 365 * DAY],
+        "so often every block of every copy is read and verified; 0: never by itself",
+    ),
+    percent("scrub.share", [1, 10, 100], "the part of a disk's time that scrubs take at most"),
 ];
 
 impl Setting {
@@ -171,6 +187,9 @@ impl Settings {
             ping_interval: time("ping.interval"),
             ping_silence: time("ping.silence"),
             overcommit_percent: number("overcommit.ratio"),
+            scrub_light: time("scrub.light"),
+            scrub_deep: time("scrub.deep"),
+            scrub_share_percent: u32::try_from(number("scrub.share")).unwrap_or(u32::MAX),
         }
     }
 

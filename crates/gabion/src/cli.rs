@@ -290,6 +290,16 @@ pub enum VolumeVerb {
         #[arg(long)]
         to: String,
     },
+    /// Look through all copies of a volume, and mend what is bad or behind
+    Scrub {
+        name: String,
+        /// Read and verify every block of every copy; else their tables are compared
+        #[arg(long)]
+        deep: bool,
+        /// Until it is done; exit 1 where something could not be mended
+        #[arg(long)]
+        wait: bool,
+    },
     /// Delete a volume; refused while guests are attached
     Delete {
         name: String,

@@ -105,6 +105,10 @@ impl Remote {
         self.wait(self.client.move_volume(name, to))
     }
 
+    pub fn scrub(&self, name: &str, deep: bool) -> Result<u64, Failure> {
+        self.wait(self.client.scrub(name, deep))
+    }
+
     pub fn locate(&self, name: &str, offset: u64) -> Result<v1::LocateResponse, Failure> {
         self.wait(self.client.locate(name, offset))
     }

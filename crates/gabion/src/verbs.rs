@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod node;
+pub mod scrub;
 pub mod settings;
 pub mod sim;
 pub mod status;

@@ -88,6 +88,39 @@ pub fn volume(volume: &v1::Volume) -> Value {
         "traffic": volume.traffic.as_ref().map(traffic),
         "guests": volume.guests,
         "reasons": volume.reasons,
+        "scrub": volume.scrub.as_ref().map(|scrubs| json!({
+            "under_way": scrubs.under_way.as_ref().map(|scrub| json!({
+                "number": scrub.number,
+                "deep": scrub.deep,
+                "done_bytes": scrub.done_bytes,
+                "total_bytes": scrub.total_bytes,
+                "found": scrub_found(scrub.found.as_ref()),
+            })),
+            "light": scrubs.light.as_ref().map(scrub_done),
+            "deep": scrubs.deep.as_ref().map(scrub_done),
+        })),
+    })
+}
+
+pub fn scrub_done(done: &v1::ScrubDone) -> Value {
+    json!({
+        "number": done.number,
+        "at_ms": done.at_ms,
+        "found": scrub_found(done.found.as_ref()),
+    })
+}
+
+fn scrub_found(found: Option<&v1::ScrubFound>) -> Value {
+    let found = found.copied().unwrap_or_default();
+    json!({
+        "compared_blocks": found.compared_blocks,
+        "verified_blocks": found.verified_blocks,
+        "bad_blocks": found.bad_blocks,
+        "behind_blocks": found.behind_blocks,
+        "mended_blocks": found.mended_blocks,
+        "differing_blocks": found.differing_blocks,
+        "lost_blocks": found.lost_blocks,
+        "skipped": found.skipped,
     })
 }
 

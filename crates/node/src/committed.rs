@@ -121,12 +121,14 @@ impl Node {
         self.settings.slow_wait = set.member_slow;
         self.settings.rebuild_wait = set.rebuild_wait;
         self.settings.fill_bytes_in_flight = set.fill_bytes_in_flight;
+        self.settings.scrub_share_percent = set.scrub_share_percent;
         self.settings.renew_interval = set.lease_renew;
         let own = self.map.node(self.config.node);
         self.settings.lease = own.map_or(set.lease_duration, |entry| entry.lease);
         if old != self.settings {
             self.links.set_settings(self.settings);
             self.lease.set_times(self.settings.lease, self.settings.renew_interval);
+            self.disks.set_scrub_share(self.now, self.settings.scrub_share_percent);
             let settings = self.owners.volume_settings(&self.settings);
             self.owners.feed_all(self.now, &VolumeInput::Settings(settings));
         }
@@ -328,7 +330,8 @@ impl Node {
         match (owned_here, serving) {
             (Some((_, _, epoch)), Some(known)) if epoch == known => {
                 let entry = self.map.volume(volume);
-                let shape = entry.map(|entry| (entry.epoch, entry.spec.size_bytes));
+                let shape =
+                    entry.map(|entry| (entry.epoch, entry.spec.size_bytes, entry.scrub.wanted));
                 if shape != self.owners.shape(volume) {
                     self.feed_view(volume, true);
                 }

@@ -175,6 +175,12 @@ impl Disks {
         }
     }
 
+    pub fn set_scrub_share(&mut self, now: Instant, percent: u32) {
+        for slot in self.slots() {
+            self.feed(now, slot, StoreInput::ScrubShare(percent));
+        }
+    }
+
     pub fn stop(&mut self, now: Instant) {
         for slot in self.slots() {
             self.feed(now, slot, StoreInput::Stop);

@@ -106,6 +106,12 @@ pub enum Input {
         request: AdminRequest,
     },
 
+    /// What the wall clock says now: for what happens so seldom that no process lives as long.
+    /// Units: ms since 1970.
+    WallClock {
+        unix_ms: u64,
+    },
+
     /// Drain guests, release volumes clean, and stay for the volumes of others.
     Quiesce,
     /// The same, then checkpoint the disks, then `Stopped`.

@@ -60,6 +60,8 @@ pub struct Node {
     pub(crate) settings: NodeSettings,
     pub(crate) prng: Prng,
     pub(crate) now: Instant,
+    /// A moment, and what the wall clock said then.
+    pub(crate) wall: Option<(Instant, u64)>,
     pub(crate) map: Map,
     pub(crate) index: MapIndex,
     pub(crate) term: u64,
@@ -104,6 +106,7 @@ impl Node {
         let mut node = Self {
             settings,
             now,
+            wall: None,
             map: Map::default(),
             index: MapIndex::new(0),
             term: 0,
@@ -179,6 +182,10 @@ impl Node {
             }
             Input::Admin { number, request } => {
                 self.manage(manager::Input::Admin { number, request });
+            }
+            Input::WallClock { unix_ms } => {
+                self.wall = Some((now, unix_ms));
+                self.manage(manager::Input::WallClock { unix_ms });
             }
             Input::Quiesce => self.on_quiesce(),
             Input::Stop => self.on_stop(),

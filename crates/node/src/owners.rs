@@ -5,8 +5,8 @@ use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use crate::settings::NodeSettings;
 use gabion_store::Origin;
 use gabion_types::{
-    Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, SegmentIndex, VolumeId,
-    VolumeView,
+    Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, ScrubAsk, ScrubFound,
+    SegmentIndex, VolumeId, VolumeView,
 };
 use gabion_volume::{
     Effect as VolumeEffect, Input as VolumeInput, ProposalNumber, Volume, VolumeConfig,
@@ -54,6 +54,12 @@ pub enum OwnerOutput {
     OriginGone {
         origin: Origin,
     },
+    Scrubbed {
+        volume: VolumeId,
+        owner_epoch: Epoch,
+        ask: ScrubAsk,
+        found: ScrubFound,
+    },
     Event {
         volume: VolumeId,
         event: VolumeEvent,
@@ -66,12 +72,15 @@ pub enum OwnerOutput {
     },
 }
 
+/// What tells one view of a volume from the next: epoch, size, the scrub that is wanted.
+pub type Shape = (Epoch, u64, Option<ScrubAsk>);
+
 #[derive(Debug)]
 struct Owner {
     instance: u64,
     owner_epoch: Epoch,
-    /// The epoch and size of the view that the core has.
-    shape: (Epoch, u64),
+    /// Of the view that the core has.
+    shape: Shape,
     core: Volume,
     sessions: Sessions,
     releasing: bool,
@@ -121,7 +130,7 @@ impl Owners {
         self.owners.get(&volume).map(|owner| owner.owner_epoch)
     }
 
-    pub fn shape(&self, volume: VolumeId) -> Option<(Epoch, u64)> {
+    pub fn shape(&self, volume: VolumeId) -> Option<Shape> {
         self.owners.get(&volume).map(|owner| owner.shape)
     }
 
@@ -159,7 +168,7 @@ impl Owners {
         let Beginning { view, index, members, down, cluster_start, lease, seed, settings } =
             beginning;
         let (volume, owner_epoch) = (view.volume, view.owner_epoch);
-        let shape = (view.epoch, view.size_bytes);
+        let shape = shape_of(&view);
         let instance = self.next_instance;
         self.next_instance += 1;
         let not_waited_for = down.iter().copied().collect();
@@ -204,7 +213,7 @@ impl Owners {
     pub fn view(&mut self, now: Instant, view: VolumeView, owned: bool) {
         let volume = view.volume;
         if let Some(owner) = self.owners.get_mut(&volume) {
-            owner.shape = (view.epoch, view.size_bytes);
+            owner.shape = shape_of(&view);
         }
         self.feed(now, volume, VolumeInput::View { view, owned });
     }
@@ -414,6 +423,10 @@ impl Owners {
             }
             VolumeEffect::Serving => owner.sessions.core_serves(now),
             VolumeEffect::Ended => self.remove(volume),
+            VolumeEffect::Scrubbed { ask, found } => {
+                let owner_epoch = owner.owner_epoch;
+                self.outputs.push_back(OwnerOutput::Scrubbed { volume, owner_epoch, ask, found });
+            }
             VolumeEffect::Event(event) => {
                 self.outputs.push_back(OwnerOutput::Event { volume, event });
             }
@@ -468,12 +481,17 @@ impl Owners {
     }
 }
 
+fn shape_of(view: &VolumeView) -> Shape {
+    (view.epoch, view.size_bytes, view.scrub)
+}
+
 fn volume_settings(settings: &NodeSettings) -> gabion_volume::Settings {
     gabion_volume::Settings {
         fence_wait: settings.fence_wait,
         slow_wait: settings.slow_wait,
         rebuild_wait: settings.rebuild_wait,
         fill_bytes_in_flight: settings.fill_bytes_in_flight,
+        scrub_share_percent: settings.scrub_share_percent,
         flaws: settings.flaws,
     }
 }

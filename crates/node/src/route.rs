@@ -269,6 +269,12 @@ impl Node {
                 let change = Change::VoidSessions { volume, owner_epoch, nodes };
                 self.proposals.propose(self.now, Source::Void { volume }, change);
             }
+            // Refused: it is not the owner any more, and the next one does it again.
+            OwnerOutput::Scrubbed { volume, owner_epoch, ask, found } => {
+                let at_ms = self.unix_ms();
+                let change = Change::Scrubbed { volume, owner_epoch, ask, at_ms, found };
+                self.proposals.propose(self.now, Source::Reconcile, change);
+            }
             OwnerOutput::Nudge { volume, owner_epoch, node } => {
                 self.nudge(volume, owner_epoch, node);
             }
@@ -287,6 +293,14 @@ impl Node {
                 self.map_dirty = true;
             }
         }
+    }
+
+    /// Zero: not known.
+    fn unix_ms(&self) -> u64 {
+        self.wall.map_or(0, |(then, unix_ms)| {
+            let since = self.now.since(then).as_millis();
+            unix_ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+        })
     }
 
     fn nudge(&mut self, volume: VolumeId, owner_epoch: Epoch, node: NodeId) {

@@ -36,6 +36,8 @@ pub struct NodeSettings {
     /// Bytes of requests given to one link that have not left this machine. Full: what carries data
     /// waits with the owner or the front that has it.
     pub link_unsent_max: u64,
+    /// The part of a disk's time that scrubs take at most.
+    pub scrub_share_percent: u32,
     /// None but in tests.
     pub flaws: Flaws,
 }
@@ -61,6 +63,7 @@ impl Default for NodeSettings {
             rebuild_wait: Duration::from_secs(60),
             fill_bytes_in_flight: 8 << 20,
             link_unsent_max: 4 << 20,
+            scrub_share_percent: 10,
             flaws: Flaws::NONE,
         }
     }

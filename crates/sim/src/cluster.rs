@@ -318,6 +318,9 @@ impl Cluster {
     }
 
     fn note_event(&mut self, machine: Machine, event: &NodeEvent) {
+        if let NodeEvent::Volume { event: VolumeEvent::Scrubbed { found, .. }, .. } = event {
+            *self.counts.entry("blocks-scrubs-mended").or_default() += found.mended_blocks;
+        }
         // From here on the last owner does nothing more.
         if let NodeEvent::Volume { volume, event: VolumeEvent::TookOver { .. } } = event {
             self.on_taken_over(*volume);
@@ -333,6 +336,7 @@ impl Cluster {
             NodeEvent::DiskOpened { .. } => "event-disk-opened",
             NodeEvent::DiskOut { .. } => "event-disk-out",
             NodeEvent::Store { .. } => "event-store",
+            NodeEvent::Volume { event: VolumeEvent::Scrubbed { .. }, .. } => "event-scrubbed",
             NodeEvent::Volume { .. } => "event-volume",
             NodeEvent::Owning { .. } => "event-owning",
             NodeEvent::OwningEnded { .. } => "event-owning-ended",

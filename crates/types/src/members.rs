@@ -2,6 +2,7 @@
 
 use crate::guest::HoldPolicy;
 use crate::ids::{DiskId, NodeId, VolumeId};
+use crate::scrub::ScrubAsk;
 use crate::version::Epoch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,4 +78,6 @@ pub struct VolumeView {
     pub segments: Vec<SegmentMembers>,
     /// Which node each disk that is named above hangs on.
     pub homes: BTreeMap<DiskId, NodeId>,
+    /// To be done by the owner.
+    pub scrub: Option<ScrubAsk>,
 }

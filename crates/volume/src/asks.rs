@@ -4,7 +4,7 @@ use crate::io::{Effect, MemberFailure};
 use crate::order::OpId;
 use crate::volume::Volume;
 use gabion_types::{
-    BlockIndex, DiskId, Duration, Epoch, Flaw, Instant, NodeId, SegmentIndex, Version,
+    BlockIndex, BlockRange, DiskId, Duration, Epoch, Flaw, Instant, NodeId, SegmentIndex, Version,
 };
 use gabion_wire::{
     LinkClass, Refusal, ReplicaAnswer, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId,
@@ -92,6 +92,25 @@ pub(crate) enum Purpose {
         segment: SegmentIndex,
         blocks: u32,
     },
+    ScrubTable {
+        segment: SegmentIndex,
+        pass: u64,
+    },
+    ScrubVerify {
+        segment: SegmentIndex,
+        pass: u64,
+        range: BlockRange,
+    },
+    ScrubRead {
+        segment: SegmentIndex,
+        pass: u64,
+    },
+    /// What a scrub found bad or behind, written anew.
+    ScrubMend {
+        segment: SegmentIndex,
+        pass: u64,
+        blocks: u32,
+    },
 }
 
 impl Purpose {
@@ -110,7 +129,11 @@ impl Purpose {
             | Self::FillRead { segment, .. }
             | Self::Install { segment, .. }
             | Self::FillMark { segment, .. }
-            | Self::Repair { segment, .. } => Some(*segment),
+            | Self::Repair { segment, .. }
+            | Self::ScrubTable { segment, .. }
+            | Self::ScrubVerify { segment, .. }
+            | Self::ScrubRead { segment, .. }
+            | Self::ScrubMend { segment, .. } => Some(*segment),
             Self::Fence { .. } | Self::Prove { .. } | Self::EpochStart { .. } => None,
         }
     }
@@ -121,6 +144,7 @@ impl Purpose {
             Self::Read { .. }
             | Self::Table { .. }
             | Self::FillRead { .. }
+            | Self::ScrubRead { .. }
             | Self::Repair { .. } => true,
             Self::Write { .. }
             | Self::Fence { .. }
@@ -133,8 +157,21 @@ impl Purpose {
             | Self::Promoted { .. }
             | Self::FillTable { .. }
             | Self::Install { .. }
-            | Self::FillMark { .. } => false,
+            | Self::FillMark { .. }
+            | Self::ScrubTable { .. }
+            | Self::ScrubVerify { .. }
+            | Self::ScrubMend { .. } => false,
         }
+    }
+
+    pub(crate) fn is_of_scrub(&self) -> bool {
+        matches!(
+            self,
+            Self::ScrubTable { .. }
+                | Self::ScrubVerify { .. }
+                | Self::ScrubRead { .. }
+                | Self::ScrubMend { .. }
+        )
     }
 }
 
@@ -436,7 +473,7 @@ impl Volume {
                 self.on_repaired(segment, disk, blocks);
                 true
             }
-            (_, _) => false,
+            (purpose, done) => self.on_scrub_done(disk, purpose, done),
         };
         if !fits {
             // A replica that answers nonsense can't be relied on.
@@ -464,6 +501,7 @@ impl Volume {
             Purpose::FillRead { segment, joiner, fill, run } => {
                 self.on_fill_read_failed(now, (segment, joiner), (fill, run), ask.disk);
             }
+            Purpose::ScrubRead { pass, .. } => self.on_scrub_read_failed(pass, ask.disk),
             Purpose::Write { .. }
             | Purpose::Fence { .. }
             | Purpose::Prove { .. }
@@ -476,7 +514,10 @@ impl Volume {
             | Purpose::FillTable { .. }
             | Purpose::Install { .. }
             | Purpose::FillMark { .. }
-            | Purpose::Repair { .. } => {}
+            | Purpose::Repair { .. }
+            | Purpose::ScrubTable { .. }
+            | Purpose::ScrubVerify { .. }
+            | Purpose::ScrubMend { .. } => {}
         }
     }
 

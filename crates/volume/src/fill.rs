@@ -91,7 +91,7 @@ fn differing(
 }
 
 /// Ascending blocks as runs.
-fn ranges(blocks: &[BlockIndex]) -> VecDeque<BlockRange> {
+pub(crate) fn ranges(blocks: &[BlockIndex]) -> VecDeque<BlockRange> {
     let mut ranges: VecDeque<(BlockIndex, u32)> = VecDeque::new();
     for block in blocks {
         match ranges.back_mut() {

@@ -60,6 +60,25 @@ impl Gather {
         self.avoided.contains(&disk)
     }
 
+    /// A copy that is known as unreadable: it isn't asked, and mended once another one was.
+    pub(crate) fn note_bad(&mut self, disk: DiskId, info: BlockInfo) {
+        if !self.tried.contains(&disk) {
+            self.tried.push(disk);
+        }
+        self.bad.push((disk, info));
+    }
+
+    /// A block is there in no copy that was asked, and is not unreadable there: it has another
+    /// version than was wanted.
+    pub(crate) fn is_missing_what_is_not_bad(&self) -> bool {
+        let mut missing =
+            self.range.iter().enumerate().filter(|(index, _)| self.blocks[*index].is_none());
+        missing.any(|(index, block)| {
+            let wanted = |version: Version| self.want.as_ref().is_none_or(|w| w[index] == version);
+            !self.bad.iter().any(|(_, info)| info.block == block && wanted(info.version))
+        })
+    }
+
     /// Whoever did not answer may be asked again.
     pub(crate) fn avoid_nobody(&mut self) {
         self.avoided.clear();

@@ -1,8 +1,8 @@
 //! What goes into a volume's owner and what comes out.
 
 use gabion_types::{
-    DiskId, Duration, Flaws, GuestOp, GuestResult, Instant, NodeId, Outcome, OwnerChange,
-    VolumeView,
+    DiskId, Duration, Flaws, GuestOp, GuestResult, Instant, NodeId, Outcome, OwnerChange, ScrubAsk,
+    ScrubFound, VolumeView,
 };
 use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaRequest, RequestId};
 
@@ -82,6 +82,8 @@ pub struct Settings {
     pub rebuild_wait: Duration,
     /// Bytes of filling in flight of this volume.
     pub fill_bytes_in_flight: u64,
+    /// Comparing tables takes at most this part of the time; at least 1.
+    pub scrub_share_percent: u32,
     /// None but in tests.
     pub flaws: Flaws,
 }
@@ -105,6 +107,11 @@ pub enum Effect {
     },
     /// At least one segment serves (once): sessions may be opened.
     Serving,
+    /// The scrub that the view asked for is done (once): to be made known to the map.
+    Scrubbed {
+        ask: ScrubAsk,
+        found: ScrubFound,
+    },
     /// All is answered and settled; nothing is owned any more (once). The `Release` was committed,
     /// or the map named another owner, or the volume is gone.
     Ended,
@@ -114,13 +121,52 @@ pub enum Effect {
 /// For the log and the events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeEvent {
-    TookOver { segments: u32, settled_blocks: u64, lost_blocks: u64, took: Duration },
-    MemberFailed { disk: DiskId, why: MemberFailure },
-    FillStarted { disk: DiskId, segment: u32, full: bool },
-    FillDone { disk: DiskId, segment: u32, copied_bytes: u64, took: Duration },
-    Repaired { disk: DiskId, segment: u32, blocks: u32 },
-    Held { segment: u32 },
-    HoldOver { segment: u32 },
+    TookOver {
+        segments: u32,
+        settled_blocks: u64,
+        lost_blocks: u64,
+        took: Duration,
+    },
+    MemberFailed {
+        disk: DiskId,
+        why: MemberFailure,
+    },
+    FillStarted {
+        disk: DiskId,
+        segment: u32,
+        full: bool,
+    },
+    FillDone {
+        disk: DiskId,
+        segment: u32,
+        copied_bytes: u64,
+        took: Duration,
+    },
+    Repaired {
+        disk: DiskId,
+        segment: u32,
+        blocks: u32,
+    },
+    ScrubBegan {
+        deep: bool,
+    },
+    Scrubbed {
+        deep: bool,
+        found: ScrubFound,
+        took: Duration,
+    },
+    /// Readable in no copy, from that block on; found by a scrub.
+    Lost {
+        segment: u32,
+        block: u32,
+        blocks: u32,
+    },
+    Held {
+        segment: u32,
+    },
+    HoldOver {
+        segment: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +198,19 @@ pub struct VolumeStats {
     /// Since this owner took over.
     pub filled_bytes: u64,
     pub repaired_blocks: u64,
+    /// Scrubs that were finished.
+    pub scrubs: u64,
+    /// The one that is under way.
+    pub scrub: Option<ScrubStats>,
+}
+
+/// How far a scrub is. Units: bytes of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubStats {
+    pub ask: ScrubAsk,
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+    pub found: ScrubFound,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

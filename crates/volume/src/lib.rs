@@ -8,12 +8,14 @@ mod guest;
 mod holes;
 mod io;
 mod members;
+mod mend;
 mod order;
 mod proof;
 mod proposals;
 mod read;
 mod release;
 mod room;
+mod scrub;
 mod segment;
 mod settle;
 mod tail;
@@ -24,7 +26,7 @@ mod window;
 mod write;
 
 pub use io::{
-    Effect, FillStats, Input, MemberFailure, ProposalNumber, Settings, Ticket, VolumeEvent,
-    VolumeStats,
+    Effect, FillStats, Input, MemberFailure, ProposalNumber, ScrubStats, Settings, Ticket,
+    VolumeEvent, VolumeStats,
 };
 pub use volume::{Volume, VolumeConfig};

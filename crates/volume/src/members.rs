@@ -39,6 +39,7 @@ impl Volume {
             }
         }
         self.take_new_segments(now, self.settings.fence_wait, false);
+        self.follow_scrub(now);
         if changed {
             self.forget_strangers(now);
         }
@@ -63,6 +64,7 @@ impl Volume {
         let joiners = segment.joiners.clone();
         self.joiners.retain(|(at, disk)| *at != index || joiners.contains_key(disk));
         self.drop_fills(index);
+        self.drop_scrub(index);
         self.learn_joiners(now, index);
         if !same_roles {
             if self.segment(index).is_serving() {
@@ -330,7 +332,11 @@ impl Ask {
             | Purpose::Settle { .. }
             | Purpose::JoinStart { .. }
             | Purpose::Promoted { .. }
-            | Purpose::Repair { .. } => !member(self.disk),
+            | Purpose::Repair { .. }
+            | Purpose::ScrubTable { .. }
+            | Purpose::ScrubVerify { .. }
+            | Purpose::ScrubRead { .. }
+            | Purpose::ScrubMend { .. } => !member(self.disk),
             // Fetches look elsewhere by themselves; the data of one that just left is discarded.
             Purpose::Read { .. } | Purpose::Table { .. } => false,
             Purpose::Fence { .. } | Purpose::Prove { .. } | Purpose::EpochStart { .. } => false,

@@ -95,9 +95,14 @@ pub(crate) fn decide(
     Some(Fix { blocks: vec![*told], sources, targets, in_sync })
 }
 
-/// Puts neighbours with the same sources and targets together.
 fn runs(fixes: Vec<Fix>) -> VecDeque<Run> {
-    let mut runs: VecDeque<Run> = VecDeque::new();
+    let run = |fix| Run { fix, gather: None, missing: Vec::new() };
+    put_together(fixes).into_iter().map(run).collect()
+}
+
+/// Puts neighbours with the same sources and targets together.
+pub(crate) fn put_together(fixes: Vec<Fix>) -> VecDeque<Fix> {
+    let mut runs: VecDeque<Fix> = VecDeque::new();
     for fix in fixes {
         let fits = |last: &Fix| {
             let (end, first) = (last.blocks[last.blocks.len() - 1], fix.blocks[0]);
@@ -110,10 +115,8 @@ fn runs(fixes: Vec<Fix>) -> VecDeque<Run> {
                 && data(end) == data(first)
         };
         match runs.back_mut() {
-            Some(last) if fits(&last.fix) => last.fix.blocks.extend(fix.blocks),
-            Some(_) | None => {
-                runs.push_back(Run { fix, gather: None, missing: Vec::new() });
-            }
+            Some(last) if fits(last) => last.blocks.extend(fix.blocks),
+            Some(_) | None => runs.push_back(fix),
         }
     }
     runs

@@ -11,6 +11,7 @@ use crate::order::{Op, OpId};
 use crate::proposals::Proposals;
 use crate::release::Releasing;
 use crate::room::Rooms;
+use crate::scrub::Scrub;
 use crate::segment::Segment;
 use crate::tail::RUN_BLOCKS_MAX;
 use crate::takeover::Takeover;
@@ -102,6 +103,10 @@ pub struct Volume {
     pub(crate) fills_dirty: bool,
     pub(crate) fill_bytes: u64,
 
+    pub(crate) scrub: Option<Scrub>,
+    /// The last one that was finished; the map may not know it yet.
+    pub(crate) scrub_done: Option<u64>,
+
     tells: BTreeSet<(Instant, SegmentIndex)>,
     looked: Instant,
     members_looked: Instant,
@@ -160,6 +165,8 @@ impl Volume {
             fills_given: 0,
             fills_dirty: false,
             fill_bytes: 0,
+            scrub: None,
+            scrub_done: None,
             tells: BTreeSet::new(),
             looked: now,
             members_looked: now,
@@ -170,6 +177,7 @@ impl Volume {
         let factor = if config.cluster_start { CLUSTER_START_FACTOR } else { 1 };
         let fence_wait = config.settings.fence_wait.saturating_mul(factor);
         volume.take_new_segments(now, fence_wait, config.cluster_start);
+        volume.follow_scrub(now);
         volume.conclude(now);
         volume
     }
@@ -208,7 +216,7 @@ impl Volume {
             return None;
         }
         let tell = self.tells.first().map(|(at, _)| *at);
-        [tell, self.look_at, self.fence_until].into_iter().flatten().min()
+        [tell, self.look_at, self.fence_until, self.scrub_deadline()].into_iter().flatten().min()
     }
 
     /// `Serving` was said, and ownership has not ended.
@@ -265,6 +273,7 @@ impl Volume {
                 .map(|segment| segment.index.get())
                 .collect(),
             lost: self.lost_runs(),
+            scrub: self.scrub_stats(),
             ..self.counts.clone()
         }
     }
@@ -368,6 +377,7 @@ impl Volume {
                 break;
             }
         }
+        self.pump_scrub(now);
         self.finish_flushes(now);
         self.conclude_release(now);
         self.announce(now);
@@ -411,6 +421,7 @@ impl Volume {
             || !self.requests.is_empty()
             || !self.flushes.is_empty()
             || self.releasing.is_some()
+            || self.scrub.is_some()
             || self.proposals.wait_for(now);
         let every = if busy {
             Some(LOOK_BUSY)

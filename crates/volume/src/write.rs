@@ -155,6 +155,7 @@ impl Volume {
             if data {
                 self.counts.write_bytes += range.bytes();
             }
+            self.note_written(index, range);
             if !self.lost.is_empty() {
                 range.iter().for_each(|block| {
                     self.lost.remove(&(index, block));
@@ -329,7 +330,11 @@ impl Volume {
                 | Purpose::Fence { .. }
                 | Purpose::Promoted { .. }
                 | Purpose::FillRead { .. }
-                | Purpose::Repair { .. } => false,
+                | Purpose::Repair { .. }
+                | Purpose::ScrubTable { .. }
+                | Purpose::ScrubVerify { .. }
+                | Purpose::ScrubRead { .. }
+                | Purpose::ScrubMend { .. } => false,
             };
             if counts && !slow.contains(&ask.disk) {
                 slow.push(ask.disk);

@@ -115,6 +115,13 @@ impl Volumes for Fake {
         self.then(done.ok_or_else(|| error(ErrorCode::NoVolume))).await
     }
 
+    async fn scrub(
+        &self,
+        _request: Request<v1::ScrubVolumeRequest>,
+    ) -> Result<Response<v1::ScrubVolumeResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn resize(
         &self,
         _request: Request<v1::ResizeVolumeRequest>,

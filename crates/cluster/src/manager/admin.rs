@@ -5,7 +5,9 @@ use crate::command::{AdminError, AdminReply, AdminRequest, Change, VolumeSpec};
 use crate::map::{Map, RF_MAX, VolumeEntry, VolumeState, is_volume_name};
 use crate::placement::{PlacementError, free_bytes, place};
 use crate::settings::{SettingError, Settings};
-use gabion_types::{DiskId, Duration, Instant, NodeId, Outcome, RefusedChange, VolumeId};
+use gabion_types::{
+    DiskId, Duration, Instant, NodeId, Outcome, RefusedChange, ScrubKind, VolumeId,
+};
 use std::collections::BTreeMap;
 
 /// Requests under way. Full: refused as `TooMany`.
@@ -53,6 +55,7 @@ enum Task {
     Delete { volume: VolumeId, force: bool },
     Move { volume: VolumeId, to: NodeId },
     Set { name: String, value: String },
+    Scrub { volume: VolumeId, kind: ScrubKind },
 }
 
 /// What comes next of a job.
@@ -197,7 +200,7 @@ impl Task {
                 why,
                 RefusedChange::Busy | RefusedChange::OtherEpoch | RefusedChange::OtherIncarnation
             ),
-            Self::Delete { .. } | Self::Set { .. } => false,
+            Self::Delete { .. } | Self::Set { .. } | Self::Scrub { .. } => false,
         }
     }
 
@@ -212,9 +215,11 @@ impl Task {
     fn not_released(&self) -> AdminError {
         match self {
             Self::Delete { .. } => AdminError::Attached,
-            Self::Create { .. } | Self::Resize { .. } | Self::Move { .. } | Self::Set { .. } => {
-                AdminError::NotReleased
-            }
+            Self::Create { .. }
+            | Self::Resize { .. }
+            | Self::Move { .. }
+            | Self::Set { .. }
+            | Self::Scrub { .. } => AdminError::NotReleased,
         }
     }
 }
@@ -230,6 +235,7 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::DeleteVolume { name, force } => Task::Delete { volume: find(&name)?, force },
         AdminRequest::MoveVolume { name, to } => Task::Move { volume: find(&name)?, to },
         AdminRequest::SetSetting { name, value } => Task::Set { name, value },
+        AdminRequest::ScrubVolume { name, kind } => Task::Scrub { volume: find(&name)?, kind },
     })
 }
 
@@ -241,6 +247,10 @@ fn plan(map: &Map, task: Task) -> Step {
         Task::Delete { volume, force } => plan_delete(map, volume, force),
         Task::Move { volume, to } => plan_move(map, volume, to),
         Task::Set { name, value } => plan_set(map, name, value),
+        Task::Scrub { volume, kind } => {
+            let change = Change::WantScrub { volume, kind };
+            Ok(Step::Propose(Task::Scrub { volume, kind }, change))
+        }
     };
     step.unwrap_or_else(refused)
 }
@@ -356,7 +366,7 @@ fn on_done(map: &Map, task: &Task) -> Step {
             None => refused(AdminError::NoVolume),
         },
         Task::Resize { volume, .. } => Step::Make { volume: *volume, created: false },
-        Task::Delete { .. } | Task::Move { .. } | Task::Set { .. } => {
+        Task::Delete { .. } | Task::Move { .. } | Task::Set { .. } | Task::Scrub { .. } => {
             Step::Answer(AdminReply::Done)
         }
     }

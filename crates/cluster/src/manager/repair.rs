@@ -1,4 +1,5 @@
-//! Owners for volumes that nobody uses and that have work: copies to fill, to make anew, to forget.
+//! Owners for volumes that nobody uses and that have work: copies to fill, to make anew, to forget,
+//! or all of them to look through.
 //! An owner does that work; a volume with guests has one anyway.
 
 use super::{Proposals, Purpose};
@@ -81,6 +82,9 @@ impl Repair {
     fn has_work(&self, now: Instant, map: &Map, room: &Room, volume: &VolumeEntry) -> bool {
         let rf = usize::from(volume.spec.rf);
         let gone = |disk: DiskId| self.is_gone(now, map, disk);
+        if volume.scrub.wanted.is_some() {
+            return true;
+        }
         volume.segments.iter().any(|members| {
             let below = members.in_sync.len() < rf;
             let joins = members.joining.iter().any(|joining| is_there(map, joining.disk));

@@ -4,6 +4,7 @@ mod admin;
 mod lease;
 mod repair;
 mod safety;
+mod scrub;
 
 use super::{Effect, Input, Manager};
 use crate::command::{AdminReply, AdminRequest, Change};

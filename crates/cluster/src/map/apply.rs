@@ -5,7 +5,8 @@ use crate::command::{Applied, Change, Command, NodeInfo, Proposer};
 use crate::event::Fact;
 use crate::map::executed::Executed;
 use crate::map::{
-    DISKS_MAX, DiskEntry, DiskState, Map, NODES_MAX, NodeEntry, NodeState, PAST_MAX, TEXT_MAX,
+    DISKS_MAX, DiskEntry, DiskState, Map, NODES_MAX, NodeEntry, NodeState, PAST_MAX, Scrubbed,
+    TEXT_MAX,
 };
 use crate::settings::{SettingError, Settings};
 use gabion_types::{
@@ -64,6 +65,11 @@ impl Map {
             Change::Owner { volume, change } => self.owner_change(from, *volume, change),
             Change::VoidSessions { volume, owner_epoch, nodes } => {
                 self.void_sessions(from, *volume, *owner_epoch, nodes)
+            }
+            Change::WantScrub { volume, kind } => self.want_scrub(*volume, *kind),
+            Change::Scrubbed { volume, owner_epoch, ask, at_ms, found } => {
+                let done = Scrubbed { number: ask.number, at_ms: *at_ms, found: *found };
+                self.scrubbed(from, *volume, *owner_epoch, ask.kind, done)
             }
             Change::Lead { term } => self.lead(from, *term),
             Change::Expire { node, incarnation, term } => self.expire(*node, *incarnation, *term),

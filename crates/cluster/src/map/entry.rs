@@ -3,7 +3,8 @@
 use crate::command::{NodeInfo, VolumeSpec};
 use crate::map::executed::Executed;
 use gabion_types::{
-    DiskId, Duration, Epoch, Incarnation, MapIndex, NodeId, SegmentIndex, SegmentMembers, VolumeId,
+    DiskId, Duration, Epoch, Incarnation, MapIndex, NodeId, ScrubAsk, ScrubFound, SegmentIndex,
+    SegmentMembers, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -77,6 +78,28 @@ pub struct VolumeEntry {
     pub growth: Option<Growth>,
     /// Nodes whose sessions with this volume were declared void, and the last entry that did it.
     pub voided: BTreeMap<NodeId, MapIndex>,
+    #[serde(default)]
+    pub scrub: Scrubs,
+}
+
+/// What is to be looked through, and when it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubs {
+    /// The number of the last one that was asked for.
+    pub last: u64,
+    /// The owner is at it, or an owner is to be found for it.
+    pub wanted: Option<ScrubAsk>,
+    /// The last that were finished. A deep one is a light one, too.
+    pub light: Option<Scrubbed>,
+    pub deep: Option<Scrubbed>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    pub number: u64,
+    /// By the wall clock of its owner's node. Units: ms since 1970; zero: it knew none.
+    pub at_ms: u64,
+    pub found: ScrubFound,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 mod cluster;
 mod members;
 mod random;
+mod scrub;
 mod volumes;
 
 pub(crate) use cluster::{GIB, MIB, Small};

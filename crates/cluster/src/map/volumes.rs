@@ -5,7 +5,7 @@ use crate::event::Fact;
 use crate::map::entry::DropMark;
 use crate::map::orders::segment_at;
 use crate::map::room::{Room, holders};
-use crate::map::{Growth, Map, SEGMENTS_MAX, VOLUMES_MAX, VolumeEntry, VolumeState};
+use crate::map::{Growth, Map, SEGMENTS_MAX, Scrubs, VOLUMES_MAX, VolumeEntry, VolumeState};
 use crate::placement::capacity_bytes;
 use gabion_types::{
     BLOCK_BYTES, DiskId, Epoch, RefusedChange, SegmentIndex, SegmentMembers, VolumeId,
@@ -75,6 +75,7 @@ impl Map {
             segments,
             growth: None,
             voided: BTreeMap::new(),
+            scrub: Scrubs::default(),
         };
         self.volumes.insert(id, entry);
         self.note(Fact::VolumeCreated { volume: id, name: spec.name.clone() });

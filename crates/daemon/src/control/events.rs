@@ -4,7 +4,7 @@ use gabion_api::v1::{Event, Severity};
 use gabion_cluster::{Fact, MapEvent};
 use gabion_node::NodeEvent;
 use gabion_store::{Damage, StoreEvent};
-use gabion_types::{DiskId, NodeId, VolumeId};
+use gabion_types::{DiskId, NodeId, ScrubFound, ScrubKind, VolumeId};
 use gabion_volume::VolumeEvent;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -257,12 +257,54 @@ fn volume_event(event: &VolumeEvent) -> Text {
                 format!("{blocks} blocks of segment {segment} were mended on disk {}", disk.get());
             Text::warn("repaired", text).disk(*disk)
         }
+        VolumeEvent::ScrubBegan { deep } => {
+            let what = if *deep { "every block of" } else { "the tables of" };
+            Text::info("scrub_began", format!("{what} all copies are being looked through"))
+        }
+        VolumeEvent::Scrubbed { deep, found, took } => {
+            let kind = if *deep { ScrubKind::Deep } else { ScrubKind::Light };
+            let text = scrubbed(kind, found);
+            Text { kind: "scrub_ended", text: format!("{}, in {took:?}", text.text), ..text }
+        }
+        VolumeEvent::Lost { segment, block, blocks } => {
+            let text = format!(
+                "{blocks} blocks of segment {segment}, from block {block} on, are lost: no copy is \
+                 readable"
+            );
+            Text::error("lost", text)
+        }
         VolumeEvent::Held { segment } => {
             Text::error("held", format!("segment {segment} has no usable copy: its I/O waits"))
         }
         VolumeEvent::HoldOver { segment } => {
             Text::info("hold_over", format!("segment {segment} is served again"))
         }
+    }
+}
+
+fn scrubbed(kind: ScrubKind, found: &ScrubFound) -> Text {
+    let name = match kind {
+        ScrubKind::Light => "light",
+        ScrubKind::Deep => "deep",
+    };
+    let text = format!(
+        "a {name} scrub compared {} blocks and verified {}: {} bad, {} behind, {} mended, {} \
+         differing, {} lost, {} parts passed over",
+        found.compared_blocks,
+        found.verified_blocks,
+        found.bad_blocks,
+        found.behind_blocks,
+        found.mended_blocks,
+        found.differing_blocks,
+        found.lost_blocks,
+        found.skipped
+    );
+    if found.lost_blocks + found.differing_blocks > 0 {
+        Text::error("scrubbed", text)
+    } else if found.bad_blocks + found.behind_blocks > 0 {
+        Text::warn("scrubbed", text)
+    } else {
+        Text::info("scrubbed", text)
     }
 }
 
@@ -329,6 +371,7 @@ fn map_event(event: &MapEvent) -> Text {
         | Fact::JoinerAdded { .. }
         | Fact::Promoted { .. }
         | Fact::Forgotten { .. }
+        | Fact::Scrubbed { .. }
         | Fact::SettingChanged { .. } => member_event(&event.what),
     }
 }
@@ -353,6 +396,7 @@ fn member_event(fact: &Fact) -> Text {
         Fact::Forgotten { volume, disk, segments } => {
             of("forgotten", "are dropped", volume, disk, segments)
         }
+        Fact::Scrubbed { volume, kind, found } => scrubbed(*kind, found).volume(*volume),
         Fact::SettingChanged { name, value } => {
             Text::info("setting_changed", format!("setting {name} is {value}"))
         }

@@ -9,7 +9,7 @@ use gabion_types::{GuestResult, Incarnation, MapIndex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// Proposals of the data plane that were not handed to the leader yet. Full: one more gets lost, and
@@ -19,6 +19,8 @@ const PROPOSALS_MAX: usize = 1024;
 const CONFIRMATIONS_MAX: usize = 8;
 /// Requests of operators under way on this node. Full: one more is refused.
 const ADMINS_MAX: usize = 256;
+/// How often the data plane hears what time it is.
+const TELL_TIME_EVERY: Duration = Duration::from_secs(60);
 /// The data plane answers each request of an operator before; this is for a data plane that is stuck.
 const ADMIN_WAIT: Duration = Duration::from_secs(60);
 
@@ -98,6 +100,7 @@ impl Hub {
             milestone: watch::Sender::new(Milestone::Running),
             disks: watch::Sender::new(DisksSeen::default()),
         });
+        tokio::spawn(tell_time(data.clone()));
         tokio::spawn(carry_inputs(data, fed));
         tokio::spawn(carry_proposals(Arc::clone(&hub), proposed));
         tokio::spawn(Arc::clone(&hub).carry_effects(effects));
@@ -272,6 +275,18 @@ impl Drop for Attached {
         tokio::spawn(async move {
             let _ended = hub.send(Input::GuestClosed { guest }).await;
         });
+    }
+}
+
+/// What happens so seldom that no process lives as long goes by the wall clock.
+async fn tell_time(data: DataSender) {
+    loop {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        if data.send(Input::WallClock { unix_ms }).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(TELL_TIME_EVERY).await;
     }
 }
 

@@ -1,14 +1,15 @@
 //! What only this node knows of itself, for whichever node an operator asks.
 
 use crate::control::internal::Local;
+use crate::control::show::scrub_found;
 use crate::data::{BlockAddress, DataSender, LocatedCopy, Published};
 use gabion_api::v1::{
     LocalCopy, LocalDisk, LocalFill, LocalLocateRequest, LocalLocateResponse, LocalLost,
-    LocalStatsResponse, LocalVolume,
+    LocalStatsResponse, LocalVolume, ScrubUnderWay,
 };
 use gabion_node::{DiskCondition, DiskStats};
-use gabion_types::{BlockIndex, DiskId, SegmentIndex, VolumeId};
-use gabion_volume::VolumeStats;
+use gabion_types::{BlockIndex, DiskId, ScrubKind, SegmentIndex, VolumeId};
+use gabion_volume::{ScrubStats, VolumeStats};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,6 +94,7 @@ impl LocalStats {
             lost: stats.lost.iter().map(lost).collect(),
             fill_bytes_per_s: speeds.get(&id).map_or(0, |speed| speed.bytes_per_s),
             guests: 0,
+            scrub: stats.scrub.as_ref().map(scrub),
         }
     }
 }
@@ -135,6 +137,16 @@ fn copy(found: LocatedCopy) -> LocalCopy {
     }
 }
 
+fn scrub(stats: &ScrubStats) -> ScrubUnderWay {
+    ScrubUnderWay {
+        number: stats.ask.number,
+        deep: stats.ask.kind == ScrubKind::Deep,
+        done_bytes: stats.done_bytes,
+        total_bytes: stats.total_bytes,
+        found: Some(scrub_found(&stats.found)),
+    }
+}
+
 fn disk(stats: &DiskStats) -> LocalDisk {
     let store = &stats.store;
     LocalDisk {
@@ -152,6 +164,7 @@ fn disk(stats: &DiskStats) -> LocalDisk {
         syncs: store.syncs,
         checkpoints: store.checkpoints,
         corrupt_blocks: store.corrupt_blocks,
+        verified_bytes: store.verified_bytes,
         pending: store.pending,
     }
 }

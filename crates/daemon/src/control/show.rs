@@ -2,10 +2,11 @@
 
 use gabion_api::v1::{
     Attach, Disk, DiskState, Health, LocalDisk, LocalStatsResponse, LocalVolume, LostBlocks, Node,
-    NodeState, Owner, Rebuild, Replica, Segment, Traffic, Volume, VolumeState,
+    NodeState, Owner, Rebuild, Replica, ScrubDone, ScrubFound, ScrubUnderWay, Scrubs, Segment,
+    Traffic, Volume, VolumeState,
 };
 use gabion_cluster::{self as cluster, Map, VolumeEntry};
-use gabion_types::{DiskId, HoldPolicy, NodeId, SegmentMembers};
+use gabion_types::{DiskId, HoldPolicy, NodeId, ScrubKind, SegmentMembers};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -138,6 +139,35 @@ pub fn volume(map: &Map, told: &Told, entry: &VolumeEntry, segments: bool) -> Vo
         traffic: stats.map(traffic),
         guests: stats.map_or(0, |stats| stats.guests),
         reasons,
+        scrub: Some(scrubs(entry, stats)),
+    }
+}
+
+fn scrubs(entry: &VolumeEntry, stats: Option<&LocalVolume>) -> Scrubs {
+    let done = |done: cluster::Scrubbed| ScrubDone {
+        number: done.number,
+        at_ms: done.at_ms,
+        found: Some(scrub_found(&done.found)),
+    };
+    let scrub = &entry.scrub;
+    let told = stats.and_then(|stats| stats.scrub);
+    let under_way = scrub.wanted.map(|ask| {
+        let told = told.filter(|told| told.number == ask.number).unwrap_or_default();
+        ScrubUnderWay { number: ask.number, deep: ask.kind == ScrubKind::Deep, ..told }
+    });
+    Scrubs { under_way, light: scrub.light.map(done), deep: scrub.deep.map(done) }
+}
+
+pub fn scrub_found(found: &gabion_types::ScrubFound) -> ScrubFound {
+    ScrubFound {
+        compared_blocks: found.compared_blocks,
+        verified_blocks: found.verified_blocks,
+        bad_blocks: found.bad_blocks,
+        behind_blocks: found.behind_blocks,
+        mended_blocks: found.mended_blocks,
+        differing_blocks: found.differing_blocks,
+        lost_blocks: found.lost_blocks,
+        skipped: found.skipped,
     }
 }
 

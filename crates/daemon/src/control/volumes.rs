@@ -10,10 +10,10 @@ use gabion_api::v1::{
     DeleteVolumeResponse, ErrorCode, ErrorDetail, GetVolumeRequest, GetVolumeResponse,
     ListVolumesRequest, ListVolumesResponse, LocalLocateRequest, LocateRequest, LocateResponse,
     MoveVolumeRequest, MoveVolumeResponse, ReplicaState, ResizeVolumeRequest, ResizeVolumeResponse,
-    Volume,
+    ScrubVolumeRequest, ScrubVolumeResponse, Volume,
 };
 use gabion_cluster::{AdminRequest, Map, VolumeEntry, VolumeSpec, VolumeState};
-use gabion_types::{BLOCK_BYTES, DiskId, HoldPolicy, NodeId};
+use gabion_types::{BLOCK_BYTES, DiskId, HoldPolicy, NodeId, ScrubKind};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,6 +175,30 @@ impl Volumes for VolumesService {
             Place::At(leader) => {
                 let request = forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).r#move(request).await.map_err(passed_on)?;
+                self.context.catch_up(answer.metadata()).await;
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn scrub(
+        &self,
+        request: Request<ScrubVolumeRequest>,
+    ) -> Result<Response<ScrubVolumeResponse>, Status> {
+        match self.context.place(request.metadata())? {
+            Place::Here => {
+                let ScrubVolumeRequest { name, deep } = request.into_inner();
+                let kind = if deep { ScrubKind::Deep } else { ScrubKind::Light };
+                let change = AdminRequest::ScrubVolume { name: name.clone(), kind };
+                self.context.admin(change, &name).await?;
+                let last = |map: &Map| map.volume_by_name(&name).map(|entry| entry.scrub.last);
+                let number = self.context.map.read_map(last);
+                let number = number.ok_or_else(|| no_volume(&name).into_status())?;
+                Ok(self.context.answer(ScrubVolumeResponse { number }))
+            }
+            Place::At(leader) => {
+                let request = forwarded(request.into_inner());
+                let answer = VolumesClient::new(leader).scrub(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)
             }

@@ -99,6 +99,19 @@ impl Snapshot {
                 true,
                 each!(it => it.repaired_blocks),
             ),
+            ("volume_scrubs", "Scrubs that this owner finished", true, each!(it => it.scrubs)),
+            (
+                "volume_scrub_done_bytes",
+                "How far the scrub under way is; 0: none is",
+                false,
+                each!(it => it.scrub.map_or(0, |scrub| scrub.done_bytes)),
+            ),
+            (
+                "volume_lost_blocks",
+                "Blocks that are known to be readable in no copy",
+                false,
+                each!(it => it.lost.iter().map(|(_, _, count)| u64::from(*count)).sum()),
+            ),
         ]
     }
 
@@ -132,6 +145,12 @@ impl Snapshot {
                 "Blocks that failed their checksum",
                 true,
                 each(|it| it.store.corrupt_blocks),
+            ),
+            (
+                "disk_scrubbed_bytes",
+                "Bytes read by scrubs",
+                true,
+                each(|it| it.store.verified_bytes),
             ),
         ]
     }

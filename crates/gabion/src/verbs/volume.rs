@@ -6,7 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
 use crate::size::ByteSize;
 use crate::span::{self, Span};
-use crate::verbs::{show, status};
+use crate::verbs::{scrub, show, status};
 use crate::view;
 use gabion_api::v1;
 use serde_json::{Value, json};
@@ -57,6 +57,7 @@ pub fn run(remote: &Remote, verb: &VolumeVerb, as_json: bool) -> Result<(), Fail
             });
             Ok(())
         }
+        VolumeVerb::Scrub { name, deep, wait } => scrub::run(remote, name, *deep, *wait, as_json),
         VolumeVerb::Delete { name, force } => {
             remote.delete(name, *force)?;
             show(as_json, &json!({ "name": name }), || format!("{name} is deleted"));
@@ -170,6 +171,7 @@ fn text(volume: &v1::Volume) -> String {
     if !rebuild.is_empty() {
         parts.push(format!("rebuild: {rebuild}"));
     }
+    parts.extend(scrub::lines(volume));
     let rows: Vec<Vec<String>> = volume
         .segments
         .iter()

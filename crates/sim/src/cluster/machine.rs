@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The cluster that every run makes.
 pub const CLUSTER: ClusterId = ClusterId::new(*b"a simulated one!");
+/// What the wall clocks of all machines say when a run begins.
+const START_UNIX_MS: u64 = 1_800_000_000_000;
 const SECRET: [u8; 32] = *b"known to all simulated machines.";
 
 #[derive(Debug)]
@@ -232,6 +234,11 @@ impl Cluster {
         if kept > 0 {
             let map = Box::new(self.map_at(kept));
             self.feed(machine, Input::Restored { index: MapIndex::new(kept as u64), map });
+        }
+        let unix_ms = START_UNIX_MS + now.nanos() / 1_000_000;
+        // Elsewhere no scrub would be due.
+        if self.swarm.scrubs() {
+            self.feed(machine, Input::WallClock { unix_ms });
         }
         self.feed(machine, Input::Tick);
     }

@@ -186,6 +186,8 @@ impl Cluster {
             Fact::Forgotten { volume, disk, segments } => {
                 self.tell_members(*volume, *disk, *segments, "not needed any more");
             }
+            // The owner says more.
+            Fact::Scrubbed { .. } => {}
             Fact::SettingChanged { name, value } => {
                 self.tell(Who::World, format!("{name} is {value}"));
             }
@@ -223,7 +225,16 @@ impl Cluster {
                         let place = self.place(*disk);
                         format!("misses {place} for {name}: {why:?}")
                     }
-                    VolumeEvent::FillStarted { .. } | VolumeEvent::FillDone { .. } => return,
+                    VolumeEvent::Scrubbed { deep, found, .. } => {
+                        let how = if *deep { "deeply " } else { "" };
+                        format!("scrubbed {name} {how}and mended {} blocks", found.mended_blocks)
+                    }
+                    VolumeEvent::Lost { blocks, .. } => {
+                        format!("finds {blocks} blocks of {name} readable nowhere")
+                    }
+                    VolumeEvent::FillStarted { .. }
+                    | VolumeEvent::FillDone { .. }
+                    | VolumeEvent::ScrubBegan { .. } => return,
                 }
             }
             NodeEvent::DiskOut { disk, why } => {

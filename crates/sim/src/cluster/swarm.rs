@@ -91,7 +91,7 @@ impl Swarm {
         let faults = FaultKind::draw(prng, frail.is_some());
         let fault_every = Duration::from_millis(pick(prng, &[300, 1000, 3000]));
         let chaos = Duration::from_secs(prng.between(10, 30));
-        Self {
+        let mut swarm = Self {
             clocks_ppm: (0..machines).map(|_| prng.between(920_000, 1_080_000)).collect(),
             disks,
             disk_bytes: 64 << 20,
@@ -126,6 +126,27 @@ impl Swarm {
             finale: pick(prng, &[Finale::None, Finale::Stop, Finale::PowerCut, Finale::Kill]),
             damage_seed: prng.next_u64(),
             part: Part::default(),
+        };
+        swarm.draw_scrubs();
+        swarm
+    }
+
+    /// Copies are looked through without being asked.
+    pub fn scrubs(&self) -> bool {
+        self.settings.iter().any(|(name, _)| name.starts_with("scrub."))
+    }
+
+    /// In each third run copies are looked through all the time. Drawn apart, so that the rest of a
+    /// seed is as it was before there were scrubs.
+    fn draw_scrubs(&mut self) {
+        let mut prng = Prng::new(!self.damage_seed);
+        if prng.chance(1, 3) {
+            let often = [
+                ("scrub.light", pick(&mut prng, &["1s", "3s"])),
+                ("scrub.deep", pick(&mut prng, &["2s", "6s"])),
+                ("scrub.share", pick(&mut prng, &["10%", "50%", "100%"])),
+            ];
+            self.settings.extend(often.map(|(name, value)| (name, value.to_string())));
         }
     }
 

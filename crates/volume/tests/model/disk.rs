@@ -118,12 +118,11 @@ impl Disk {
                 vec![self.answer(from, request, &ask, result)]
             }
             ReplicaOp::Verify { segment, range } => {
-                let table = self.read(*segment, *range).map(|read| match read {
-                    ReplicaDone::Blocks { mut blocks, .. } => {
-                        blocks.retain(|info| info.kind != BlockKind::Absent);
-                        ReplicaDone::Table { entries: blocks, next: None }
-                    }
-                    other => other,
+                let inner = self.durable.segments.get(segment).ok_or(Refusal::NoSegment);
+                let table = inner.map(|inner| {
+                    let infos = range.iter().map(|block| inner.info(block));
+                    let entries = infos.filter(|info| info.kind != BlockKind::Absent).collect();
+                    ReplicaDone::Table { entries, next: None }
                 });
                 vec![self.answer(from, request, &ask, table)]
             }

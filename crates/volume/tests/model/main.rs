@@ -74,6 +74,8 @@ fn seeds_hold() {
                 total.fills += counts.fills;
                 total.repairs += counts.repairs;
                 total.removals += counts.removals;
+                total.scrubs += counts.scrubs;
+                total.scrubbed += counts.scrubbed;
             }
             Err(why) => failures.push(why),
         }
@@ -82,6 +84,7 @@ fn seeds_hold() {
     failures.iter().take(20).for_each(|why| println!("{why}"));
     assert!(failures.is_empty(), "{} of {seeds:?} failed", failures.len());
     assert!(total.answered > 0 && total.fills > 0 && total.removals > 0);
+    assert!(total.scrubs > 0 && total.scrubbed > 0);
 }
 
 fn any_plan() -> impl Strategy<Value = Plan> {

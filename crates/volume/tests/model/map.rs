@@ -38,6 +38,7 @@ impl Map {
             clean: false,
             segments: (0..segments).map(members).collect(),
             homes,
+            scrub: None,
         };
         Self { view, owner: None, clean_release: true, executed: BTreeMap::new() }
     }

@@ -13,7 +13,8 @@ use crate::check::History;
 use crate::disk::{Disk, Durable, Segment};
 use crate::map::{Life, Map};
 use gabion_types::{
-    DiskId, Epoch, GuestOp, Instant, NodeId, Outcome, OwnerChange, Prng, SegmentIndex, VolumeView,
+    DiskId, Epoch, GuestOp, Instant, NodeId, Outcome, OwnerChange, Prng, ScrubAsk, ScrubFound,
+    SegmentIndex, VolumeView,
 };
 use gabion_volume::{Input, Ticket, Volume};
 use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaRequest, RequestId};
@@ -124,6 +125,8 @@ pub struct World {
     /// What goes wrong, where it is not left to chance.
     pub script: Option<VecDeque<Fault>>,
     pub rotted: bool,
+    scrubs_wanted: u64,
+    last_scrub: Option<(ScrubAsk, ScrubFound)>,
     pub done: Counts,
     pub trace: Vec<String>,
     pub tracing: bool,
@@ -137,6 +140,9 @@ pub struct Counts {
     pub fills: u64,
     pub repairs: u64,
     pub removals: u64,
+    pub scrubs: u64,
+    /// Blocks that scrubs mended.
+    pub scrubbed: u64,
 }
 
 fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
@@ -188,6 +194,8 @@ impl World {
             snapshot: None,
             script: None,
             rotted: false,
+            scrubs_wanted: 0,
+            last_scrub: None,
             done: Counts::default(),
             trace: Vec::new(),
             tracing: false,
@@ -233,6 +241,7 @@ impl World {
             self.step()?;
         }
         self.read_everything()?;
+        self.scrub_everything()?;
         self.compare_replicas()?;
         self.history.check()
     }

@@ -5,8 +5,8 @@ use crate::golden::Teller;
 use bytes::Bytes;
 use gabion_types::{
     ByteRange, DiskId, Duration, Epoch, Flaws, GuestOp, GuestResult, HoldPolicy, Instant, Joining,
-    Limits, NodeId, Outcome, OwnerChange, SegmentIndex, SegmentMembers, SegmentSize, Stale,
-    VolumeId, VolumeView,
+    Limits, NodeId, Outcome, OwnerChange, ScrubAsk, ScrubFound, SegmentIndex, SegmentMembers,
+    SegmentSize, Stale, VolumeId, VolumeView,
 };
 use gabion_volume::{
     Effect, Input, ProposalNumber, Settings, Ticket, Volume, VolumeConfig, VolumeEvent,
@@ -19,6 +19,7 @@ pub const SETTINGS: Settings = Settings {
     slow_wait: Duration::from_secs(5),
     rebuild_wait: Duration::from_secs(60),
     fill_bytes_in_flight: 1 << 20,
+    scrub_share_percent: 10,
     flaws: Flaws::NONE,
 };
 
@@ -42,6 +43,7 @@ pub struct Bench {
     pub proposed: Vec<(ProposalNumber, OwnerChange)>,
     pub done: BTreeMap<u64, GuestResult>,
     pub events: Vec<VolumeEvent>,
+    pub scrubbed: Vec<(ScrubAsk, ScrubFound)>,
     pub serving: bool,
     pub ended: bool,
     /// What a golden script says of all this.
@@ -78,6 +80,7 @@ pub fn view() -> VolumeView {
         clean: true,
         segments: vec![members.clone(), members],
         homes: (1..=3).map(|id| (disk(id), node(id))).collect(),
+        scrub: None,
     }
 }
 
@@ -120,6 +123,7 @@ impl Bench {
             proposed: Vec::new(),
             done: BTreeMap::new(),
             events: Vec::new(),
+            scrubbed: Vec::new(),
             serving: false,
             ended: false,
             teller: Teller::default(),
@@ -157,6 +161,7 @@ impl Bench {
                 Effect::Propose { number, change } => self.proposed.push((number, change)),
                 Effect::Serving => self.serving = true,
                 Effect::Ended => self.ended = true,
+                Effect::Scrubbed { ask, found } => self.scrubbed.push((ask, found)),
                 Effect::Event(event) => self.events.push(event),
             }
         }

@@ -59,6 +59,7 @@ impl Teller {
             Effect::Propose { change, .. } => format!("propose: {}", change_text(change)),
             Effect::Serving => "serving".to_owned(),
             Effect::Ended => "it owns the volume no more".to_owned(),
+            Effect::Scrubbed { ask, found } => format!("scrub {} is done: {found:?}", ask.number),
             Effect::Event(event) => format!("event: {event:?}"),
         };
         self.say(&line);

@@ -8,6 +8,7 @@ mod bench;
 #[path = "../model/disk.rs"]
 mod disk;
 mod golden;
+mod scrub;
 
 use bench::{Bench, disk, epoch, node, replace_second, view};
 use gabion_types::{

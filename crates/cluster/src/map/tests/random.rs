@@ -7,7 +7,7 @@ use crate::map::{Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_
 use crate::placement::place;
 use gabion_types::{
     ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, NodeId, Outcome, OwnerChange,
-    Promotion, Removal, SegmentIndex, SegmentMembers, VolumeId,
+    Promotion, Removal, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, SegmentMembers, VolumeId,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -356,6 +356,13 @@ fn change() -> impl Strategy<Value = Change> {
         (volume(), epoch(), proptest::collection::vec(node(), 0..4)).prop_map(
             |(volume, owner_epoch, nodes)| Change::VoidSessions { volume, owner_epoch, nodes }
         ),
+        (volume(), scrub_kind()).prop_map(|(volume, kind)| Change::WantScrub { volume, kind }),
+        (volume(), epoch(), 0_u64..4, scrub_kind(), wide()).prop_map(
+            |(volume, owner_epoch, number, kind, at_ms)| {
+                let (ask, found) = (ScrubAsk { number, kind }, ScrubFound::default());
+                Change::Scrubbed { volume, owner_epoch, ask, at_ms, found }
+            }
+        ),
         wide().prop_map(|term| Change::Lead { term }),
         (node(), life(), wide()).prop_map(|(node, incarnation, term)| Change::Expire {
             node,
@@ -365,6 +372,10 @@ fn change() -> impl Strategy<Value = Change> {
         (node(), life()).prop_map(|(node, incarnation)| Change::Revive { node, incarnation }),
         (text(), text()).prop_map(|(name, value)| Change::SetSetting { name, value }),
     ]
+}
+
+fn scrub_kind() -> impl Strategy<Value = ScrubKind> {
+    prop_oneof![Just(ScrubKind::Light), Just(ScrubKind::Deep)]
 }
 
 fn owner_change() -> impl Strategy<Value = OwnerChange> {

@@ -1,8 +1,10 @@
 //! Healing, and what must be true then.
 
 use super::{MS, World};
-use crate::disk::Segment;
-use gabion_types::{BlockKind, ByteRange, DiskId, GuestOp, NodeId, SegmentIndex};
+use crate::disk::{Block, Segment};
+use gabion_types::{
+    BlockKind, ByteRange, DiskId, GuestOp, NodeId, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex,
+};
 
 impl World {
     pub(super) fn heal(&mut self) {
@@ -84,6 +86,63 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn want_scrub(&mut self, kind: ScrubKind) {
+        if self.map.view.scrub.is_none() {
+            self.scrubs_wanted += 1;
+            self.map.view.scrub = Some(ScrubAsk { number: self.scrubs_wanted, kind });
+            self.append(None);
+        }
+    }
+
+    pub(super) fn on_scrubbed(&mut self, ask: ScrubAsk, found: ScrubFound) -> Result<(), String> {
+        if self.map.view.scrub == Some(ask) {
+            self.map.view.scrub = None;
+            self.append(None);
+            self.done.scrubs += 1;
+            self.done.scrubbed += found.mended_blocks;
+            self.last_scrub = Some((ask, found));
+        }
+        // Unreadable here, it may be known as lost there.
+        let told = found.differing_blocks == 0 || self.rotted;
+        told.then_some(()).ok_or_else(|| format!("copies differ: {found:?}"))
+    }
+
+    /// Everything is whole: a deep scrub ends, finds nothing behind, and leaves nothing bad that
+    /// another copy has.
+    pub(super) fn scrub_everything(&mut self) -> Result<(), String> {
+        if self.is_hopeless() {
+            return Ok(());
+        }
+        let deadline = self.now + 100_000 * MS;
+        // One from before may be under way.
+        while self.map.view.scrub.is_some() && self.now < deadline {
+            self.step()?;
+        }
+        self.want_scrub(ScrubKind::Deep);
+        let wanted = self.scrubs_wanted;
+        while self.last_scrub.is_none_or(|(ask, _)| ask.number != wanted) {
+            if self.now > deadline {
+                return Err(format!("the scrub does not end: {}", self.describe()));
+            }
+            self.step()?;
+        }
+        let found = self.last_scrub.map(|(_, found)| found).unwrap_or_default();
+        if (found.behind_blocks, found.skipped) != (0, 0) {
+            return Err(format!("a whole volume has {found:?}"));
+        }
+        for (at, members) in self.map.view.segments.iter().enumerate() {
+            let index = SegmentIndex::new(u32::try_from(at).unwrap());
+            let copies = members.in_sync.iter().map(|disk| &self.disks[disk].durable);
+            let copies: Vec<&Segment> = copies.map(|disk| &disk.segments[&index]).collect();
+            for (block, _) in copies[0].blocks.iter().filter(|(_, entry)| entry.bad) {
+                if copies.iter().any(|copy| copy.blocks.get(block).is_some_and(is_good)) {
+                    return Err(format!("{index} block {} is still bad: {found:?}", block.get()));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// In-sync replicas hold the same.
     pub(super) fn compare_replicas(&self) -> Result<(), String> {
         for (at, members) in self.map.view.segments.iter().enumerate() {
@@ -127,4 +186,8 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn is_good(block: &Block) -> bool {
+    block.kind == BlockKind::Data && !block.bad
 }

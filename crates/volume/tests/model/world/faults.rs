@@ -1,7 +1,7 @@
 //! What goes wrong.
 
 use super::{Event, MS, World, pair};
-use gabion_types::{BlockKind, DiskId, NodeId, Prng, SegmentIndex};
+use gabion_types::{BlockKind, DiskId, NodeId, Prng, ScrubKind, SegmentIndex};
 use gabion_volume::Input;
 
 /// One thing that goes wrong, where a script says what does.
@@ -18,7 +18,7 @@ pub struct Fault {
 }
 
 /// Kinds of faults.
-pub const KINDS: u64 = 16;
+pub const KINDS: u64 = 18;
 
 impl World {
     pub(super) fn on_fault(&mut self) -> Result<(), String> {
@@ -84,6 +84,9 @@ impl World {
             13 if self.plan.disk_loss => self.lose_disk(),
             14 => return self.release(),
             15 => self.take_snapshot(DiskId::new(a.get())),
+            // No fault, but something that goes on beside them.
+            16 => self.want_scrub(ScrubKind::Deep),
+            17 => self.want_scrub(ScrubKind::Light),
             _ => {}
         }
         Ok(())

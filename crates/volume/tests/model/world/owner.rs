@@ -57,6 +57,7 @@ impl World {
                 self.at(after, Event::Propose { owner, number: number.0, change });
             }
             Effect::Serving => {}
+            Effect::Scrubbed { ask, found } => self.on_scrubbed(ask, found)?,
             Effect::Ended => self.forget_owner(owner),
             Effect::Event(event) => match event {
                 VolumeEvent::FillDone { .. } => self.done.fills += 1,
@@ -64,6 +65,9 @@ impl World {
                 VolumeEvent::MemberFailed { .. } => self.done.removals += 1,
                 VolumeEvent::TookOver { .. }
                 | VolumeEvent::FillStarted { .. }
+                | VolumeEvent::ScrubBegan { .. }
+                | VolumeEvent::Scrubbed { .. }
+                | VolumeEvent::Lost { .. }
                 | VolumeEvent::Held { .. }
                 | VolumeEvent::HoldOver { .. } => {}
             },
@@ -101,6 +105,7 @@ impl World {
             slow_wait: Duration::from_secs(5),
             rebuild_wait: Duration::from_millis(self.between(500, 8000)),
             fill_bytes_in_flight: self.between(1, 8) * 4096,
+            scrub_share_percent: 50,
             flaws: Flaws::NONE,
         };
         let segment = SegmentSize::new(64 << 10).unwrap();

@@ -173,6 +173,10 @@ impl Host {
         Some(sent.unsent)
     }
 
+    fn unsent(&self, link: LinkId) -> u64 {
+        self.sent.get(&link).map_or(0, |sent| sent.unsent)
+    }
+
     pub fn unbind(&mut self, link: LinkId) -> Option<(Conn, Side)> {
         let end = self.links.remove(&link)?;
         self.sent.remove(&link);
@@ -311,7 +315,11 @@ impl Cluster {
             State::Paused(node, waiting) => (State::Running(node), waiting),
             other @ (State::Off | State::Down | State::Running(_)) => (other, VecDeque::new()),
         };
-        for input in waiting {
+        for mut input in waiting {
+            // It asks when it goes on, and not while it hangs, what its links have not sent.
+            if let Input::LinkBacklog { link, unsent } = &mut input {
+                *unsent = self.machines[machine].unsent(*link);
+            }
             self.feed(machine, input);
         }
         if self.machines[machine].is_running() {

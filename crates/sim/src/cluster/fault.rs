@@ -71,6 +71,9 @@ pub enum Mend {
 /// lease and the manager's.
 const CLOCK_STANDS: Duration = Duration::from_millis(100);
 
+/// Whoever waits for the end of a process looks again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How long a trouble lasts.
 pub(super) const LASTS: [Spread; 3] = [
     Spread::new(5_000, 300_000),
@@ -353,7 +356,12 @@ impl Cluster {
         match mend {
             // When all stop for the finale, nobody starts on his own.
             Mend::Start(machine) => {
-                if !self.phase.is_stopping() && !self.machines[machine].has_process() {
+                if self.phase.is_stopping() {
+                    return;
+                }
+                if self.machines[machine].has_process() {
+                    self.start_once_stopped(machine);
+                } else {
                     self.tell(who(machine), "starts again");
                     self.start(machine);
                 }
@@ -379,6 +387,14 @@ impl Cluster {
             }
             self.resume(from);
             self.start(from);
+            self.start_once_stopped(from);
+        }
+    }
+
+    /// Whoever stopped it waits until it is gone.
+    fn start_once_stopped(&mut self, machine: Machine) {
+        if self.machines[machine].stopping {
+            self.queue.after(AGAIN, Event::Mend(Mend::Start(machine)));
         }
     }
 

@@ -154,6 +154,9 @@ impl Cluster {
         if let Some(machine) = self.machines.iter().position(|host| !host.is_running()) {
             return Some(format!("machine {machine} does not run"));
         }
+        if let Some(machine) = self.machines.iter().position(|host| host.stopping) {
+            return Some(format!("machine {machine} does not stop"));
+        }
         if !self.operator.is_done() {
             return Some("the operator is not done".to_string());
         }

@@ -79,6 +79,11 @@ impl Progress {
         }
     }
 
+    /// A line that stays.
+    pub fn say(&mut self, text: &str) {
+        if self.plain { eprintln!("  {text}") } else { self.bar.println(text) }
+    }
+
     pub fn done(self) {
         self.bar.finish_and_clear();
     }

@@ -12,6 +12,7 @@ use gabion_sim::oracle::Broken;
 use gabion_sim::shrink::{Budget, Shrunk, shrink};
 use gabion_sim::{Options, Report, caught, list};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -245,7 +246,11 @@ fn many(args: &SimRunArgs, as_json: bool) -> Result<(), Failure> {
         (Some(end), _) => end - seeds.first,
         (None, time) => time.map_or(0, millis),
     });
+    let mut told = BTreeSet::new();
     let sums = batch.run(|sums| {
+        for (seed, broken) in sums.failures.iter().filter(|(seed, _)| told.insert(**seed)) {
+            progress.say(&format!("seed {seed} breaks {}: {}", broken.promise, broken.text));
+        }
         let done = if seeds.end.is_some() { sums.seeds } else { millis(began.elapsed()) };
         progress.set(done, &counted(sums, began.elapsed()));
         true

@@ -153,6 +153,11 @@ impl VirtualDisk {
         self.cache.contains_key(&(offset / BLOCK_BYTES))
     }
 
+    /// A sync is under way.
+    pub fn is_syncing(&self) -> bool {
+        self.in_flight.values().any(|flight| matches!(flight.work, Work::Sync { .. }))
+    }
+
     /// A read of some of these bytes is under way.
     pub fn is_read(&self, offset: u64, length: u64) -> bool {
         self.in_flight.values().any(|flight| match flight.work {

@@ -115,17 +115,18 @@ pub fn world(flaw: Flaw) -> World {
         Flaw::AdmitWithoutBound => {
             storming(Storm { depth: 16, think: BUSY, requests: 8, ..storm(&[]) })
         }
+        Flaw::SettledMovesWithEpochStart => {
+            storming(Storm { depth: 16, script: Script::EpochStart, ..storm(&[Kill]) })
+        }
         Flaw::FenceBeforeWritesUnderWay
         | Flaw::NoFence
-        | Flaw::SettledMovesWithEpochStart
         | Flaw::InstallAlways
         | Flaw::WriteMakesSegment => World::Solo(|_| {}),
         Flaw::NoSyncAfterReplay => World::Solo(|plan| {
             plan.power = true;
             plan.rots = false;
-            plan.trouble = Spread::new(5_000, 30_000);
-            plan.strikes_recovery_of = 2;
-            plan.strikes_again = true;
+            plan.strikes_superblock = true;
+            plan.trouble = Spread::new(5_000, 100_000);
             plan.actions = 2000;
         }),
         Flaw::SlotFreedUnderRead => World::Solo(|plan| {

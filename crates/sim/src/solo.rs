@@ -7,6 +7,7 @@
 mod answers;
 mod asks;
 mod model;
+mod script;
 
 use crate::caught::caught;
 use crate::content::Label;
@@ -23,6 +24,7 @@ use gabion_types::{
 };
 use gabion_wire::RequestId;
 use model::{Block, Content};
+use script::Script;
 use std::collections::BTreeMap;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId::new(*b"one single store");
@@ -56,8 +58,9 @@ pub struct Plan {
     pub trouble: Spread,
     /// One trouble in so many also strikes a recovery.
     pub strikes_recovery_of: u64,
-    /// Most troubles come soon after the last one, while the disk recovers from that.
-    pub strikes_again: bool,
+    /// The process dies when a superblock is in the disk's cache only, and the power goes while what
+    /// comes next recovers from that: chance hardly ever meets it.
+    pub strikes_superblock: bool,
     pub rots: bool,
     pub power: bool,
     pub actions: u64,
@@ -111,6 +114,7 @@ struct Solo {
     asks: BTreeMap<RequestId, Asked>,
     /// After the last restart every block is read: the segment and block to go on with.
     finale: Option<(usize, u32)>,
+    script: Script,
     next_request: u64,
     labels: u64,
     actions: u64,
@@ -148,7 +152,7 @@ impl Plan {
             disk_bytes: pick(prng, &[64 << 20, 64 << 20, 128 << 20]),
             disk_times: DiskTimes::FAST,
             strikes_recovery_of: 8,
-            strikes_again: false,
+            strikes_superblock: false,
             limits: Limits {
                 segment: segment.expect("a power of two in range"),
                 part_bytes: 256 << 10,
@@ -208,6 +212,7 @@ impl Solo {
             fencing: false,
             asks: BTreeMap::new(),
             finale: None,
+            script: Script::default(),
             next_request: 0,
             labels: 0,
             actions: 0,
@@ -237,6 +242,7 @@ impl Solo {
             Event::Disk { life, token } if life == self.life => {
                 if let Some(done) = self.disk.complete(token) {
                     self.feed(Input::Disk(done));
+                    self.play();
                 }
             }
             Event::Tick { life } if life == self.life => {
@@ -338,9 +344,7 @@ impl Solo {
     }
 
     fn on_trouble(&mut self) {
-        let again = self.plan.strikes_again && self.prng.chance(9, 10);
-        let spread = if again { Spread::new(100, 4_000) } else { self.plan.trouble };
-        let wait = spread.draw(&mut self.prng);
+        let wait = self.plan.trouble.draw(&mut self.prng);
         self.queue.after(wait, Event::Trouble);
         // A recovery is struck too, but not each time, or it would never end.
         let spared = !self.opened && !self.prng.chance(1, self.plan.strikes_recovery_of);

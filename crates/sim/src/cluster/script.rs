@@ -20,6 +20,9 @@ pub enum Script {
     None,
     /// `strikes_join`: when that copy comes back and has begun to join, the owner dies again.
     Orphan { strikes_join: bool },
+    /// Power is cut between two answers to the start of an epoch: one copy has it durably, and the
+    /// other one, whose highest seq lies below, loses it.
+    EpochStart,
     /// The owner and the copy are back; the copy is to join.
     Returning { disk: DiskId, strikes_join: bool },
 }
@@ -31,6 +34,8 @@ impl Cluster {
             Script::None => {}
             Script::Orphan { .. } if self.phase_is_over() => {}
             Script::Orphan { strikes_join } => self.leave_orphan(strikes_join),
+            Script::EpochStart if self.phase_is_over() => {}
+            Script::EpochStart => self.part_epoch_start(),
             Script::Returning { disk, strikes_join } => self.strike_join(disk, strikes_join),
         }
     }
@@ -68,6 +73,29 @@ impl Cluster {
         // From now on nothing is written, so that nothing is settled; guests look at every block.
         self.guests.iter_mut().for_each(|guest| guest.plan.mix.write = 0);
         self.script = Script::Returning { disk: other, strikes_join };
+    }
+
+    fn part_epoch_start(&mut self) {
+        let Some(owner) = self.owner_machine() else { return };
+        let Some(members) = self.map.volume(SEGMENT.0).map(|entry| &entry.segments[0]) else {
+            return;
+        };
+        let copies = members.in_sync.iter().map(|disk| (*disk, self.segment_of(*disk)));
+        let copies: Vec<_> =
+            copies.filter_map(|(disk, held)| Some((self.machine_of_disk(disk)?, held?))).collect();
+        let first = |held: &HeldSegment| held.next.previous();
+        let late = copies.iter().find(|(_, late)| {
+            let reaches = late.highest.max(first(late)).max(late.settled);
+            copies.iter().any(|(_, early)| first(early) > reaches)
+        });
+        let Some((late, _)) = late.copied() else { return };
+        self.count("script-epoch-start");
+        self.script = Script::None;
+        for machine in [owner, late] {
+            let mut prng = self.prng.fork();
+            self.cut_power(machine, &mut prng);
+            self.queue.after(Duration::from_millis(300), Event::Mend(Mend::Start(machine)));
+        }
     }
 
     fn strike_join(&mut self, disk: DiskId, strikes: bool) {

@@ -63,8 +63,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // `store`: a disk is looked at offline by the code that opens it in a node.
     ("gabion", &["gabion-types", "gabion-store", "gabion-daemon", "gabion-sim", "gabion-api"]),
-    // `wire`: what a stranger says on the peers' port is well formed, to get further in.
-    ("gabion-tests", &["gabion-types", "gabion", "gabion-api", "gabion-wire"]),
+    // `wire`: what a stranger says on the peers' port is well formed, to get further in. `sim`: as
+    // it is in a debug build, to compare with the released binary.
+    ("gabion-tests", &["gabion-types", "gabion", "gabion-sim", "gabion-api", "gabion-wire"]),
     ("gabion-benches", &["gabion-tests"]),
 ];
 

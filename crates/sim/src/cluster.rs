@@ -10,6 +10,7 @@ mod frail;
 mod guest;
 mod guests;
 mod machine;
+mod nbd;
 mod operator;
 mod prove;
 mod route;
@@ -31,7 +32,7 @@ use crate::world::{Queue, Trace};
 pub use fault::FaultKind;
 use fault::Mend;
 use gabion_cluster::{AdminReply, Change, Command, Map, Proposer};
-use gabion_node::{Effect, NodeEvent};
+use gabion_node::{Effect, GuestId, NodeEvent};
 use gabion_types::{DiskToken, Duration, Flaws, Incarnation, Instant, Prng, VolumeId};
 use gabion_volume::VolumeEvent;
 use gabion_wire::Message;
@@ -78,6 +79,11 @@ enum Event {
     Act {
         guest: usize,
         act: u64,
+    },
+    /// Bytes of a guest's socket come in at its node.
+    Flow {
+        machine: Machine,
+        guest: GuestId,
     },
     Operate {
         number: u64,
@@ -242,6 +248,7 @@ impl Cluster {
             Event::Tick { machine, life } => self.on_tick(machine, life),
             Event::Exit { machine, life } => self.on_exit(machine, life),
             Event::Act { guest, act } => self.on_act(guest, act),
+            Event::Flow { machine, guest } => self.flow(machine, guest),
             Event::Operate { number } => self.operate(number),
             Event::Strike { number } => self.strike(number),
             Event::Mend(mend) => {

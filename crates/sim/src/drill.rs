@@ -207,7 +207,7 @@ impl Storm {
         };
         let patience = Duration::from_secs(prng.between(1, 8));
         let (depth, think) = (self.depth, self.think);
-        GuestPlan { volume: 0, mix, depth, think, patience, forgets: self.forgets }
+        GuestPlan { volume: 0, mix, depth, think, patience, forgets: self.forgets, nbd: false }
     }
 }
 

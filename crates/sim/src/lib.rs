@@ -10,6 +10,7 @@ mod formatting;
 pub mod invariants;
 pub mod list;
 pub mod many;
+pub mod nbd_guest;
 pub mod net;
 pub mod oracle;
 pub mod report;

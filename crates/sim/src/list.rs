@@ -42,7 +42,7 @@ pub const PROMISES: &[Listed] = &[
     listed("recovers", "a disk opens after any stop, kill or power cut"),
     listed("locates", "a store knows where each block lies"),
     listed("store", "a store answers as the replica protocol says"),
-    listed("no-nbd-guests", "a node speaks NBD only to guests that do"),
+    listed("nbd", "a node speaks NBD, and answers only what was asked"),
     listed(crate::caught::PROMISE, "no core panics"),
 ];
 

@@ -19,6 +19,8 @@ pub enum FaultKind {
     PowerCutAll,
     /// A process stops and comes back.
     Stop,
+    /// A process lets go of its volumes and guests, then stops and comes back.
+    Drain,
     /// A process hangs and goes on.
     Pause,
     Cut,
@@ -61,6 +63,8 @@ pub enum FaultKind {
 pub enum Mend {
     Start(Machine),
     Resume(Machine),
+    /// It was drained: now it stops.
+    Stop(Machine),
     Way(Machine, Machine),
     Disk(Machine, usize),
     /// No mend: the moment at which an old disk comes in the place of the newer one.
@@ -82,11 +86,12 @@ pub(super) const LASTS: [Spread; 3] = [
 ];
 
 impl FaultKind {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutAll,
         Self::Stop,
+        Self::Drain,
         Self::Pause,
         Self::Cut,
         Self::CutOneWay,
@@ -134,6 +139,7 @@ impl FaultKind {
             | Self::PowerCut
             | Self::PowerCutAll
             | Self::Stop
+            | Self::Drain
             | Self::Pause
             | Self::Cut
             | Self::CutOneWay
@@ -157,6 +163,7 @@ impl FaultKind {
             Self::Kill
             | Self::PowerCut
             | Self::Stop
+            | Self::Drain
             | Self::Pause
             | Self::SlowDisk
             | Self::StuckDisk
@@ -189,6 +196,7 @@ impl FaultKind {
             Self::PowerCut => "power-cut",
             Self::PowerCutAll => "power-cut-all",
             Self::Stop => "stop",
+            Self::Drain => "drain",
             Self::Pause => "pause",
             Self::Cut => "cut",
             Self::CutOneWay => "cut-one-way",
@@ -221,6 +229,7 @@ impl FaultKind {
             Self::PowerCut => "a machine loses power: what was not synced is lost, kept or torn",
             Self::PowerCutAll => "all machines lose power at once",
             Self::Stop => "a process is stopped cleanly and comes back",
+            Self::Drain => "a process lets go of its volumes first, then stops and comes back",
             Self::Pause => "a process hangs and goes on",
             Self::Cut => "two machines do not hear each other",
             Self::CutOneWay => "one machine does not hear another, which hears it",
@@ -280,6 +289,10 @@ impl Cluster {
             FaultKind::Stop => {
                 self.stop(one);
                 self.queue.after(lasts + Duration::from_secs(10), Event::Mend(Mend::Start(one)));
+            }
+            FaultKind::Drain => {
+                self.drain(one);
+                self.queue.after(lasts, Event::Mend(Mend::Stop(one)));
             }
             FaultKind::Pause => {
                 self.pause(one);
@@ -367,6 +380,12 @@ impl Cluster {
                 }
             }
             Mend::Resume(machine) => self.resume(machine),
+            Mend::Stop(machine) => {
+                if self.machines[machine].drained && !self.phase.is_stopping() {
+                    self.stop(machine);
+                    self.start_once_stopped(machine);
+                }
+            }
             Mend::Way(from, to) => self.net.mend(self.queue.now(), from, to),
             Mend::Disk(machine, slot) => {
                 self.machines[machine].disks[slot].virtual_disk.set_slow(1);
@@ -387,6 +406,7 @@ impl Cluster {
             }
             self.resume(from);
             self.start(from);
+            self.mend(Mend::Stop(from));
             self.start_once_stopped(from);
         }
     }

@@ -43,6 +43,7 @@ impl Cluster {
             | FaultKind::PowerCut
             | FaultKind::PowerCutAll
             | FaultKind::Stop
+            | FaultKind::Drain
             | FaultKind::Pause
             | FaultKind::Cut
             | FaultKind::CutOneWay

@@ -1,6 +1,7 @@
 //! A guest: asks, waits, and goes elsewhere when nobody answers.
 
 use super::swarm::GuestPlan;
+use crate::nbd_guest::NbdGuest;
 use crate::net::Machine;
 use crate::oracle::{Open, WriteId};
 use crate::workload::OpPlan;
@@ -16,6 +17,8 @@ pub struct Guest {
     pub volume: usize,
     pub prng: Prng,
     pub state: GuestState,
+    /// Its socket, if it speaks NBD.
+    pub nbd: Option<NbdGuest>,
     /// What was not answered on the last connection; asked again, first.
     pub again: VecDeque<OpPlan>,
     /// Invents new requests.
@@ -60,6 +63,7 @@ impl Guest {
             plan,
             prng,
             state: GuestState::Away,
+            nbd: None,
             again: VecDeque::new(),
             busy: true,
             acts: 0,

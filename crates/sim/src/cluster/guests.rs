@@ -58,7 +58,11 @@ impl Cluster {
         self.machines[machine].guests.insert(id, guest);
         self.schedule_act(guest, LOOK);
         self.trace.note(now, guest_who(guest), "open", [machine as u64, id.0, 0]);
-        self.feed(machine, Input::GuestOpen { guest: id, volume });
+        if self.guests[guest].plan.nbd {
+            self.nbd_open(machine, id, guest, volume);
+        } else {
+            self.feed(machine, Input::GuestOpen { guest: id, volume });
+        }
     }
 
     /// It gives up on this connection; the node hears of it in the order of its inputs.
@@ -95,6 +99,7 @@ impl Cluster {
             }
         }
         one.state = GuestState::Away;
+        one.nbd = None;
         one.wants(now);
         self.trace.note(now, guest_who(guest), "cut off", [one.again.len() as u64, 0, 0]);
         let wait = Spread::new(1_000, 200_000).draw(&mut self.guests[guest].prng);
@@ -133,6 +138,7 @@ impl Cluster {
                 });
                 self.machines[machine].guests.remove(&id);
                 self.guests[guest].state = GuestState::Away;
+                self.guests[guest].nbd = None;
                 let wait = Spread::new(10_000, 300_000).draw(&mut self.guests[guest].prng);
                 self.schedule_act(guest, wait);
             }
@@ -212,7 +218,13 @@ impl Cluster {
         }
         let numbers = [id.0, tag, write.map_or(0, |write| write.0)];
         self.trace.note_with(now, guest_who(guest), "ask", numbers, || format!("{plan:?}"));
-        self.feed(machine, Input::Guest { guest: id, tag, op });
+        match &mut self.guests[guest].nbd {
+            Some(nbd) => {
+                nbd.ask(tag, &op);
+                self.flow_soon(machine, id);
+            }
+            None => self.feed(machine, Input::Guest { guest: id, tag, op }),
+        }
     }
 
     /// A plan as a request, and the write that the oracle has to know of.
@@ -272,7 +284,7 @@ impl Cluster {
         match (&result, flight.plan.kind) {
             (Ok(_), OpKind::Flush) => self.watch_flushed(volume),
             (Ok(_), OpKind::Read) => self.watch_read(machine, volume),
-            (Ok(_), _) => self.watch_acknowledged(machine, volume, flight.plan),
+            (Ok(_), _) => self.watch_acknowledged(machine, guest, flight.plan),
             (Err(_), _) => {}
         }
         let answer = match result {
@@ -371,7 +383,10 @@ impl Cluster {
         let lives = volumes.any(|entry| self.places.get(&entry.id) == Some(&one.volume));
         match &one.state {
             GuestState::Away | GuestState::Opening { .. } => false,
-            GuestState::Attached { machine, .. } => self.machines[*machine].stopping || !lives,
+            GuestState::Attached { machine, .. } => {
+                let host = &self.machines[*machine];
+                host.stopping || host.drained || !lives
+            }
         }
     }
 

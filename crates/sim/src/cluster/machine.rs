@@ -67,6 +67,8 @@ pub struct Host {
     sent: BTreeMap<LinkId, Sent>,
     pub guests: BTreeMap<GuestId, usize>,
     pub stopping: bool,
+    /// It was told to let go of its volumes, and serves those of others only.
+    pub drained: bool,
     /// Since when its clock stands still.
     stands_since: Option<Instant>,
 }
@@ -87,6 +89,7 @@ impl Host {
             sent: BTreeMap::new(),
             guests: BTreeMap::new(),
             stopping: false,
+            drained: false,
             stands_since: None,
         }
     }
@@ -218,6 +221,7 @@ impl Cluster {
         host.life += 1;
         host.incarnation = incarnation;
         host.stopping = false;
+        host.drained = false;
         host.armed = None;
         host.clock = Clock::new(now, Instant::from_nanos(self.prng.below(1 << 40)), host.ppm);
         let config = NodeConfig {
@@ -295,6 +299,14 @@ impl Cluster {
         if self.machines[machine].has_process() && !self.machines[machine].stopping {
             self.machines[machine].stopping = true;
             self.feed(machine, Input::Stop);
+        }
+    }
+
+    /// Asks the process to let go of its volumes and guests; it stays for the volumes of others.
+    pub(super) fn drain(&mut self, machine: Machine) {
+        if self.machines[machine].has_process() && !self.machines[machine].stopping {
+            self.machines[machine].drained = true;
+            self.feed(machine, Input::Quiesce);
         }
     }
 

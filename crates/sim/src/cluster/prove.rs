@@ -1,7 +1,7 @@
 //! The phases of a run, and what has to hold at the end of each.
 
 use super::guest::Guest;
-use super::machine::State;
+use super::machine::{Host, State};
 use super::swarm::{Finale, GuestPlan};
 use super::{Cluster, Event};
 use crate::invariants::{replicas_equal, whole};
@@ -154,7 +154,8 @@ impl Cluster {
         if let Some(machine) = self.machines.iter().position(|host| !host.is_running()) {
             return Some(format!("machine {machine} does not run"));
         }
-        if let Some(machine) = self.machines.iter().position(|host| host.stopping) {
+        let ends = |host: &Host| host.stopping || host.drained;
+        if let Some(machine) = self.machines.iter().position(ends) {
             return Some(format!("machine {machine} does not stop"));
         }
         if !self.operator.is_done() {
@@ -192,6 +193,7 @@ impl Cluster {
                 think: Spread::new(1, 20),
                 patience: READING * 2,
                 forgets: false,
+                nbd: false,
             };
             let mut guest = Guest::new(plan, prng);
             guest.busy = false;

@@ -61,9 +61,9 @@ impl Cluster {
                     Event::Exit { machine, life: self.machines[machine].life },
                 );
             }
-            Effect::NbdWant { .. } | Effect::NbdSend { .. } | Effect::NbdClose { .. } => {
-                self.break_promise("no-nbd-guests", format!("{effect:?}"));
-            }
+            Effect::NbdWant { guest, bytes } => self.on_nbd_want(machine, guest, bytes),
+            Effect::NbdSend { guest, pieces } => self.on_nbd_sent(machine, guest, &pieces),
+            Effect::NbdClose { guest } => self.on_guest_ended(machine, guest),
         }
     }
 
@@ -286,6 +286,8 @@ fn effect_numbers(effect: &Effect) -> [u64; 3] {
         Effect::AdminDone { number, .. } => [10, *number, 0],
         Effect::Event(_) => [11, 0, 0],
         Effect::Stopped => [12, 0, 0],
-        Effect::NbdWant { .. } | Effect::NbdSend { .. } | Effect::NbdClose { .. } => [13, 0, 0],
+        Effect::NbdWant { guest, bytes } => [13, guest.0, *bytes as u64],
+        Effect::NbdSend { guest, pieces } => [15, guest.0, pieces.len() as u64],
+        Effect::NbdClose { guest } => [16, guest.0, 0],
     }
 }

@@ -99,6 +99,7 @@ impl Cluster {
             FaultKind::PowerCut => format!("{one} loses power {lasts}"),
             FaultKind::PowerCutAll => "all machines lose power".to_string(),
             FaultKind::Stop => format!("{one} is stopped cleanly"),
+            FaultKind::Drain => format!("{one} is drained, and stopped later"),
             FaultKind::Pause => format!("{one} hangs {lasts}"),
             FaultKind::Cut => format!("{one} and {other} do not hear each other {lasts}"),
             FaultKind::CutOneWay => format!("{other} does not hear {one} {lasts}"),

@@ -62,6 +62,8 @@ pub struct GuestPlan {
     /// It dies with its connection, as a VM with its machine: what came after it does not ask again
     /// what was not answered.
     pub forgets: bool,
+    /// It speaks NBD; else its node is asked as by gRPC.
+    pub nbd: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,34 @@ pub enum Finale {
     Stop,
     PowerCut,
     Kill,
+}
+
+/// Units: bytes.
+const DISK: u64 = 64 << 20;
+/// Most of it is the journal.
+const SMALL_DISK: u64 = 24 << 20;
+const VOLUMES_MAX: u64 = 3;
+/// Of a volume, at most.
+const BLOCKS: u64 = 1024;
+/// So much of each volume has room on one small disk, with little to spare: an owner's share of what
+/// is free is soon too small for its guests, and still every copy can be made anew elsewhere.
+const SMALL_BLOCKS: u64 = 430;
+/// Units: bytes.
+const LARGE_REQUEST: u64 = 1 << 20;
+
+impl GuestPlan {
+    /// Where volumes are not made anew: NBD does not tell which one it serves.
+    fn draw_nbd(&mut self, prng: &mut Prng, unit_bytes: u64) {
+        self.nbd = prng.chance(1, 2);
+        if self.nbd {
+            // It takes structured replies, which this guest does not.
+            self.mix.status = 0;
+        }
+        // A unit is a register of the judge's: many small ones take long.
+        if self.nbd && unit_bytes == gabion_types::BLOCK_BYTES && prng.chance(1, 2) {
+            self.mix.count_max = prng.between(1, LARGE_REQUEST / unit_bytes);
+        }
+    }
 }
 
 impl Swarm {
@@ -85,16 +115,20 @@ impl Swarm {
             requests_per_volume: pick(prng, &[8, 64, 256]),
             write_bytes_per_disk: pick(prng, &[1 << 20, 4 << 20]),
         };
-        let volumes = Self::draw_volumes(prng, rf);
-        let guests = Self::draw_guests(prng, &volumes, unit_bytes, &limits);
-        let frail = Self::draw_frail(prng, &disks, &volumes);
+        let small = prng.chance(1, 6);
+        let volumes = Self::draw_volumes(prng, rf, if small { SMALL_BLOCKS } else { BLOCKS });
+        let mut guests = Self::draw_guests(prng, &volumes, unit_bytes, &limits);
+        let frail = Self::draw_frail(prng, &disks, &volumes).filter(|_| !small);
         let faults = FaultKind::draw(prng, frail.is_some());
+        if !faults.contains(&FaultKind::Remake) {
+            guests.iter_mut().for_each(|guest| guest.draw_nbd(prng, unit_bytes));
+        }
         let fault_every = Duration::from_millis(pick(prng, &[300, 1000, 3000]));
         let chaos = Duration::from_secs(prng.between(10, 30));
         let mut swarm = Self {
             clocks_ppm: (0..machines).map(|_| prng.between(920_000, 1_080_000)).collect(),
             disks,
-            disk_bytes: 64 << 20,
+            disk_bytes: if small { SMALL_DISK } else { DISK },
             limits,
             volumes,
             guests,
@@ -190,12 +224,12 @@ impl Swarm {
         changed.map(|(name, value)| (name, value.to_string())).collect()
     }
 
-    fn draw_volumes(prng: &mut Prng, rf: u8) -> Vec<VolumePlan> {
-        let count = prng.between(1, 3);
+    fn draw_volumes(prng: &mut Prng, rf: u8, blocks: u64) -> Vec<VolumePlan> {
+        let count = prng.between(1, VOLUMES_MAX);
         (0..count)
             .map(|number| VolumePlan {
                 name: format!("vm{number}"),
-                size_bytes: prng.between(1, 4 * 256) * 4096,
+                size_bytes: prng.between(1, blocks) * 4096,
                 rf: if prng.chance(1, 6) { 1.max(rf - 1) } else { rf },
             })
             .collect()
@@ -220,6 +254,7 @@ impl Swarm {
                     think: pick(prng, &[Spread::new(10, 2000), Spread::new(1000, 20_000)]),
                     patience: Duration::from_millis(pick(prng, &[1500, 5000, 20_000, 600_000])),
                     forgets: prng.chance(1, 3),
+                    nbd: false,
                 }
             })
             .collect()

@@ -1,6 +1,5 @@
-use super::{FaultKind, Part, Strike, Trouble, plan, run, run_part, run_swarm};
+use super::{FaultKind, Part, Trouble, plan, run, run_part};
 use crate::report::Options;
-use gabion_types::{Duration, Prng};
 use std::collections::BTreeSet;
 
 /// Seeds from 0 on; more with `GABION_SEEDS=A..B`, or `gabion sim run --seeds A..B`.
@@ -59,25 +58,4 @@ fn a_part_of_a_seed_is_the_same_each_time() {
     let counted: u64 = FaultKind::ALL.iter().filter_map(|kind| one.counts.get(kind.name())).sum();
     assert_eq!(counted, 3);
     assert!(!one.counts.contains_key("rot") && !one.counts.contains_key("disk-died"));
-}
-
-/// Its disks answer nothing, so its stop takes longer than faults go on: it is started again all the
-/// same.
-#[test]
-fn a_machine_that_stops_late_is_started_again() {
-    let mut swarm = plan(0);
-    let (one, other, seed) = (0, 1, 1);
-    swarm.disks = vec![1; 3];
-    swarm.clocks_ppm.truncate(3);
-    swarm.frail = None;
-    swarm.chaos = Duration::from_secs(13);
-    let strike = |at_ms, kind, lasts_ms| {
-        let (at, lasts) = (Duration::from_millis(at_ms), Duration::from_millis(lasts_ms));
-        Strike { at, kind, lasts, one, other, seed }
-    };
-    let stuck = strike(1000, FaultKind::StuckDisk, 15_000);
-    swarm.strikes = vec![stuck, strike(1001, FaultKind::Stop, 1)];
-    let report = run_swarm(Options { seed: 0, watch: false }, swarm, Prng::new(0));
-    assert_eq!(report.broken, None, "{}", report.summary());
-    assert!(report.counts["stopped"] > 0, "{}", report.summary());
 }

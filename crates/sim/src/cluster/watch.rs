@@ -1,7 +1,7 @@
 //! What has to hold at every moment, looked at while a run goes on.
 
 use super::machine::node_id;
-use super::{Cluster, FaultKind, Strike};
+use super::{Cluster, FaultKind, GuestPlan, Strike};
 use crate::invariants::one_owner::Completing;
 use crate::invariants::place::Place;
 use crate::invariants::{
@@ -88,13 +88,17 @@ impl Cluster {
     }
 
     /// A guest was told that its write is done, on the node of the owner: no other write of these
-    /// blocks can be under way.
-    pub(super) fn watch_acknowledged(&mut self, machine: Machine, volume: usize, plan: OpPlan) {
+    /// blocks can be under way. Unless its node made several requests of it: they are done one by one,
+    /// with others' between them.
+    pub(super) fn watch_acknowledged(&mut self, machine: Machine, guest: usize, plan: OpPlan) {
         let Some(bytes) = self.written(plan) else { return };
+        let GuestPlan { volume, nbd, .. } = self.guests[guest].plan;
+        let part = u64::from(self.swarm.limits.part_bytes);
+        let in_parts = nbd && bytes.offset() / part != (bytes.end() - 1) / part;
         let blocks = durable_on_all::blocks(&self.map, bytes);
         let Some(entry) = self.entry(volume) else { return };
         let incarnation = self.machines[machine].incarnation;
-        if entry.owner == Some((node_id(machine), incarnation)) {
+        if !in_parts && entry.owner == Some((node_id(machine), incarnation)) {
             let aligned = [bytes.offset(), bytes.end()].iter().all(|at| at % BLOCK_BYTES == 0);
             let one_segment = blocks.iter().all(|(segment, _)| *segment == blocks[0].0);
             let blocks = (&blocks[..], aligned && one_segment);

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use gabion::judge::fill;
-use gabion::nbd_client::NbdError;
+use gabion::nbd_client::{NbdError, Request};
 use gabion_tests::fixture::{program, temp_dir, wait};
 use gabion_tests::{Cluster, Ran, Shape, run};
 use serde_json::Value;
@@ -178,6 +178,60 @@ fn a_check_tells_whole_disks_from_damaged_ones() {
     assert_eq!(told, data);
     let text = run(Command::new(program()).args(["disk", "check"]).arg(&path), MOST);
     assert!(text.out.contains("BAD ") && text.err.contains("3 blocks"), "{}{}", text.out, text.err);
+}
+
+/// Volumes are thin: what they could grow to is told beside what there is, and a disk that fills is told
+/// of before it is full and when it is.
+#[test]
+fn what_is_promised_is_told_and_a_disk_that_fills_too() {
+    const MIB: u64 = 1 << 20;
+    let cluster = Cluster::of(Shape { nodes: 2, disk_mib: 128, segment_mib: 4 });
+    cluster.create("vm1", 96);
+    cluster.create("vm2", 96);
+    let number = |value: &Value| value.as_u64().unwrap();
+    let status = || cluster.json(&["status"]);
+    let spaces = || {
+        let shown = cluster.json(&["disk", "list"]);
+        let disks = shown["disks"].as_array().unwrap().iter();
+        disks.map(|disk| disk["space"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let capacity = status()["capacity"].clone();
+    assert_eq!(number(&capacity["promised_bytes"]), 2 * 2 * 96 * MIB);
+    assert!(number(&capacity["promised_bytes"]) > number(&capacity["total_bytes"]), "{capacity}");
+    wait("both are empty", MOST, || spaces() == ["ok", "ok"]);
+    let text = cluster.gabion(&["status"]).ok();
+    assert!(text.contains("384 MiB promised to volumes (150 %)"), "{text}");
+
+    cluster.set("space.near_full", "75%");
+    let mut guest = cluster.client(1, "vm1").unwrap();
+    let told = |what: &str| {
+        let problems = status()["problems"].to_string();
+        problems.matches(what).count() == 2
+    };
+    let mut full = false;
+    let mut near = false;
+    let mut first = 0;
+    while !full && first < 96 << 8 {
+        full = guest.write(first * 4096, &fill(1, first, 64)).is_err();
+        first += 64;
+        if !near && first % 1024 == 0 && first >= 84 << 8 {
+            wait("they are near full", MOST, || spaces() == ["near-full", "near-full"]);
+            assert!(told("is near full, "), "{}", status()["problems"]);
+            near = true;
+        }
+    }
+    if !full {
+        let mut other = cluster.client(1, "vm2").unwrap();
+        let mut at = (0..96 << 8).step_by(64);
+        full = at.any(|first: u64| other.write(first * 4096, &fill(1, first, 64)).is_err());
+    }
+    assert!(full && near);
+    wait("they are full", MOST, || spaces() == ["full", "full"]);
+    assert!(told("is full: new data are refused"), "{}", status()["problems"]);
+    // Giving back makes room.
+    guest.call(Request::Trim { offset: 0, length: 64 << 20 }).unwrap();
+    wait("there is room again", MOST, || spaces() == ["ok", "ok"]);
+    assert!(status()["problems"].as_array().unwrap().is_empty(), "{}", status());
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub struct Settings {
     pub ping_interval: Duration,
     pub ping_silence: Duration,
     pub overcommit_percent: u64,
+    pub near_full_percent: u64,
     /// Zero: never by itself.
     pub scrub_light: Duration,
     pub scrub_deep: Duration,
@@ -71,7 +72,7 @@ const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> 
 }
 
 /// Every setting. Shape: `[least, default, most]`.
-pub const SETTINGS: [Setting; 13] = [
+pub const SETTINGS: [Setting; 14] = [
     time(
         "rebuild.wait",
         [0, MINUTE, 24 * HOUR],
@@ -112,6 +113,11 @@ pub const SETTINGS: [Setting; 13] = [
         "overcommit.ratio",
         [100, 400, 10_000],
         "how much may be promised on a disk, in parts of its capacity",
+    ),
+    percent(
+        "space.near_full",
+        [1, 85, 100],
+        "a disk of which so much is used is told of by `gabion status`",
     ),
     time(
         "scrub.light",
@@ -187,6 +193,7 @@ impl Settings {
             ping_interval: time("ping.interval"),
             ping_silence: time("ping.silence"),
             overcommit_percent: number("overcommit.ratio"),
+            near_full_percent: number("space.near_full"),
             scrub_light: time("scrub.light"),
             scrub_deep: time("scrub.deep"),
             scrub_share_percent: u32::try_from(number("scrub.share")).unwrap_or(u32::MAX),

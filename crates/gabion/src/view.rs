@@ -20,6 +20,8 @@ pub fn status(status: &v1::StatusResponse) -> Value {
             "total_bytes": capacity.total_bytes,
             "used_bytes": capacity.used_bytes,
             "survives_largest_node": capacity.survives_largest_node,
+            "free_bytes": capacity.free_bytes,
+            "promised_bytes": capacity.promised_bytes,
         })),
     })
 }
@@ -58,7 +60,19 @@ pub fn disk(disk: &v1::Disk) -> Value {
         "corrupt_blocks": disk.corrupt_blocks,
         "filled_bytes": disk.filled_bytes,
         "replicas": disk.replicas,
+        "free_bytes": disk.free_bytes,
+        "promised_bytes": disk.promised_bytes,
+        "space": disk_space(disk.space),
     })
+}
+
+pub fn disk_space(space: i32) -> &'static str {
+    match v1::DiskSpace::try_from(space) {
+        Ok(v1::DiskSpace::Ok) => "ok",
+        Ok(v1::DiskSpace::NearFull) => "near-full",
+        Ok(v1::DiskSpace::Full) => "full",
+        Ok(v1::DiskSpace::Unspecified) | Err(_) => "unknown",
+    }
 }
 
 pub fn volume(volume: &v1::Volume) -> Value {

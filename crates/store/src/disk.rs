@@ -277,6 +277,7 @@ impl Disk {
         StoreStats {
             capacity_bytes: self.layout.capacity,
             used_bytes: (pool - self.slots.free()) * BLOCK_BYTES,
+            free_bytes: self.slots_usable() * BLOCK_BYTES,
             reserve_bytes: self.reserve_slots() * BLOCK_BYTES,
             pending: (self.ops.len()
                 + self.waiting.len()

@@ -160,6 +160,8 @@ pub struct StoreStats {
     pub capacity_bytes: u64,
     /// Slots in use by data and metadata.
     pub used_bytes: u64,
+    /// Left beside what the map's own pages may need; the reserve is in it.
+    pub free_bytes: u64,
     /// Kept back for overwrites, repair, checkpoints.
     pub reserve_bytes: u64,
     pub writes: u64,

@@ -7,9 +7,10 @@ use crate::control::volumes::all_volumes;
 use gabion_api::v1::cluster_client::ClusterClient;
 use gabion_api::v1::cluster_server::Cluster;
 use gabion_api::v1::{
-    Capacity, Disk, DiskState, DisksRequest, DisksResponse, Event, EventsRequest, Health,
-    ListSettingsRequest, ListSettingsResponse, Node, NodeState, NodesRequest, NodesResponse,
-    SetSettingRequest, SetSettingResponse, Setting, StatusRequest, StatusResponse, Volume,
+    Capacity, Disk, DiskSpace, DiskState, DisksRequest, DisksResponse, Event, EventsRequest,
+    Health, ListSettingsRequest, ListSettingsResponse, Node, NodeState, NodesRequest,
+    NodesResponse, SetSettingRequest, SetSettingResponse, Setting, StatusRequest, StatusResponse,
+    Volume,
 };
 use gabion_cluster::{AdminRequest, Map, settings::SETTINGS};
 use gabion_types::NodeId;
@@ -250,7 +251,9 @@ fn capacity(map: &Map, told: &Told) -> Capacity {
     let copies = map.volumes().values().map(|volume| usize::from(volume.spec.rf)).max();
     let nodes_left = by_node.len().saturating_sub(1) >= copies.unwrap_or_default();
     let survives_largest_node = nodes_left && used_bytes <= total_bytes - largest;
-    Capacity { total_bytes, used_bytes, survives_largest_node }
+    let free_bytes = in_service.iter().filter_map(|disk| disk.free_bytes).sum();
+    let promised_bytes = in_service.iter().map(|disk| disk.promised_bytes).sum();
+    Capacity { total_bytes, used_bytes, survives_largest_node, free_bytes, promised_bytes }
 }
 
 /// Worst first.
@@ -277,6 +280,9 @@ fn problems(status: &StatusResponse) -> Vec<String> {
             problems.push(format!("node {} is silent for {seconds} s", node.name));
         }
         let in_state = |state| node.disks.iter().filter(move |disk| disk.state() == state);
+        for disk in in_state(DiskState::InService) {
+            problems.extend(space_problem(disk, &node.name));
+        }
         for disk in in_state(DiskState::Failed) {
             problems.push(format!("disk {} on node {} failed", disk.id, node.name));
         }
@@ -288,6 +294,27 @@ fn problems(status: &StatusResponse) -> Vec<String> {
         }
     }
     problems
+}
+
+/// What a disk's space asks of an operator.
+fn space_problem(disk: &Disk, node: &str) -> Option<String> {
+    let id = disk.id;
+    match disk.space() {
+        DiskSpace::Unspecified | DiskSpace::Ok => None,
+        DiskSpace::NearFull => {
+            let used = disk.used_bytes.unwrap_or_default();
+            let all = used + disk.free_bytes.unwrap_or_default();
+            let percent = u128::from(used) * 100 / u128::from(all.max(1));
+            Some(format!(
+                "disk {id} on node {node} is near full, {percent} % are used: trim or delete what is not \
+                 needed, or add a disk"
+            ))
+        }
+        DiskSpace::Full => Some(format!(
+            "disk {id} on node {node} is full: new data are refused, overwrites, trims and repairs go \
+             on; trim or delete what is not needed, or add a disk"
+        )),
+    }
 }
 
 fn worst(status: &StatusResponse) -> Health {

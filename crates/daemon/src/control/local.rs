@@ -155,6 +155,7 @@ fn disk(stats: &DiskStats) -> LocalDisk {
         in_service: matches!(stats.condition, DiskCondition::InService { .. }),
         capacity_bytes: store.capacity_bytes,
         used_bytes: store.used_bytes,
+        free_bytes: store.free_bytes,
         reserve_bytes: store.reserve_bytes,
         reads: store.reads,
         read_bytes: store.read_bytes,

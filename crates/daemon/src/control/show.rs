@@ -1,9 +1,9 @@
 //! The map, and what nodes tell of themselves, as operators read it.
 
 use gabion_api::v1::{
-    Attach, Disk, DiskState, Health, LocalDisk, LocalStatsResponse, LocalVolume, LostBlocks, Node,
-    NodeState, Owner, Rebuild, Replica, ScrubDone, ScrubFound, ScrubUnderWay, Scrubs, Segment,
-    Traffic, Volume, VolumeState,
+    Attach, Disk, DiskSpace, DiskState, Health, LocalDisk, LocalStatsResponse, LocalVolume,
+    LostBlocks, Node, NodeState, Owner, Rebuild, Replica, ScrubDone, ScrubFound, ScrubUnderWay,
+    Scrubs, Segment, Traffic, Volume, VolumeState,
 };
 use gabion_cluster::{self as cluster, Map, VolumeEntry};
 use gabion_types::{DiskId, HoldPolicy, NodeId, ScrubKind, SegmentMembers};
@@ -40,7 +40,12 @@ pub fn replicas_by_disk(map: &Map) -> BTreeMap<DiskId, u64> {
     counts
 }
 
-pub fn disk(map: &Map, told: &Told, id: DiskId, entry: &cluster::DiskEntry, replicas: u64) -> Disk {
+pub fn disk(
+    map: &Map,
+    told: &Told,
+    (id, entry): (DiskId, &cluster::DiskEntry),
+    (replicas, promised_bytes): (u64, u64),
+) -> Disk {
     let told = told.disk(entry.node, id);
     let state = match entry.state {
         cluster::DiskState::Failed => DiskState::Failed,
@@ -59,13 +64,45 @@ pub fn disk(map: &Map, told: &Told, id: DiskId, entry: &cluster::DiskEntry, repl
         corrupt_blocks: told.map(|told| told.corrupt_blocks),
         filled_bytes: told.map(|told| told.filled_bytes),
         replicas,
+        free_bytes: told.map(free_bytes),
+        promised_bytes,
+        space: told.map_or(DiskSpace::Unspecified, |told| space(map, told)).into(),
+    }
+}
+
+/// A disk with less for new data than this, or a thirty-second part of it, is full.
+const FULL_BYTES: u64 = 16 << 20;
+
+/// For new data.
+fn free_bytes(told: &LocalDisk) -> u64 {
+    told.free_bytes.saturating_sub(told.reserve_bytes)
+}
+
+fn space(map: &Map, told: &LocalDisk) -> DiskSpace {
+    if told.capacity_bytes == 0 {
+        // It is not open.
+        return DiskSpace::Unspecified;
+    }
+    let free = free_bytes(told);
+    let percent = u128::from(map.settings().near_full_percent);
+    let all = u128::from(told.used_bytes) + u128::from(free);
+    // An owner is given credit for a part of what is free: before nothing is left, new data are
+    // refused.
+    if free < FULL_BYTES.min(told.capacity_bytes / 32) {
+        DiskSpace::Full
+    } else if u128::from(told.used_bytes) * 100 >= all * percent {
+        DiskSpace::NearFull
+    } else {
+        DiskSpace::Ok
     }
 }
 
 pub fn disks(map: &Map, told: &Told) -> Vec<Disk> {
     let replicas = replicas_by_disk(map);
-    let count = |id| replicas.get(id).copied().unwrap_or_default();
-    map.disks().iter().map(|(id, entry)| disk(map, told, *id, entry, count(id))).collect()
+    let promised = map.promised_bytes();
+    let count = |counts: &BTreeMap<DiskId, u64>, id| counts.get(id).copied().unwrap_or_default();
+    let counts = |id| (count(&replicas, id), count(&promised, id));
+    map.disks().iter().map(|(id, entry)| disk(map, told, (*id, entry), counts(id))).collect()
 }
 
 /// `since` says how long a node has been in its state.

@@ -46,10 +46,14 @@ fn text(status: &v1::StatusResponse) -> String {
     });
     if let Some(capacity) = &status.capacity {
         let fits = if capacity.survives_largest_node { "would" } else { "would NOT" };
+        let percent = u128::from(capacity.promised_bytes) * 100;
+        let percent = percent / u128::from(capacity.total_bytes.max(1));
         parts.push(format!(
-            "\n{} of {} used; all data {fits} still fit, with all copies, after the loss of the largest node",
+            "\n{} of {} used, {} left for new data; {} promised to volumes ({percent} %); all data {fits} still fit, with all copies, after the loss of the largest node",
             ByteSize(capacity.used_bytes),
-            ByteSize(capacity.total_bytes)
+            ByteSize(capacity.total_bytes),
+            ByteSize(capacity.free_bytes),
+            ByteSize(capacity.promised_bytes)
         ));
     }
     parts.join("\n")
@@ -124,6 +128,7 @@ pub fn rebuild(volume: &v1::Volume) -> String {
 pub fn disks(remote: &Remote, as_json: bool) -> Result<(), Failure> {
     let disks = remote.disks()?;
     let shown: Vec<Value> = disks.iter().map(view::disk).collect();
+    let known = |bytes: Option<u64>| bytes.map_or("?".to_owned(), |b| ByteSize(b).to_string());
     show(as_json, &json!({ "disks": shown }), || {
         let rows: Vec<Vec<String>> = disks
             .iter()
@@ -133,7 +138,10 @@ pub fn disks(remote: &Remote, as_json: bool) -> Result<(), Failure> {
                     disk.node.to_string(),
                     view::disk_state(disk.state).to_owned(),
                     ByteSize(disk.capacity_bytes).to_string(),
-                    disk.used_bytes.map_or("?".to_owned(), |used| ByteSize(used).to_string()),
+                    known(disk.used_bytes),
+                    known(disk.free_bytes),
+                    ByteSize(disk.promised_bytes).to_string(),
+                    view::disk_space(disk.space).to_owned(),
                     disk.replicas.to_string(),
                     disk.corrupt_blocks.map_or("?".to_owned(), |count| count.to_string()),
                     disk.path.clone(),
@@ -141,7 +149,10 @@ pub fn disks(remote: &Remote, as_json: bool) -> Result<(), Failure> {
             })
             .collect();
         view::table(
-            &["DISK", "NODE", "STATE", "SIZE", "USED", "REPLICAS", "CORRUPT", "PATH"],
+            &[
+                "DISK", "NODE", "STATE", "SIZE", "USED", "FREE", "PROMISED", "SPACE", "REPLICAS",
+                "CORRUPT", "PATH",
+            ],
             &rows,
         )
     });

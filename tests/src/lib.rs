@@ -1,6 +1,7 @@
 //! Clusters of real processes for the tests in `tests/`.
 
 pub mod command;
+pub mod faulty;
 pub mod fixture;
 pub mod machines;
 pub mod net;

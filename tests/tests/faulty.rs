@@ -1,0 +1,128 @@
+//! Real nodes on disks that misbehave while they run: sectors that can't be read, writes that the disk
+//! loses or puts elsewhere. Found on read or by scrub, mended from the other copy, counted.
+
+// A test fails by a panic; helpers of tests do too.
+#![allow(clippy::unwrap_used)]
+
+use gabion::judge::fill;
+use gabion_tests::faulty::{FaultyDisk, Mishap};
+use gabion_tests::fixture::wait;
+use gabion_tests::{Cluster, Shape, needs};
+use serde_json::Value;
+use std::time::Duration;
+
+const MOST: Duration = Duration::from_secs(60);
+const BLOCKS: u64 = 2048;
+const BLOCK: u64 = 4096;
+
+struct Rig {
+    /// Of node 2. Dropped first: then the cluster's directory can be removed.
+    disk: FaultyDisk,
+    cluster: Cluster,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        drop(self.cluster.local.kill_all());
+    }
+}
+
+/// Two nodes with two copies of 8 MiB, written; the volume is owned by node 1.
+fn written() -> Rig {
+    let shape = Shape { nodes: 2, disk_mib: 128, segment_mib: 4 };
+    let mut cluster = Cluster::of(shape);
+    assert_eq!(cluster.local.stop(), Vec::<u32>::new());
+    let path = &cluster.local.dir.node_file(2).unwrap().disks[0].path;
+    let disk = FaultyDisk::take(path);
+    cluster.start_all();
+    cluster.create("vm1", BLOCKS >> 8);
+    let mut guest = cluster.client(1, "vm1").unwrap();
+    for first in (0..BLOCKS).step_by(64) {
+        guest.write(first * BLOCK, &fill(1, first, 64)).unwrap();
+    }
+    assert_eq!(cluster.owner("vm1"), Some(1));
+    Rig { disk, cluster }
+}
+
+impl Rig {
+    /// Where node 2's copy of a block lies.
+    fn place(&self, block: u64) -> u64 {
+        let offset = (block * BLOCK).to_string();
+        let found = self.cluster.json(&["volume", "locate", "vm1", &offset]);
+        let copies = found["copies"].as_array().unwrap().iter();
+        let copy = copies.into_iter().find(|copy| copy["node"] == "2");
+        copy.unwrap()["byte_offset"].as_u64().unwrap()
+    }
+
+    /// Bad, mended and lost blocks.
+    fn scrub(&self) -> [u64; 3] {
+        let done = self.cluster.json(&["volume", "scrub", "vm1", "--deep", "--wait"]);
+        ["bad_blocks", "mended_blocks", "lost_blocks"]
+            .map(|name| done["found"][name].as_u64().unwrap())
+    }
+
+    /// Blocks that were met unreadable, over all disks.
+    fn corrupt_met(&self) -> u64 {
+        let shown = self.cluster.json(&["disk", "list"]);
+        let disks = shown["disks"].as_array().unwrap().iter();
+        disks.map(|disk: &Value| disk["corrupt_blocks"].as_u64().unwrap()).sum()
+    }
+}
+
+fn can_run() -> bool {
+    needs(&["nbdfuse", "umount"])
+}
+
+// promise: no-silent-corruption
+#[test]
+fn sectors_that_cannot_be_read_are_so_many_bad_blocks() {
+    if !can_run() {
+        return;
+    }
+    let rig = written();
+    let blocks = [3, 500, 501, 1999];
+    let places = blocks.map(|block| rig.place(block));
+    places.iter().for_each(|place| rig.disk.fail_reads_of(*place));
+    assert_eq!(rig.scrub(), [4, 4, 0]);
+    wait("they are counted", MOST, || rig.corrupt_met() == 4);
+    assert!(blocks.iter().zip(places).all(|(block, place)| rig.place(*block) != place));
+    assert_eq!(rig.scrub(), [0, 0, 0]);
+    // Found by a guest that reads there, as well: through the owner on that node.
+    rig.disk.fail_reads_of(rig.place(700));
+    rig.cluster.gabion(&["volume", "move", "vm1", "--to", "2"]).ok();
+    let mut guest = rig.cluster.client(2, "vm1").unwrap();
+    for first in (0..BLOCKS).step_by(64) {
+        assert_eq!(guest.read(first * BLOCK, 64 * 4096).unwrap(), fill(1, first, 64));
+    }
+    wait("it is counted", MOST, || rig.corrupt_met() == 5);
+    wait("it is mended", MOST, || rig.cluster.log(2).matches("were mended on disk").count() == 1);
+    assert_eq!(rig.scrub(), [0, 0, 0]);
+}
+
+// promise: no-silent-corruption
+#[test]
+fn writes_that_get_lost_or_go_astray_are_found_and_mended() {
+    if !can_run() {
+        return;
+    }
+    let rig = written();
+    let mut guest = rig.cluster.client(1, "vm1").unwrap();
+    rig.disk.mishap(Mishap::Lost);
+    guest.write(100 * BLOCK, &fill(2, 100, 1)).unwrap();
+    assert!(rig.disk.happened());
+    // Two blocks are bad: the one that is not there, and the one that it went over.
+    rig.disk.mishap(Mishap::Astray(rig.place(1500)));
+    guest.write(200 * BLOCK, &fill(3, 200, 1)).unwrap();
+    assert!(rig.disk.happened());
+    assert_eq!(rig.scrub(), [3, 3, 0]);
+    assert_eq!(rig.scrub(), [0, 0, 0]);
+    wait("they are counted", MOST, || rig.corrupt_met() == 3);
+    // What node 2 has is right again: it alone is asked.
+    drop(guest);
+    rig.cluster.gabion(&["volume", "move", "vm1", "--to", "2"]).ok();
+    let mut guest = rig.cluster.client(2, "vm1").unwrap();
+    for (block, number) in [(100, 2), (200, 3), (1500, 1), (101, 1)] {
+        assert_eq!(guest.read(block * BLOCK, 4096).unwrap(), fill(number, block, 1));
+    }
+    assert_eq!(rig.corrupt_met(), 3);
+}

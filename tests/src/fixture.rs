@@ -24,11 +24,13 @@ pub struct Shape {
     pub nodes: u32,
     pub disk_mib: u64,
     pub segment_mib: u64,
+    /// One node more, without disks.
+    pub witness: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 3, disk_mib: 512, segment_mib: 32 }
+        Self { nodes: 3, disk_mib: 512, segment_mib: 32, witness: false }
     }
 }
 
@@ -60,7 +62,7 @@ impl Cluster {
             nodes: shape.nodes,
             disks: 1,
             disk_bytes: shape.disk_mib << 20,
-            witness: false,
+            witness: shape.witness,
             port_offset: ports.offset,
             segment_bytes: shape.segment_mib << 20,
             io: "auto".to_owned(),

@@ -67,7 +67,8 @@ pub enum Verb {
 
 #[derive(Clone, Debug, Args)]
 pub struct UpArgs {
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// Nodes with disks
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=63))]
     pub nodes: u32,
     /// Where all of it lies; an existing cluster there is continued
     #[arg(long, default_value = "gabion-data")]
@@ -78,7 +79,7 @@ pub struct UpArgs {
     /// Disks of each node
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub disks: u32,
-    /// The last node has no disks: it only votes
+    /// One node more, without disks: the third vote of two nodes
     #[arg(long)]
     pub witness: bool,
     /// Start a node again that died
@@ -397,7 +398,7 @@ mod tests {
             "gabion volume wait vm1 --healthy --timeout 120s --json",
             "gabion --cluster 127.0.0.1:7401,127.0.0.1:7402 status",
             "gabion node kill 2 --signal KILL",
-            "gabion up --nodes 3 --disk-size 2GiB --witness --restart",
+            "gabion up --nodes 2 --disk-size 2GiB --witness --restart",
             "gabion bench vm1 --rw randwrite --bs 4k --depth 16 --seconds 10",
             "gabion volume move vm1 --to node2",
             "gabion events --follow",

@@ -86,10 +86,11 @@ pub struct LimitsEntry {
 /// What a new cluster on this machine is to look like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Those with disks.
     pub nodes: u32,
     pub disks: u32,
     pub disk_bytes: u64,
-    /// The last node has no disks: it only votes.
+    /// One node more, the last, without disks: it only votes.
     pub witness: bool,
     /// Added to each port.
     pub port_offset: u16,
@@ -125,10 +126,10 @@ impl ClusterDir {
     pub fn create(dir: &Path, plan: &Plan) -> Result<Self, Failure> {
         fs::create_dir_all(dir).map_err(|e| Failure::io("make", dir, &e))?;
         let dir = fs::canonicalize(dir).map_err(|e| Failure::io("find", dir, &e))?;
-        check_socket_paths(&dir, plan.nodes)?;
+        check_socket_paths(&dir, plan.all_nodes())?;
         let cluster = random_hex(16)?;
         let secret = random_hex(32)?;
-        let voters: Vec<Voter> = (1..=plan.nodes).map(|node| plan.voter(node)).collect();
+        let voters: Vec<Voter> = (1..=plan.all_nodes()).map(|node| plan.voter(node)).collect();
         let mut nodes = Vec::new();
         for voter in &voters {
             let node_dir = node_dir(&dir, voter.node);
@@ -215,8 +216,12 @@ impl Wanted {
 }
 
 impl Plan {
+    fn all_nodes(&self) -> u32 {
+        self.nodes + u32::from(self.witness)
+    }
+
     pub fn addresses(&self) -> Vec<Wanted> {
-        let voters = (1..=self.nodes).map(|node| self.voter(node));
+        let voters = (1..=self.all_nodes()).map(|node| self.voter(node));
         voters.flat_map(|v| Wanted::all(v.node, [&v.api, &v.peer, &v.nbd, &v.http])).collect()
     }
 
@@ -238,7 +243,7 @@ impl Plan {
     }
 
     fn disks_of(&self, node: u32, dir: &Path) -> Vec<DiskEntry> {
-        let count = if self.witness && node == self.nodes { 0 } else { self.disks };
+        let count = if node > self.nodes { 0 } else { self.disks };
         (0..count)
             .map(|disk| DiskEntry {
                 path: dir.join(format!("disk{disk}")),
@@ -310,7 +315,7 @@ mod tests {
 
     fn plan() -> Plan {
         Plan {
-            nodes: 3,
+            nodes: 2,
             disks: 2,
             disk_bytes: 1 << 30,
             witness: true,

@@ -45,7 +45,7 @@ pub fn up(args: &UpArgs) -> Result<(), Failure> {
 }
 
 fn plan(args: &UpArgs) -> Plan {
-    assert!(args.nodes <= NODES_MAX, "the command line allows no more");
+    assert!(args.nodes < NODES_MAX, "the command line allows no more");
     Plan {
         nodes: args.nodes,
         disks: args.disks,

@@ -146,6 +146,10 @@ impl Owners {
         self.owners.iter().map(|(volume, owner)| (*volume, owner.core.stats()))
     }
 
+    pub fn guests(&self) -> impl Iterator<Item = (VolumeId, usize)> + '_ {
+        self.owners.iter().map(|(volume, owner)| (*volume, owner.sessions.guests()))
+    }
+
     /// Volumes whose owner here may acknowledge and answer now, as far as it knows; with the segments
     /// of each that it does not serve yet.
     pub fn completing(&self, now: Instant) -> impl Iterator<Item = (VolumeId, Vec<SegmentIndex>)> {

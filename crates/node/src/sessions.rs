@@ -182,6 +182,11 @@ impl Sessions {
     }
 
     /// Guests of other nodes are on the volume.
+    /// Those of all nodes.
+    pub fn guests(&self) -> usize {
+        self.sessions.values().map(|session| session.guests.len()).sum()
+    }
+
     pub fn has_remote_guests(&self) -> bool {
         self.sessions.iter().any(|(node, session)| *node != self.me && !session.guests.is_empty())
     }

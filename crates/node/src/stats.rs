@@ -7,6 +7,7 @@ use crate::node::{Node, Stage};
 use gabion_store::{Store, StoreStats};
 use gabion_types::{DiskId, Duration, Instant, Load, MapIndex, NodeId, SegmentIndex, VolumeId};
 use gabion_volume::VolumeStats;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeStats {
@@ -27,6 +28,8 @@ pub struct NodeStats {
     pub disks: Vec<DiskStats>,
     /// Of the volumes that this node owns.
     pub volumes: Vec<(VolumeId, VolumeStats)>,
+    /// Guests of those volumes, whatever node they are attached to.
+    pub guests_of: BTreeMap<VolumeId, usize>,
     pub peers: Vec<PeerStats>,
 }
 
@@ -81,6 +84,7 @@ impl Node {
             guests_waiting: self.shares.waiting(),
             disks: disks.collect(),
             volumes: self.owners.stats().collect(),
+            guests_of: self.owners.guests().collect(),
             peers: peers.collect(),
         }
     }

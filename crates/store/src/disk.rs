@@ -2,7 +2,9 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::commit::{Batch, Journal};
-use crate::config::{REPAIR_RESERVE_BYTES, RESERVE_PART, StoreConfig};
+use crate::config::{
+    CREDIT_SLOTS_LEAST, PLENTY_SLOTS, REPAIR_RESERVE_BYTES, RESERVE_PART, StoreConfig,
+};
 use crate::driver::Driver;
 use crate::io::{During, Effect, Origin, OutOfService, StoreStats};
 use crate::op::{Op, Waiting};
@@ -129,12 +131,15 @@ impl Disk {
         self.slots.free().saturating_sub(owed)
     }
 
-    /// What an owner may send that needs new slots: its share of what is free. A block may need two
-    /// more slots for its map page, and two for the segment page.
+    // promise: bounded
+    /// What an owner may send that needs new slots, by `credit_taken`: its share of what is free. While
+    /// much is free, room for the largest request at least: not all owners send that at once, and one
+    /// that finds no room after all is refused.
     fn credit_bytes(&self) -> u64 {
         let free = self.slots_usable().saturating_sub(self.reserve_slots());
         let owners = self.table.volumes().len().max(1) as u64;
-        free / 5 / owners * BLOCK_BYTES
+        let least = if free >= PLENTY_SLOTS { CREDIT_SLOTS_LEAST } else { 0 };
+        (free / owners).max(least) * BLOCK_BYTES
     }
 
     pub(crate) fn answer(&mut self, to: &Asker, result: Result<ReplicaDone, Refusal>) {

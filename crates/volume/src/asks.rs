@@ -8,6 +8,7 @@ use gabion_types::{
 };
 use gabion_wire::{
     LinkClass, Refusal, ReplicaAnswer, ReplicaDone, ReplicaOp, ReplicaRequest, RequestId,
+    credit_taken,
 };
 use std::collections::BTreeMap;
 
@@ -188,6 +189,8 @@ pub(crate) struct Ask {
     first_sent: Instant,
     /// Write bytes, of data.
     bytes: u64,
+    /// Of its disk's credit, what it takes.
+    credit: u64,
     refused: u32,
 }
 
@@ -267,11 +270,16 @@ impl Volume {
     ) {
         let Some(node) = self.disks.home(disk) else { return };
         let request = self.asks.next_id();
-        let bytes = if let ReplicaOp::Write { data, .. } = &op { data.len() as u64 } else { 0 };
+        let (bytes, credit) = match &op {
+            ReplicaOp::Write { data, range, .. } => {
+                (data.len() as u64, credit_taken(*range, range.bytes()))
+            }
+            _ => (0, 0),
+        };
         let full = op.payload().is_some() && self.links.is_full(node, class);
         let state = self.disks.get_mut(disk);
         state.asks_out += 1;
-        state.bytes_out += bytes;
+        state.credit_out += credit;
         let is_write = matches!(purpose, Purpose::Write { .. });
         let kept = (!is_write).then(|| op.clone());
         let state = match self.waits(disk, class, &purpose) {
@@ -280,8 +288,19 @@ impl Volume {
             false => AskState::Sent,
         };
         let (sent, first_sent, refused) = (now, now, 0);
-        let ask =
-            Ask { node, disk, class, op: kept, purpose, state, sent, first_sent, bytes, refused };
+        let ask = Ask {
+            node,
+            disk,
+            class,
+            op: kept,
+            purpose,
+            state,
+            sent,
+            first_sent,
+            bytes,
+            credit,
+            refused,
+        };
         self.asks.table.insert(request, ask);
         if state == AskState::Sent {
             self.emit_ask(node, class, request, disk, op);
@@ -349,7 +368,7 @@ impl Volume {
         let ask = self.asks.table.remove(&request)?;
         let disk = self.disks.get_mut(ask.disk);
         disk.asks_out = disk.asks_out.saturating_sub(1);
-        disk.bytes_out = disk.bytes_out.saturating_sub(ask.bytes);
+        disk.credit_out = disk.credit_out.saturating_sub(ask.credit);
         if let Purpose::Prove { .. } = ask.purpose {
             disk.proofs_out -= 1;
         }

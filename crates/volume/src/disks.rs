@@ -20,8 +20,8 @@ pub(crate) struct Disk {
     pub(crate) fenced: bool,
     /// The last word on what may be in flight to it.
     pub(crate) credit: Option<u64>,
-    /// Write bytes that it has not answered yet.
-    pub(crate) bytes_out: u64,
+    /// What writes take of it that it has not answered yet.
+    pub(crate) credit_out: u64,
     pub(crate) asks_out: u32,
     /// It fails as a whole, since then.
     pub(crate) failed: Option<(MemberFailure, Instant)>,

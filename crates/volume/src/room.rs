@@ -7,6 +7,7 @@ use gabion_types::{
     BLOCK_BYTES, BlockInfo, BlockKind, BlockRange, ByteRange, DiskId, Duration, Instant, IoError,
     SegmentIndex,
 };
+use gabion_wire::credit_taken;
 use std::collections::BTreeMap;
 
 /// Requests for which room is kept. Full: the one that has waited longest for its next part is
@@ -68,7 +69,7 @@ impl Rooms {
     }
 
     /// A part of a request whose room was found: it takes its share, from now on in flight.
-    fn take(&mut self, now: Instant, first: u64, end: u64) -> bool {
+    fn take(&mut self, now: Instant, first: u64, end: u64, credit: u64) -> bool {
         let covers = |room: &Room| {
             let (from, to) = whole_blocks(room.bytes);
             room.found && from <= first && end <= to
@@ -78,7 +79,7 @@ impl Rooms {
         let (arrival, bytes) = (*arrival, end - first);
         room.used = now;
         room.to_come = room.to_come.saturating_sub(bytes);
-        room.by_disk.values_mut().for_each(|kept| *kept = kept.saturating_sub(bytes));
+        room.by_disk.values_mut().for_each(|kept| *kept = kept.saturating_sub(credit));
         if room.to_come == 0 {
             self.rooms.remove(&arrival);
         }
@@ -106,7 +107,8 @@ impl Volume {
         let Some(op) = self.ops.get(&id) else { return false };
         let start = u64::from(op.segment.get()) * self.limits.segment.bytes();
         let first = start + u64::from(op.range.first().get()) * BLOCK_BYTES;
-        self.rooms.take(now, first, first + op.range.bytes())
+        let credit = credit_taken(op.range, op.range.bytes());
+        self.rooms.take(now, first, first + op.range.bytes(), credit)
     }
 
     /// Room for one run of blocks: on each member by its credit, or, where that is short, by what
@@ -115,7 +117,7 @@ impl Volume {
     pub(crate) fn begin_room(&mut self, now: Instant, id: OpId, passed: Vec<(DiskId, u64)>) {
         let Some(op) = self.ops.get(&id) else { return };
         let (segment, range, arrival) = (op.segment, op.range, op.arrival);
-        if let Some(disk) = self.short_of_credit(segment, range.bytes(), &passed) {
+        if let Some(disk) = self.short_of_credit(segment, range, &passed) {
             self.look_before_write(now, id, disk, passed);
             return;
         }
@@ -123,7 +125,7 @@ impl Volume {
         for disk in members {
             let looked = passed.iter().find(|(other, _)| *other == disk);
             let fresh = looked.map_or(range.bytes(), |(_, fresh)| *fresh);
-            self.rooms.keep(arrival, disk, fresh);
+            self.rooms.keep(arrival, disk, credit_taken(range, fresh));
         }
         self.finish(now, id, Ok(Yield::Done));
     }
@@ -139,7 +141,7 @@ impl Volume {
     ) {
         let Some(op) = self.ops.get(&id) else { return };
         let fresh = fresh_bytes(op.range, table);
-        if fresh > 0 && self.lacks_credit(disk, fresh) {
+        if fresh > 0 && self.lacks_credit(disk, credit_taken(op.range, fresh)) {
             self.finish(now, id, Err(IoError::NoSpace));
             return;
         }
@@ -147,23 +149,24 @@ impl Volume {
         self.begin_room(now, id, passed);
     }
 
-    /// A member without credit for so many bytes more.
+    /// A member without credit for that run, if all of it is new.
     pub(crate) fn short_of_credit(
         &self,
         segment: SegmentIndex,
-        bytes: u64,
+        range: BlockRange,
         passed: &[(DiskId, u64)],
     ) -> Option<DiskId> {
         let unseen = |disk: &DiskId| passed.iter().all(|(other, _)| other != disk);
+        let taken = credit_taken(range, range.bytes());
         let mut members = self.members(segment).write_set();
-        members.find(|disk| unseen(disk) && self.lacks_credit(*disk, bytes))
+        members.find(|disk| unseen(disk) && self.lacks_credit(*disk, taken))
     }
 
-    fn lacks_credit(&self, disk: DiskId, bytes: u64) -> bool {
+    fn lacks_credit(&self, disk: DiskId, taken: u64) -> bool {
         let Some(state) = self.disks.get(disk) else { return false };
         let Some(credit) = state.credit else { return false };
-        let promised = state.bytes_out.saturating_add(self.rooms.kept(disk));
-        credit < promised.saturating_add(bytes)
+        let promised = state.credit_out.saturating_add(self.rooms.kept(disk));
+        credit < promised.saturating_add(taken)
     }
 }
 
@@ -188,14 +191,14 @@ mod tests {
         let mut rooms = Rooms::default();
         rooms.open(now, 1, bytes(512, 16384));
         rooms.keep(1, disk, 20480);
-        assert!(!rooms.take(now, 0, 8192), "it is not found yet");
+        assert!(!rooms.take(now, 0, 8192, 8192), "it is not found yet");
         rooms.answered(now, 1, true);
-        assert!(!rooms.take(now, 16384, 24576), "it is another's");
-        assert!(rooms.take(now, 0, 8192));
+        assert!(!rooms.take(now, 16384, 24576, 8192), "it is another's");
+        assert!(rooms.take(now, 0, 8192, 8192));
         assert_eq!(rooms.kept(disk), 12288);
-        assert!(rooms.take(now, 8192, 20480));
+        assert!(rooms.take(now, 8192, 20480, 12288));
         assert_eq!(rooms.kept(disk), 0);
-        assert!(!rooms.take(now, 0, 4096), "it is used up");
+        assert!(!rooms.take(now, 0, 4096, 4096), "it is used up");
     }
 
     // promise: bounded

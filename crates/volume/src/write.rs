@@ -23,7 +23,7 @@ impl Volume {
         let (segment, range) = (op.segment, op.range);
         if matches!(op.kind, OpKind::Write { .. })
             && !self.has_room(now, id)
-            && let Some(disk) = self.short_of_credit(segment, range.bytes(), &[])
+            && let Some(disk) = self.short_of_credit(segment, range, &[])
         {
             self.look_before_write(now, id, disk, Vec::new());
             return;
@@ -264,7 +264,7 @@ impl Volume {
         disk: DiskId,
         passed: Vec<(DiskId, u64)>,
     ) {
-        let in_flight = self.disks.get(disk).is_some_and(|state| state.bytes_out > 0);
+        let in_flight = self.disks.get(disk).is_some_and(|state| state.credit_out > 0);
         let Some(op) = self.ops.get_mut(&id) else { return };
         if in_flight
             || self.links.is_away(self.disks.home(disk).unwrap_or(self.me), LinkClass::Data)
@@ -285,7 +285,7 @@ impl Volume {
         let fresh = fresh_bytes(range, table);
         let mut passed = std::mem::take(passed);
         let short = |volume: &Self, passed: &[(DiskId, u64)]| {
-            volume.short_of_credit(segment, range.bytes(), passed)
+            volume.short_of_credit(segment, range, passed)
         };
         if fresh > 0 && short(self, &passed) == Some(disk) {
             self.finish(now, id, Err(IoError::NoSpace));

@@ -20,7 +20,7 @@ pub use link::{Hello, LinkClass, LinkMessage, PROTOCOL};
 pub use message::{Body, Message, RequestId};
 pub use replica::{
     EpochStart, FenceReport, FencedSegment, Refusal, ReplicaAnswer, ReplicaDone, ReplicaOp,
-    ReplicaRequest,
+    ReplicaRequest, credit_taken,
 };
 pub use session::{SessionMessage, SessionNumber};
 pub use shown::Answered;

@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 use gabion_types::{
-    BlockIndex, BlockInfo, BlockRange, Crc, DiskId, Epoch, SegmentIndex, Seq, Version, VolumeId,
+    BLOCK_BYTES, BlockIndex, BlockInfo, BlockRange, Crc, DiskId, Epoch, SegmentIndex, Seq, Version,
+    VolumeId,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,4 +190,29 @@ pub enum Refusal {
     Invalid,
     #[error("too much in flight on this disk")]
     Busy,
+}
+
+/// What new data of a run may take of a disk's credit: a slot a block, two places for each map page
+/// that the run touches, and two for each segment page. Units: bytes; `fresh`: of the run, what has
+/// no slot yet.
+pub fn credit_taken(range: BlockRange, fresh: u64) -> u64 {
+    const PAGE_BLOCKS: u64 = 128;
+    let first = u64::from(range.first().get());
+    let pages = (first + u64::from(range.count()) - 1) / PAGE_BLOCKS - first / PAGE_BLOCKS + 1;
+    fresh + 2 * (pages + pages.min(2)) * BLOCK_BYTES
+}
+
+#[cfg(test)]
+mod credit {
+    use super::*;
+
+    #[test]
+    fn scattered_blocks_take_more_of_the_credit_than_runs() {
+        let taken = |first, count: u32| {
+            let range = BlockRange::new(BlockIndex::new(first), count).expect("a run");
+            credit_taken(range, range.bytes()) / BLOCK_BYTES
+        };
+        assert_eq!((taken(7, 1), taken(127, 1), taken(127, 2)), (5, 5, 10));
+        assert_eq!((taken(0, 64), taken(0, 128), taken(0, 8192)), (68, 132, 8192 + 132));
+    }
 }

@@ -10,6 +10,7 @@ use crate::consensus::network::{Network, VoteAnswer, VoteAsk};
 use crate::consensus::types::{LogId, Raft};
 use gabion_types::Prng;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -18,6 +19,9 @@ pub const HEARTBEAT: Duration = Duration::from_millis(150);
 /// A leader counts as heard for so long; no one votes for another meanwhile. It is what openraft is
 /// told as its longest election timeout, too.
 pub const LEADER_HEARD_MS: u64 = 1000;
+/// Nobody was heard to lead for so long: there is no majority, as far as this node can know, and what
+/// owners hold by their leases has run out.
+const NOBODY_LEADS_MS: u64 = 3000;
 /// The time of silence after which a node stands for election is drawn between the two.
 const ELECTION_MS: (u64, u64) = (1000, 2000);
 /// Who has not said whether it would vote by then, would not.
@@ -62,10 +66,20 @@ pub async fn would_vote(raft: &Raft, disk: &ConsensusDisk, last: Option<LogId>) 
 }
 
 /// Runs until openraft stops.
-pub async fn run(raft: Raft, disk: ConsensusDisk, network: Network, me: u64, mut prng: Prng) {
+/// `led`: whether somebody leads a majority, as far as this node can know.
+pub async fn run(
+    raft: Raft,
+    disk: ConsensusDisk,
+    network: Network,
+    me: u64,
+    mut prng: Prng,
+    led: watch::Sender<bool>,
+) {
     let mut quiet_since = Instant::now();
     let mut timeout = draw(&mut prng);
     while let Some(heard) = heard(&raft, me).await {
+        let leads = is_led(&raft, &heard);
+        led.send_if_modified(|led| std::mem::replace(led, leads) != leads);
         if heard.leading {
             if raft.trigger().heartbeat().await.is_err() {
                 return;
@@ -87,6 +101,16 @@ pub async fn run(raft: Raft, disk: ConsensusDisk, network: Network, me: u64, mut
             quiet_since = Instant::now();
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn is_led(raft: &Raft, heard: &Heard) -> bool {
+    if heard.leading {
+        let acknowledged = raft.metrics().borrow().millis_since_quorum_ack;
+        acknowledged.is_none_or(|ms| ms < NOBODY_LEADS_MS)
+    } else {
+        let most = Duration::from_millis(NOBODY_LEADS_MS);
+        heard.leader.is_some_and(|at| at.elapsed() < most)
     }
 }
 

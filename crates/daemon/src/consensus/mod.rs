@@ -69,6 +69,10 @@ pub trait MetaStore: Send + Sync {
 
     fn leader(&self) -> watch::Receiver<LeaderView>;
 
+    /// Whether a majority follows that leader, as far as this node can know: false after 3 s
+    /// without a sign of it.
+    fn is_led(&self) -> bool;
+
     /// This node's copy of the map.
     fn map(&self) -> SharedMap;
 

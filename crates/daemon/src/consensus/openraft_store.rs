@@ -71,6 +71,7 @@ pub struct OpenraftStore {
     pub(super) peers: Arc<Peers>,
     map: SharedMap,
     leader: watch::Receiver<LeaderView>,
+    led: watch::Receiver<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -120,15 +121,16 @@ impl OpenraftStore {
         let raft = raft.await.map_err(|error| ConsensusError::Raft(error.to_string()))?;
         let prng = Prng::new(config.seed);
         let (leader_sender, leader) = watch::channel(LeaderView::default());
+        let (led_sender, led) = watch::channel(false);
         let tasks = vec![
-            tokio::spawn(election::run(raft.clone(), disk.clone(), network, me, prng)),
+            tokio::spawn(election::run(raft.clone(), disk.clone(), network, me, prng, led_sender)),
             tokio::spawn(watch_leader(raft.clone(), leader_sender)),
             tokio::spawn(initialize(raft.clone(), config)),
         ];
         let me = peers.me;
         let tasks = Mutex::new(tasks);
         let disk = Mutex::new(Some(disk));
-        Ok(Arc::new(Self { me, raft, disk, map, peers, leader, tasks }))
+        Ok(Arc::new(Self { me, raft, disk, map, peers, leader, led, tasks }))
     }
 
     /// Whether this node would vote for one whose log ends there.
@@ -215,6 +217,10 @@ impl MetaStore for OpenraftStore {
 
     fn leader(&self) -> watch::Receiver<LeaderView> {
         self.leader.clone()
+    }
+
+    fn is_led(&self) -> bool {
+        *self.led.borrow()
     }
 
     fn map(&self) -> SharedMap {

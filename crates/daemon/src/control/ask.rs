@@ -45,8 +45,10 @@ pub enum Place {
 }
 
 impl Context {
+    /// No leader: also where there is no sign of a majority that follows it.
     pub fn leader(&self) -> LeaderView {
-        *self.store.leader().borrow()
+        let view = *self.store.leader().borrow();
+        LeaderView { leader: view.leader.filter(|_| self.store.is_led()), ..view }
     }
 
     /// Errors: no leader is known, or the caller has passed it on already.
@@ -95,7 +97,7 @@ impl Context {
 
     /// What these nodes say of themselves; those that don't are left out.
     pub async fn told_by(&self, nodes: BTreeSet<NodeId>) -> Told {
-        let mut told = Told::default();
+        let mut told = Told { no_majority: !self.store.is_led(), ..Told::default() };
         let mut asked = JoinSet::new();
         for node in nodes {
             if node == self.me {

@@ -260,7 +260,7 @@ fn capacity(map: &Map, told: &Told) -> Capacity {
 fn problems(status: &StatusResponse) -> Vec<String> {
     let mut problems = Vec::new();
     if status.leader.is_none() {
-        problems.push("the cluster has no leader: fewer than half of the voters are up".to_owned());
+        problems.push("the cluster has no leader: no majority of the voters answers".to_owned());
     }
     let rank = |volume: &&Volume| match volume.health() {
         Health::Lost => 0,
@@ -278,6 +278,8 @@ fn problems(status: &StatusResponse) -> Vec<String> {
         if node.state() == NodeState::Silent {
             let seconds = node.since_ms / 1000;
             problems.push(format!("node {} is silent for {seconds} s", node.name));
+        } else if !node.reachable {
+            problems.push(format!("node {} does not answer", node.name));
         }
         let in_state = |state| node.disks.iter().filter(move |disk| disk.state() == state);
         for disk in in_state(DiskState::InService) {

@@ -64,7 +64,7 @@ impl LocalStats {
         *speeds = published.stats.volumes.iter().map(next).collect();
     }
 
-    fn volume(&self, id: VolumeId, stats: &VolumeStats) -> LocalVolume {
+    fn volume(&self, id: VolumeId, stats: &VolumeStats, guests: usize) -> LocalVolume {
         let speeds = self.speeds.lock().unwrap_or_else(PoisonError::into_inner);
         let fill = |fill: &gabion_volume::FillStats| LocalFill {
             segment: fill.segment,
@@ -93,7 +93,7 @@ impl LocalStats {
             held_segments: stats.held_segments.clone(),
             lost: stats.lost.iter().map(lost).collect(),
             fill_bytes_per_s: speeds.get(&id).map_or(0, |speed| speed.bytes_per_s),
-            guests: 0,
+            guests: u64::try_from(guests).unwrap_or(u64::MAX),
             scrub: stats.scrub.as_ref().map(scrub),
         }
     }
@@ -110,7 +110,14 @@ impl Local for LocalStats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             guests: u64::try_from(stats.guests).unwrap_or(u64::MAX),
             disks: stats.disks.iter().map(disk).collect(),
-            volumes: stats.volumes.iter().map(|(id, stats)| self.volume(*id, stats)).collect(),
+            volumes: stats
+                .volumes
+                .iter()
+                .map(|(id, volume)| {
+                    let guests = stats.guests_of.get(id).copied().unwrap_or_default();
+                    self.volume(*id, volume, guests)
+                })
+                .collect(),
         }
     }
 

@@ -13,6 +13,8 @@ use std::time::Duration;
 /// What the nodes that could be asked just now say of themselves.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
+    /// Nobody leads the cluster: leases run out, and all I/O waits.
+    pub no_majority: bool,
     pub nodes: BTreeMap<NodeId, LocalStatsResponse>,
 }
 
@@ -145,7 +147,7 @@ pub fn volume(map: &Map, told: &Told, entry: &VolumeEntry, segments: bool) -> Vo
     let spec = &entry.spec;
     let rf = usize::from(spec.rf);
     let short = entry.segments.iter().filter(|members| members.in_sync.len() < rf).count();
-    let (health, reasons) = health(map, entry, stats, short);
+    let (health, reasons) = health(map, told, entry, short);
     Volume {
         id: entry.id.get(),
         name: spec.name.clone(),
@@ -292,12 +294,8 @@ fn rebuild(map: &Map, entry: &VolumeEntry, stats: Option<&LocalVolume>) -> Optio
 }
 
 /// And why it is not healthy, worst first.
-fn health(
-    map: &Map,
-    entry: &VolumeEntry,
-    stats: Option<&LocalVolume>,
-    short: usize,
-) -> (Health, Vec<String>) {
+fn health(map: &Map, told: &Told, entry: &VolumeEntry, short: usize) -> (Health, Vec<String>) {
+    let stats = told.volume(entry);
     let mut reasons = Vec::new();
     let lost: u64 =
         stats.into_iter().flat_map(|stats| &stats.lost).map(|lost| u64::from(lost.count)).sum();
@@ -308,6 +306,9 @@ fn health(
     let held = held.max(stats.map_or(0, |stats| stats.held_segments.len()));
     if held > 0 {
         reasons.push(format!("{held} segments have no usable copy now: their I/O waits"));
+    }
+    if told.no_majority {
+        reasons.push("no majority of the voters is heard: its I/O waits".to_owned());
     }
     if short > 0 {
         let of = entry.segments.len();
@@ -322,7 +323,7 @@ fn health(
     }
     let health = if lost > 0 {
         Health::Lost
-    } else if held > 0 {
+    } else if held > 0 || told.no_majority {
         Health::Held
     } else if reasons.is_empty() {
         Health::Healthy

@@ -254,3 +254,59 @@ fn a_volume_that_cannot_be_healthy_is_waited_for_and_not_longer() {
     assert!(waited.err.contains("degraded"), "{}", waited.err);
     guest.disconnect();
 }
+
+// promise: hold-not-fail
+#[test]
+fn status_says_so_when_there_is_no_majority() {
+    let mut cluster = Cluster::start();
+    cluster.create("vm1", 64);
+    let mut guest = cluster.client(1, "vm1").unwrap();
+    guest.write(0, &[1; 4096]).unwrap();
+    let other = cluster.client(2, "vm1").unwrap();
+    wait("both guests are counted", MOST, || cluster.show("vm1")["guests"] == 2);
+    guest.disconnect();
+    wait("one is gone", MOST, || cluster.show("vm1")["guests"] == 1);
+    drop(other);
+    cluster.kill(2);
+    cluster.kill(3);
+    let status = || cluster.json(&["status"]);
+    wait("it says that it is not healthy", Duration::from_secs(8), || {
+        status()["volumes"][0]["health"] == "held"
+    });
+    let status = status();
+    assert_eq!((&status["leader"], &status["health"]), (&Value::Null, &"held".into()), "{status}");
+    let said = status["problems"].to_string();
+    assert!(said.contains("no majority of the voters answers"), "{said}");
+    assert!(said.contains("node2") && said.contains("node3"), "{said}");
+    let late = cluster.gabion(&["volume", "wait", "vm1", "--healthy", "--timeout", "2s"]);
+    assert_eq!(late.code(), 3, "{}", late.err);
+    let refused = cluster.gabion(&["volume", "create", "vm2", "--size", "64MiB"]);
+    assert_eq!(refused.code(), 1, "{}", refused.err);
+    assert!(refused.err.contains("no leader"), "{}", refused.err);
+    cluster.start_node(2);
+    cluster.start_node(3);
+    cluster.wait_healthy("vm1");
+    assert_eq!(cluster.json(&["status"])["health"], "healthy");
+}
+
+#[test]
+fn the_largest_request_has_room_on_each_of_many_volumes() {
+    let cluster = Cluster::of(Shape { disk_mib: 256, ..Shape::default() });
+    for volume in 0..6 {
+        let name = format!("vm{volume}");
+        cluster.create(&name, 64);
+        let mut guest = cluster.client(1, &name).unwrap();
+        guest.write(0, &vec![3; 32 << 20]).unwrap();
+        guest.disconnect();
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_made() {
+    let dir = temp_dir("refused");
+    let small = gabion(&dir, &["up", "--disk-size", "1MiB"]);
+    assert_eq!(small.code(), 2, "{}", small.err);
+    assert!(small.err.contains("64MiB") && !dir.join("gabion-data").exists(), "{}", small.err);
+    let none = gabion(&dir, &["volume", "create", "vm1", "--size", "1GiB", "--rf", "0"]);
+    assert_eq!(none.code(), 2, "{}", none.err);
+}

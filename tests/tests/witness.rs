@@ -7,7 +7,6 @@ use gabion::nbd_client::Patience;
 use gabion::writer::{Writer, WriterPlan, read_back};
 use gabion_tests::fixture::wait;
 use gabion_tests::{Cluster, Shape};
-use rustix::process::Signal;
 use std::time::Duration;
 
 const STALL_MOST: Duration = Duration::from_secs(10);
@@ -49,34 +48,4 @@ fn any_one_of_two_nodes_and_a_witness_may_go() {
     }
     let three = cluster.gabion(&["volume", "create", "vm2", "--size", "64MiB", "--rf", "3"]);
     assert_eq!(three.code(), 5, "the witness is no place for a copy: {}", three.err);
-}
-
-// promise: hold-not-fail
-/// Told to stop, each hands over first: guests hardly notice.
-#[test]
-fn nodes_are_restarted_in_turn_under_load() {
-    let mut cluster = Cluster::start();
-    cluster.create("vm1", 64);
-    let plan = cluster.writer_plan("vm1", 64, 1);
-    let writer = Writer::start(WriterPlan { pace: Duration::from_millis(1), ..plan });
-    wait("the first fill", Duration::from_secs(60), || writer.progress().filled);
-    for node in cluster.local.ids() {
-        writer.reset_stall();
-        cluster.signal(node, Signal::TERM);
-        let gone = || cluster.local.pid(node).is_none();
-        wait("it leaves by itself", Duration::from_secs(20), gone);
-        let before = writer.progress().writes_acknowledged;
-        let on = || writer.ended() || writer.progress().writes_acknowledged > before + 100;
-        wait("it gets on", STALL_MOST, on);
-        cluster.start_node(node);
-        cluster.wait_healthy("vm1");
-        let stall = writer.progress().stall_most;
-        println!("restart of {node}: a stall of {stall:?}");
-        assert!(stall < Duration::from_secs(1), "restart of {node}: a stall of {stall:?}");
-    }
-    let mut left = writer.stop();
-    assert_eq!(left.wrong, None);
-    assert!(left.progress.failed.is_empty(), "{:?}", left.progress.failed);
-    let address = cluster.local.nbd_tcp(1);
-    read_back(&address, "vm1", &mut left.judge, Patience::default()).unwrap();
 }

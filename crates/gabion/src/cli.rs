@@ -4,6 +4,7 @@ use crate::sim_args::SimVerb;
 use crate::size::ByteSize;
 use crate::span::Span;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use gabion_daemon::settings::DISK_BYTES_MIN;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -65,6 +66,15 @@ pub enum Verb {
     Sim(SimVerb),
 }
 
+/// Judged before anything is laid out.
+fn disk_size(typed: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = typed.parse().map_err(|error| format!("{error}"))?;
+    if size.0 < DISK_BYTES_MIN || !size.0.is_multiple_of(4096) {
+        return Err("a disk has at least 64MiB, and a multiple of 4KiB".to_owned());
+    }
+    Ok(size)
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct UpArgs {
     /// Nodes with disks
@@ -74,7 +84,7 @@ pub struct UpArgs {
     #[arg(long, default_value = "gabion-data")]
     pub dir: PathBuf,
     /// Size of each disk file, when it is made
-    #[arg(long, default_value = "2GiB")]
+    #[arg(long, default_value = "2GiB", value_parser = disk_size)]
     pub disk_size: ByteSize,
     /// Disks of each node
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
@@ -251,7 +261,7 @@ pub enum VolumeVerb {
         #[arg(long)]
         size: ByteSize,
         /// Copies of each block
-        #[arg(long, default_value_t = 2)]
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
         rf: u32,
         /// I/O without a usable copy or a majority: never-fail holds it for ever, else a time such as 60s
         #[arg(long, default_value = "never-fail")]

@@ -75,8 +75,9 @@ pub fn disk_space(space: i32) -> &'static str {
     }
 }
 
+/// With its segments only where they were asked for: lists leave them out.
 pub fn volume(volume: &v1::Volume) -> Value {
-    json!({
+    let mut shown = json!({
         "id": volume.id.to_string(),
         "name": volume.name,
         "size_bytes": volume.size_bytes,
@@ -93,12 +94,7 @@ pub fn volume(volume: &v1::Volume) -> Value {
         "health": health(volume.health),
         "segments_total": volume.segments_total,
         "segments_degraded": volume.segments_degraded,
-        "segments": volume.segments.iter().map(segment).collect::<Vec<_>>(),
-        "rebuild": volume.rebuild.as_ref().map(|rebuild| json!({
-            "remaining_bytes": rebuild.remaining_bytes,
-            "bytes_per_s": rebuild.bytes_per_s,
-            "eta_ms": rebuild.eta_ms,
-        })),
+        "rebuild": rebuild(volume),
         "traffic": volume.traffic.as_ref().map(traffic),
         "guests": volume.guests,
         "reasons": volume.reasons,
@@ -113,7 +109,11 @@ pub fn volume(volume: &v1::Volume) -> Value {
             "light": scrubs.light.as_ref().map(scrub_done),
             "deep": scrubs.deep.as_ref().map(scrub_done),
         })),
-    })
+    });
+    if !volume.segments.is_empty() {
+        shown["segments"] = volume.segments.iter().map(segment).collect();
+    }
+    shown
 }
 
 pub fn scrub_done(done: &v1::ScrubDone) -> Value {
@@ -135,6 +135,17 @@ fn scrub_found(found: Option<&v1::ScrubFound>) -> Value {
         "differing_blocks": found.differing_blocks,
         "lost_blocks": found.lost_blocks,
         "skipped": found.skipped,
+    })
+}
+
+/// All zeros: nothing is to be copied.
+fn rebuild(volume: &v1::Volume) -> Value {
+    let rebuild = volume.rebuild.unwrap_or_default();
+    let eta_ms = volume.rebuild.map_or(Some(0), |rebuild| rebuild.eta_ms);
+    json!({
+        "remaining_bytes": rebuild.remaining_bytes,
+        "bytes_per_s": rebuild.bytes_per_s,
+        "eta_ms": eta_ms,
     })
 }
 

@@ -35,10 +35,8 @@ pub const REQUESTS_MAX: usize = 16_384;
 /// Data of requests that wait for slots, or until less is on its way. Full: refused as `Busy`. Units:
 /// blocks (64 MiB).
 pub(crate) const WAITING_BLOCKS_MAX: u64 = 16_384;
-/// Free slots of which each owner may take as many as the largest guest request needs (32 MiB and
-/// what it costs in map pages), however many owners there are.
-pub(crate) const PLENTY_SLOTS: u64 = 32_768;
-pub(crate) const CREDIT_SLOTS_LEAST: u64 = 8_448;
+/// What the largest request of a guest takes: 32 MiB, and its map pages.
+pub(crate) const REQUEST_SLOTS_MAX: u64 = 8_448;
 /// Blocks of one read or write. More: refused as `Invalid`. Units: blocks.
 pub const REQUEST_BLOCKS_MAX: u32 = 1024;
 /// Blocks of one `Settle`, `Repair` or `Install`, with and without data. More: refused as

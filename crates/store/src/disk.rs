@@ -2,9 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::commit::{Batch, Journal};
-use crate::config::{
-    CREDIT_SLOTS_LEAST, PLENTY_SLOTS, REPAIR_RESERVE_BYTES, RESERVE_PART, StoreConfig,
-};
+use crate::config::{REPAIR_RESERVE_BYTES, REQUEST_SLOTS_MAX, RESERVE_PART, StoreConfig};
 use crate::driver::Driver;
 use crate::io::{During, Effect, Origin, OutOfService, StoreStats};
 use crate::op::{Op, Waiting};
@@ -132,13 +130,13 @@ impl Disk {
     }
 
     // promise: bounded
-    /// What an owner may send that needs new slots, by `credit_taken`: its share of what is free. While
-    /// much is free, room for the largest request at least: not all owners send that at once, and one
-    /// that finds no room after all is refused.
-    fn credit_bytes(&self) -> u64 {
+    /// What an owner may send that needs new slots, by `credit_taken`: its share of what is free. One
+    /// that looks because it is short of credit has room for the largest request, if two of those are
+    /// free: not all owners send that at once.
+    fn credit_bytes(&self, looks: bool) -> u64 {
         let free = self.slots_usable().saturating_sub(self.reserve_slots());
         let owners = self.table.volumes().len().max(1) as u64;
-        let least = if free >= PLENTY_SLOTS { CREDIT_SLOTS_LEAST } else { 0 };
+        let least = if looks && free >= 2 * REQUEST_SLOTS_MAX { REQUEST_SLOTS_MAX } else { 0 };
         (free / owners).max(least) * BLOCK_BYTES
     }
 
@@ -146,7 +144,8 @@ impl Disk {
         if to.muted {
             return;
         }
-        let credit_bytes = self.credit_bytes();
+        let looks = matches!(result, Ok(ReplicaDone::Table { .. }));
+        let credit_bytes = self.credit_bytes(looks);
         let answer = ReplicaAnswer { disk: to.disk, volume: to.volume, credit_bytes, result };
         let (to, request) = (to.from, to.request);
         self.driver.effects.push_back(Effect::Answer { to, request, answer });

@@ -270,11 +270,10 @@ impl Volume {
     ) {
         let Some(node) = self.disks.home(disk) else { return };
         let request = self.asks.next_id();
-        let (bytes, credit) = match &op {
-            ReplicaOp::Write { data, range, .. } => {
-                (data.len() as u64, credit_taken(*range, range.bytes()))
-            }
-            _ => (0, 0),
+        let (bytes, credit) = if let ReplicaOp::Write { data, range, .. } = &op {
+            (data.len() as u64, credit_taken(*range, range.bytes()))
+        } else {
+            (0, 0)
         };
         let full = op.payload().is_some() && self.links.is_full(node, class);
         let state = self.disks.get_mut(disk);

@@ -8,6 +8,8 @@ use gabion_types::{IoError, RefusedChange};
 /// `what; what to do next`: the text is written like that where an error is defined.
 fn split(code: ErrorCode, text: &str, subject: &str) -> ErrorDetail {
     let (what, next) = text.split_once("; ").unwrap_or((text, ""));
+    let named = subject.is_empty() || what.contains(subject);
+    let what = if named { what.to_owned() } else { format!("{subject}: {what}") };
     ErrorDetail::of(code, what, next).about(subject)
 }
 

@@ -98,8 +98,11 @@ async fn report_health(
 async fn set_health(reporter: &HealthReporter, ready: bool) {
     type Guests = IoServer<IoService>;
     type Operators = VolumesServer<VolumesService>;
+    type Watchers = ClusterServer<ClusterService>;
     let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
     reporter.set_service_status("", status).await;
+    // What a cluster looks like is told also where nothing can be served.
+    reporter.set_serving::<Watchers>().await;
     if ready {
         reporter.set_serving::<Guests>().await;
         reporter.set_serving::<Operators>().await;

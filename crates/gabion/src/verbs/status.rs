@@ -42,7 +42,7 @@ fn text(status: &v1::StatusResponse) -> String {
     parts.push(if status.volumes.is_empty() {
         "no volumes; `gabion volume create NAME --size 1GiB` makes one".to_owned()
     } else {
-        volumes(&status.volumes, &status.nodes)
+        volumes(&status.volumes)
     });
     if let Some(capacity) = &status.capacity {
         let fits = if capacity.survives_largest_node { "would" } else { "would NOT" };
@@ -87,14 +87,11 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
     view::table(&["NODE", "NAME", "STATE", "SINCE", "PID", "DISKS", "GUESTS", "API", "NBD"], &rows)
 }
 
-pub fn volumes(volumes: &[v1::Volume], nodes: &[v1::Node]) -> String {
+pub fn volumes(volumes: &[v1::Volume]) -> String {
     let rows: Vec<Vec<String>> = volumes
         .iter()
         .map(|volume| {
-            let owner = volume.owner.as_ref().map_or("-".to_owned(), |owner| {
-                let named = nodes.iter().find(|node| node.id == owner.node);
-                named.map_or_else(|| owner.node.to_string(), |node| node.name.clone())
-            });
+            let owner = volume.owner.as_ref().map_or("-".to_owned(), |owner| owner.name.clone());
             vec![
                 volume.name.clone(),
                 ByteSize(volume.size_bytes).to_string(),

@@ -87,7 +87,7 @@ fn parse_hold(typed: &str) -> Result<u64, Failure> {
 fn list(remote: &Remote, as_json: bool) -> Result<(), Failure> {
     let volumes = remote.volumes()?;
     let shown: Vec<Value> = volumes.iter().map(view::volume).collect();
-    show(as_json, &json!({ "volumes": shown }), || status::volumes(&volumes, &[]));
+    show(as_json, &json!({ "volumes": shown }), || status::volumes(&volumes));
     Ok(())
 }
 

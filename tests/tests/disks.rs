@@ -185,7 +185,8 @@ fn a_check_tells_whole_disks_from_damaged_ones() {
 #[test]
 fn what_is_promised_is_told_and_a_disk_that_fills_too() {
     const MIB: u64 = 1 << 20;
-    let cluster = Cluster::of(Shape { nodes: 2, disk_mib: 128, segment_mib: 4 });
+    let cluster =
+        Cluster::of(Shape { nodes: 2, disk_mib: 128, segment_mib: 4, ..Shape::default() });
     cluster.create("vm1", 96);
     cluster.create("vm2", 96);
     let number = |value: &Value| value.as_u64().unwrap();

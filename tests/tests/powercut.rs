@@ -30,7 +30,7 @@ struct Rig {
 impl Rig {
     /// A cluster whose disks are behind exporters; a volume on it with so many copies.
     fn of(nodes: u32, copies: u32, flushes: Flushes, seed: u64) -> Self {
-        let shape = Shape { nodes, disk_mib: 96, segment_mib: 8 };
+        let shape = Shape { nodes, disk_mib: 96, segment_mib: 8, ..Shape::default() };
         let mut cluster = Cluster::of(shape);
         let (size, copies) = (format!("{MIB}MiB"), copies.to_string());
         cluster.gabion(&["volume", "create", "vm1", "--size", &size, "--rf", &copies]).ok();

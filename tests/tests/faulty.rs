@@ -29,7 +29,7 @@ impl Drop for Rig {
 
 /// Two nodes with two copies of 8 MiB, written; the volume is owned by node 1.
 fn written() -> Rig {
-    let shape = Shape { nodes: 2, disk_mib: 128, segment_mib: 4 };
+    let shape = Shape { nodes: 2, disk_mib: 128, segment_mib: 4, ..Shape::default() };
     let mut cluster = Cluster::of(shape);
     assert_eq!(cluster.local.stop(), Vec::<u32>::new());
     let path = &cluster.local.dir.node_file(2).unwrap().disks[0].path;

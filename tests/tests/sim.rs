@@ -16,7 +16,7 @@ const SEEDS: u64 = 100;
 /// A failure that the binary finds is replayed by a debugger, and the other way round.
 #[test]
 fn debug_and_release_give_the_same_traces() {
-    assert!(cfg!(debug_assertions), "this is to be built without --release");
+    const { assert!(cfg!(debug_assertions), "this is to be built without --release") };
     for (world, option) in [(World::Cluster, None), (World::Store, Some("--store"))] {
         let mut command = Command::new(program());
         command.args(["sim", "run", "--json", "--seeds", &format!("0..{SEEDS}")]).args(option);

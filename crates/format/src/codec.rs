@@ -4,6 +4,7 @@
 //! Shape of the head: magic 8, version u16, zero u16, crc u32 = 16 bytes. The crc covers the whole
 //! structure with its own field taken as zero.
 
+use crate::PAGE_BYTES;
 use gabion_types::{Epoch, Seq};
 
 pub const HEAD_BYTES: usize = 16;
@@ -19,7 +20,7 @@ pub enum FormatError {
     Crc,
     #[error("it ends too early")]
     Short,
-    #[error("its padding is not zero")]
+    #[error("its padding is too long or not zero")]
     Padding,
     #[error("its field `{0}` is out of range")]
     Field(&'static str),
@@ -100,7 +101,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Checks magic, version and crc of the whole of `bytes`.
+    /// Checks magic, version and crc of the whole of `bytes`, which are whole pages.
     pub(crate) fn open(
         bytes: &'a [u8],
         magic: [u8; 8],
@@ -118,6 +119,9 @@ impl<'a> Reader<'a> {
         }
         if found == 0 || found > version_max {
             return Err(FormatError::Version { found });
+        }
+        if !bytes.len().is_multiple_of(PAGE_BYTES) {
+            return Err(FormatError::Short);
         }
         Ok(reader)
     }
@@ -160,8 +164,11 @@ impl<'a> Reader<'a> {
         all_zero(self.take(count)?)
     }
 
-    /// The rest is padding.
+    /// The rest is padding, up to the end of the page: there is one way to write each structure.
     pub(crate) fn end(self) -> Result<(), FormatError> {
+        if self.bytes.len() >= PAGE_BYTES {
+            return Err(FormatError::Padding);
+        }
         all_zero(self.bytes)
     }
 

@@ -1,5 +1,7 @@
 //! Golden bytes for each structure, round trips, and arbitrary bytes never panic.
 
+mod fuzz;
+
 use crate::{
     BitmapPage, BlockEntry, BlockState, CHUNK_PAGES, ChunkRef, Content, Entry, Frame, FrameHead,
     Lsn, MapPage, PAGE_BYTES, PageRef, Root, Rule, SegmentKey, SegmentMeta, SegmentPage,

@@ -3,10 +3,14 @@
 use crate::client::{Client, LIMITS, Reply, SIZE, answer, content, header, range};
 use bytes::Bytes;
 use gabion_nbd::{Connection, Effect, Export, Input, Want};
-use gabion_types::{GuestData, GuestOp, IoError};
+use gabion_types::{GuestData, GuestOp, IoError, Prng};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use rounds::{mutate, rounds};
 use std::collections::BTreeMap;
+
+#[path = "../../../types/tests/fuzz/rounds.rs"]
+mod rounds;
 
 #[derive(Clone, Debug)]
 struct Asked {
@@ -82,6 +86,69 @@ fn check_replies(asked: &[Asked], replies: &[Reply], failures: bool) {
     }
 }
 
+/// A connection that is as far as `skip` says gets these bytes, and answers in the order that luck has.
+fn drive(skip: u8, stream: Vec<u8>, luck: &[u8]) {
+    let mut connection = match skip {
+        0 => Connection::new(LIMITS),
+        1 => Client::new(LIMITS).connection,
+        _ => Client::serving(skip == 2).connection,
+    };
+    let mut stream: std::collections::VecDeque<u8> = stream.into();
+    let mut luck = luck.iter().cycle();
+    let mut open = Vec::new();
+    let mut asked = Vec::new();
+    for _ in 0..2000 {
+        while let Some(effect) = connection.next_effect() {
+            match effect {
+                Effect::Request { tag, op } => {
+                    check_op(&op);
+                    open.push((tag, op));
+                }
+                Effect::List | Effect::Describe { .. } | Effect::Open { .. } => {
+                    asked.push(effect);
+                }
+                Effect::Send { .. } | Effect::Close => {}
+            }
+        }
+        let payload: u64 = open.iter().map(|(_, op)| op.payload_bytes()).sum();
+        let zeros = 4 * 4 * u64::from(LIMITS.part_bytes);
+        assert!(payload <= (32 << 20) + zeros);
+        let luck = *luck.next().unwrap();
+        let input = match (connection.want(), luck) {
+            (Want::Closed, _) => break,
+            (_, 0) if !open.is_empty() => {
+                let (tag, op) = open.swap_remove(0);
+                Input::Done { tag, result: answer(&op) }
+            }
+            (Want::Exactly(wanted), _) => {
+                assert!(wanted > 0 && wanted <= 64 << 10);
+                if stream.len() < wanted {
+                    break;
+                }
+                let before = connection.want();
+                connection.handle(Input::Listed { exports: vec![] });
+                assert_eq!(connection.want(), before);
+                Input::Received(stream.drain(..wanted).collect())
+            }
+            (Want::Paused, 1) => Input::Shutdown,
+            (Want::Paused, _) => match asked.pop() {
+                Some(Effect::List) => Input::Listed { exports: vec!["vm1".into()] },
+                Some(_) => Input::Export((luck != 2).then(|| Export {
+                    name: "vm1".into(),
+                    size_bytes: SIZE,
+                    read_only: luck == 3,
+                })),
+                None => {
+                    assert!(!open.is_empty(), "it waits for somebody");
+                    let (tag, op) = open.swap_remove(0);
+                    Input::Done { tag, result: answer(&op) }
+                }
+            },
+        };
+        connection.handle(input);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -138,64 +205,55 @@ proptest! {
         ),
         luck in prop::collection::vec(0..9u8, 1..20),
     ) {
-        let mut connection = match skip {
-            0 => Connection::new(LIMITS),
-            1 => Client::new(LIMITS).connection,
-            _ => Client::serving(skip == 2).connection,
-        };
-        let mut stream: std::collections::VecDeque<u8> = pieces.concat().into();
-        let mut luck = luck.iter().cycle();
-        let mut open = Vec::new();
-        let mut asked = Vec::new();
-        for _ in 0..2000 {
-            while let Some(effect) = connection.next_effect() {
-                match effect {
-                    Effect::Request { tag, op } => {
-                        check_op(&op);
-                        open.push((tag, op));
-                    }
-                    Effect::List | Effect::Describe { .. } | Effect::Open { .. } => {
-                        asked.push(effect);
-                    }
-                    Effect::Send { .. } | Effect::Close => {}
-                }
-            }
-            let payload: u64 = open.iter().map(|(_, op)| op.payload_bytes()).sum();
-            let zeros = 4 * 4 * u64::from(LIMITS.part_bytes);
-            prop_assert!(payload <= (32 << 20) + zeros);
-            let luck = *luck.next().unwrap();
-            let input = match (connection.want(), luck) {
-                (Want::Closed, _) => break,
-                (_, 0) if !open.is_empty() => {
-                    let (tag, op) = open.swap_remove(0);
-                    Input::Done { tag, result: answer(&op) }
-                }
-                (Want::Exactly(wanted), _) => {
-                    prop_assert!(wanted > 0 && wanted <= 64 << 10);
-                    if stream.len() < wanted {
-                        break;
-                    }
-                    let before = connection.want();
-                    connection.handle(Input::Listed { exports: vec![] });
-                    prop_assert_eq!(connection.want(), before);
-                    Input::Received(stream.drain(..wanted).collect())
-                }
-                (Want::Paused, 1) => Input::Shutdown,
-                (Want::Paused, _) => match asked.pop() {
-                    Some(Effect::List) => Input::Listed { exports: vec!["vm1".into()] },
-                    Some(_) => Input::Export((luck != 2).then(|| Export {
-                        name: "vm1".into(),
-                        size_bytes: SIZE,
-                        read_only: luck == 3,
-                    })),
-                    None => {
-                        prop_assert!(!open.is_empty(), "it waits for somebody");
-                        let (tag, op) = open.swap_remove(0);
-                        Input::Done { tag, result: answer(&op) }
-                    }
-                },
-            };
-            connection.handle(input);
-        }
+        drive(skip, pieces.concat(), &luck);
     }
+}
+
+/// What a client says, nearly right.
+// promise: bounded
+#[test]
+fn sessions_that_are_nearly_right_never_panic_and_never_get_more_than_the_bounds() {
+    rounds(|prng| {
+        let skip = u8::try_from(prng.below(4)).unwrap();
+        let mut stream = Vec::new();
+        if skip < 2 {
+            let flags = u32::try_from(prng.below(4)).unwrap();
+            if skip == 0 {
+                stream.extend(flags.to_be_bytes());
+            }
+            for _ in 0..prng.between(1, 8) {
+                stream.extend(option(prng));
+            }
+        }
+        for cookie in 0..prng.between(1, 12) {
+            let command = *prng.pick(&[0, 0, 1, 1, 3, 4, 5, 6, 7]).unwrap();
+            let flags = u16::try_from(prng.below(32)).unwrap();
+            let offset = prng.below(SIZE / 512) * 512;
+            let length = u32::try_from(prng.below(300) * 512).unwrap();
+            stream.extend(header(command, flags, cookie, offset, length));
+            if command == 1 {
+                stream.resize(stream.len() + length as usize, 0x5a);
+            }
+        }
+        if prng.chance(7, 8) {
+            mutate(prng, &mut stream);
+        }
+        let luck: Vec<u8> = (0..20).map(|_| u8::try_from(prng.below(9)).unwrap()).collect();
+        drive(skip, stream, &luck);
+    });
+}
+
+/// LIST, INFO, GO and the like, with a name and what is asked of it.
+fn option(prng: &mut Prng) -> Vec<u8> {
+    let option = u32::try_from(prng.between(1, 11)).unwrap();
+    let mut data = Vec::new();
+    if prng.chance(3, 4) {
+        data.extend(3_u32.to_be_bytes());
+        data.extend(b"vm1");
+        let queries = prng.below(3);
+        data.extend(u32::try_from(queries).unwrap().to_be_bytes()[2..].iter());
+        (0..queries).for_each(|_| data.extend(3_u16.to_be_bytes()));
+    }
+    let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+    [b"IHAVEOPT".to_vec(), option.to_be_bytes().to_vec(), length.to_vec(), data].concat()
 }

@@ -1,5 +1,7 @@
 //! Golden bytes of each kind, round trips of everything, and arbitrary bytes.
 
+mod fuzz;
+
 use super::*;
 use crate::assembler::{Assembler, LARGE_PAYLOAD_BYTES};
 use crate::header::{AUX_BYTES_MAX, ENTRIES_MAX, PAYLOAD_BYTES_MAX, VERSION};

@@ -76,7 +76,12 @@ impl Schedule {
             let kind = if deep.is_zero() { ScrubKind::Light } else { ScrubKind::Deep };
             return (!every.is_zero() && now.since(since) >= wait).then_some(kind);
         };
-        if !deep.is_zero() && volume.scrub.deep.is_none_or(|last| is_over(last, deep)) {
+        // The first deep one is the next that is due.
+        let deep_is_over = match volume.scrub.deep {
+            Some(last) => is_over(last, deep),
+            None => is_over(last, if light.is_zero() { deep } else { light.min(deep) }),
+        };
+        if !deep.is_zero() && deep_is_over {
             return Some(ScrubKind::Deep);
         }
         (!light.is_zero() && is_over(last, light)).then_some(ScrubKind::Light)

@@ -68,6 +68,22 @@ fn the_first_is_deep_and_then_each_has_its_time() {
     assert_eq!(wanted(&rig), [ScrubKind::Deep]);
 }
 
+/// A light one that an operator asked for is not followed by a deep one at once.
+#[test]
+fn the_first_deep_one_waits_for_its_day() {
+    let mut small = Small::with_volume(3, 2, 1);
+    small.take_over(1);
+    let volume = small.id();
+    small.by(1, Change::WantScrub { volume, kind: ScrubKind::Light });
+    let mut rig = Rig::new(small);
+    rig.handle(Input::WallClock { unix_ms: START_MS });
+    done(&mut rig, 0);
+    rig.live(millis(5_000), &[]);
+    assert!(wanted(&rig).is_empty());
+    jump(&mut rig, DAY_MS);
+    assert_eq!(wanted(&rig), [ScrubKind::Deep]);
+}
+
 #[test]
 fn zero_is_never() {
     let mut small = Small::with_volume(3, 2, 1);

@@ -341,9 +341,13 @@ impl Volume {
         }
     }
 
-    /// Every segment with requests is looked at.
+    /// Every segment with requests is looked at. A request for room has no place in the order.
+    // rule: volume/a-lease-that-comes-back-wakes-all
     pub(crate) fn wake_all(&mut self) {
-        let busy = self.segments.iter().filter(|segment| !segment.order.is_empty());
+        let busy = self
+            .segments
+            .iter()
+            .filter(|segment| !segment.order.is_empty() || !segment.waiting.is_empty());
         let busy: Vec<SegmentIndex> = busy.map(|segment| segment.index).collect();
         self.dirty.extend(busy);
     }

@@ -168,6 +168,22 @@ fn what_was_read_is_not_told_after_the_lease() {
     assert!(bench.done.contains_key(&1));
 }
 
+// rule: volume/a-lease-that-comes-back-wakes-all
+// promise: hold-not-fail
+/// A large write of a guest whose owner had no lease for a moment: it has no place in the order.
+#[test]
+fn a_request_for_room_goes_on_when_the_lease_is_back() {
+    let mut bench = Bench::serving(view());
+    bench.feed(Input::Lease { until: bench.now });
+    let range = bench.block(0, 8);
+    bench.feed(Input::Guest { ticket: Ticket(1), op: GuestOp::Room { range } });
+    bench.answer_all();
+    assert!(bench.done.is_empty(), "{:?}", bench.done);
+    bench.feed(Input::Lease { until: Instant::from_nanos(u64::MAX) });
+    bench.answer_all();
+    assert_eq!(bench.done.get(&1), DONE);
+}
+
 // rule: volume/fence-the-whole-write-set
 // rule: volume/serve-only-with-fenced-members
 #[test]

@@ -1,5 +1,6 @@
 //! Programs that nobody here wrote, run with a limit on their time.
 
+use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,13 @@ impl Ran {
     pub fn ok(self) -> String {
         assert!(self.status.success(), "{}\n{}\n{}", self.status, self.out, self.err);
         self.out
+    }
+
+    /// Its output as JSON; fails the test if it failed, or said something else.
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let out = self.ok();
+        serde_json::from_str(&out).unwrap_or_else(|e| panic!("not JSON: {e}\n{out}"))
     }
 
     pub fn code(&self) -> i32 {

@@ -117,8 +117,7 @@ impl Cluster {
     pub fn json(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["--json"];
         all.extend(arguments);
-        let out = self.gabion(&all).ok();
-        serde_json::from_str(&out).unwrap_or_else(|e| panic!("not JSON: {e}\n{out}"))
+        self.gabion(&all).json()
     }
 
     #[track_caller]

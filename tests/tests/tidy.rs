@@ -515,7 +515,8 @@ fn pages_name_the_language_of_what_they_quote() {
 
 #[test]
 fn nothing_is_left_for_later_in_silence() {
-    let words = ["todo!(", concat!("FIX", "ME"), concat!("XX", "X"), concat!("#[ign", "ore")];
+    let words =
+        [concat!("to", "do!("), concat!("FIX", "ME"), concat!("XX", "X"), concat!("#[ign", "ore")];
     let mut found = Vec::new();
     for source in sources().iter().filter(|source| !source.shown().ends_with("tidy.rs")) {
         for text in [&source.code, &source.tests] {

@@ -164,6 +164,9 @@ pub struct VolumeSpec {
 pub enum AdminRequest {
     CreateVolume {
         spec: VolumeSpec,
+        /// The node that was asked: one copy of all goes there where there is room, so that a
+        /// guest on it reads its own disk.
+        near: Option<NodeId>,
     },
     ResizeVolume {
         name: String,
@@ -223,6 +226,11 @@ pub enum AdminError {
          more; add a disk or delete a volume"
     )]
     NoRoom { wanted_bytes: u64, free_bytes: u64, rf: u8 },
+    #[error(
+        "the end of the volume is on disk {disk}, which has room for {free_bytes} bytes more; \
+         delete a volume, or raise overcommit.ratio"
+    )]
+    NoRoomAtEnd { disk: DiskId, free_bytes: u64 },
     #[error("guests are attached; detach them, or use --force")]
     Attached,
     #[error("no setting of that name; see `gabion settings list`")]

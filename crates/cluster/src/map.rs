@@ -133,9 +133,7 @@ impl Map {
 
     /// What the copies on each disk could grow to: volumes are thin. Units: bytes.
     pub fn promised_bytes(&self) -> BTreeMap<DiskId, u64> {
-        let segment = self.limits.segment.bytes();
-        let promised = room::promised(self).into_iter();
-        promised.map(|(disk, segments)| (disk, segments.saturating_mul(segment))).collect()
+        room::promised(self)
     }
 
     /// Those that were set, by name.

@@ -1,55 +1,80 @@
-//! Where the segments of a new volume go: each copy on another node, where there is the most room.
+//! Where the segments of a new volume go: each copy on another node, one where its guest is, the
+//! others where there is the most room.
 //!
 //! Racks and zones would be one more level of `Avoid`, above the node.
 
 use crate::map::Map;
-use crate::map::room::{Avoid, Room};
-use gabion_types::DiskId;
+use crate::map::room::{Avoid, Room, copy_bytes};
+use gabion_types::{DiskId, NodeId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     #[error("fewer nodes than copies: {nodes}")]
     TooFewNodes { nodes: u32 },
-    #[error("no room; {segments} segments would fit")]
-    NoRoom { segments: u64 },
+    #[error("no room")]
+    NoRoom,
 }
 
-/// Disks for so many segments, `rf` for each, the first of which changes from segment to segment so
+/// What is to be placed: a new volume, or what an old one grows by.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Of the whole volume, when it has grown.
+    pub size_bytes: u64,
+    /// Segments that have their places already.
+    pub had: u32,
+    pub rf: u8,
+    /// The node whose guests will use it, as far as that is known.
+    pub near: Option<NodeId>,
+}
+
+/// Disks for each segment, `rf` for each, the first of which changes from segment to segment so
 /// that reads and owners spread. The same map gives the same places.
-pub fn place(map: &Map, segments: u32, rf: u8) -> Result<Vec<Vec<DiskId>>, PlacementError> {
-    let mut room = Room::of(map);
-    if room.nodes() < usize::from(rf) {
+pub fn place(map: &Map, wanted: Wanted) -> Result<Vec<Vec<DiskId>>, PlacementError> {
+    let room = Room::of(map);
+    if room.nodes() < usize::from(wanted.rf) {
         let nodes = u32::try_from(room.nodes()).unwrap_or(u32::MAX);
         return Err(PlacementError::TooFewNodes { nodes });
     }
-    let fit = room.placeable(rf);
-    if fit < u64::from(segments) {
-        return Err(PlacementError::NoRoom { segments: fit });
-    }
-    (0..segments)
-        .map(|segment| {
-            let mut disks = Vec::with_capacity(usize::from(rf));
-            let mut avoid = Avoid::default();
-            for _ in 0..rf {
-                let disk = room.pick(&avoid).ok_or(PlacementError::NoRoom { segments: fit })?;
+    let near = wanted.near.and_then(|near| place_in(map, room.clone(), wanted, Some(near)));
+    near.or_else(|| place_in(map, room, wanted, None)).ok_or(PlacementError::NoRoom)
+}
+
+fn place_in(
+    map: &Map,
+    mut room: Room,
+    wanted: Wanted,
+    near: Option<NodeId>,
+) -> Option<Vec<Vec<DiskId>>> {
+    let segment = map.limits().segment;
+    let segments = segment.segments_of(wanted.size_bytes)?;
+    // By the volume, or the first segments of all would meet on the same disks.
+    let volumes = map.last_volume;
+    (wanted.had..segments)
+        .map(|index| {
+            let turn = volumes.wrapping_add(index);
+            let index = usize::try_from(index).ok()?;
+            let bytes = copy_bytes(segment, wanted.size_bytes, index);
+            let mut disks = Vec::with_capacity(usize::from(wanted.rf));
+            let mut avoid = Avoid { rather: near, turn, ..Avoid::default() };
+            for _ in 0..wanted.rf {
+                let disk = room.pick(&avoid, bytes)?;
                 avoid.nodes.extend(map.disk(disk).map(|entry| entry.node));
                 disks.push(disk);
             }
-            disks.iter().for_each(|disk| room.take(*disk));
+            disks.iter().for_each(|disk| room.take(*disk, bytes));
             disks.sort_unstable();
-            let turns = usize::try_from(segment).unwrap_or(0) % disks.len().max(1);
+            let turns = index % disks.len().max(1);
             disks.rotate_left(turns);
-            Ok(disks)
+            Some(disks)
         })
         .collect()
 }
 
-/// How many bytes a new volume with `rf` copies could have. Thin, so data may need more room than
-/// there is; a volume that could never be written full is not promised. Units: bytes.
+/// How large a new volume with `rf` copies could be. Thin, so data may need more room than there
+/// is; a volume that could never be written full is not promised. Units: bytes.
 pub fn free_bytes(map: &Map, rf: u8) -> u64 {
-    let segments = Room::of(map).placeable(rf);
-    let promised = segments.saturating_mul(map.limits().segment.bytes());
-    promised.min(capacity_bytes(map) / u64::from(rf.max(1)))
+    let placeable = Room::of(map).placeable(rf, map.limits().segment);
+    placeable.min(capacity_bytes(map) / u64::from(rf.max(1)))
 }
 
 /// Of all disks in service.

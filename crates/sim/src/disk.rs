@@ -58,6 +58,7 @@ pub struct VirtualDisk {
     slow: u32,
     /// Gives errors on writes and syncs for good.
     dead: bool,
+    rotted: bool,
     next_sync_fails: bool,
     next_read_fails: bool,
     next_write: NextWrite,
@@ -85,6 +86,7 @@ impl VirtualDisk {
             times,
             slow: 1,
             dead: false,
+            rotted: false,
             next_sync_fails: false,
             next_read_fails: false,
             next_write: NextWrite::Good,

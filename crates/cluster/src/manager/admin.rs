@@ -3,7 +3,7 @@
 use super::{Effect, Proposals, Purpose};
 use crate::command::{AdminError, AdminReply, AdminRequest, Change, VolumeSpec};
 use crate::map::{Map, RF_MAX, VolumeEntry, VolumeState, is_volume_name};
-use crate::placement::{PlacementError, free_bytes, place};
+use crate::placement::{PlacementError, Wanted, free_bytes, place};
 use crate::settings::{SettingError, Settings};
 use gabion_types::{
     DiskId, Duration, Instant, NodeId, Outcome, RefusedChange, ScrubKind, VolumeId,
@@ -50,7 +50,7 @@ enum Stage {
 
 #[derive(Clone, Debug)]
 enum Task {
-    Create { spec: VolumeSpec },
+    Create { spec: VolumeSpec, near: Option<NodeId> },
     Resize { volume: VolumeId, size_bytes: u64 },
     Delete { volume: VolumeId, force: bool },
     Move { volume: VolumeId, to: NodeId },
@@ -228,7 +228,7 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
     let find = |name: &str| map.volume_by_name(name).map(|entry| entry.id);
     let find = |name: &str| find(name).ok_or(AdminError::NoVolume);
     Ok(match request {
-        AdminRequest::CreateVolume { spec } => Task::Create { spec },
+        AdminRequest::CreateVolume { spec, near } => Task::Create { spec, near },
         AdminRequest::ResizeVolume { name, size_bytes } => {
             Task::Resize { volume: find(&name)?, size_bytes }
         }
@@ -242,7 +242,7 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
 /// By the map as it is now.
 fn plan(map: &Map, task: Task) -> Step {
     let step = match task {
-        Task::Create { spec } => plan_create(map, spec),
+        Task::Create { spec, near } => plan_create(map, spec, near),
         Task::Resize { volume, size_bytes } => plan_resize(map, volume, size_bytes),
         Task::Delete { volume, force } => plan_delete(map, volume, force),
         Task::Move { volume, to } => plan_move(map, volume, to),
@@ -255,25 +255,26 @@ fn plan(map: &Map, task: Task) -> Step {
     step.unwrap_or_else(refused)
 }
 
-fn plan_create(map: &Map, spec: VolumeSpec) -> Result<Step, AdminError> {
+fn plan_create(map: &Map, spec: VolumeSpec, near: Option<NodeId>) -> Result<Step, AdminError> {
     if !is_volume_name(&spec.name) {
         return Err(AdminError::BadName);
     }
     if !(1..=RF_MAX).contains(&spec.rf) {
         return Err(AdminError::BadRf);
     }
-    let segments = segments_of(map, spec.size_bytes)?;
+    segments_of(map, spec.size_bytes)?;
     if map.volume_by_name(&spec.name).is_some() {
         return Err(AdminError::NameTaken);
     }
-    let placement = placed(map, spec.size_bytes, segments, spec.rf)?;
+    let wanted = Wanted { size_bytes: spec.size_bytes, had: 0, rf: spec.rf, near };
+    let placement = placed(map, wanted, spec.size_bytes)?;
     let change = Change::CreateVolume { spec: spec.clone(), placement };
-    Ok(Step::Propose(Task::Create { spec }, change))
+    Ok(Step::Propose(Task::Create { spec, near }, change))
 }
 
 fn plan_resize(map: &Map, volume: VolumeId, size_bytes: u64) -> Result<Step, AdminError> {
     let entry = volume_of(map, volume)?;
-    let wanted = segments_of(map, size_bytes)?;
+    segments_of(map, size_bytes)?;
     let had = entry.spec.size_bytes;
     if size_bytes < had {
         return Err(AdminError::Shrinks { size_bytes: had });
@@ -284,8 +285,12 @@ fn plan_resize(map: &Map, volume: VolumeId, size_bytes: u64) -> Result<Step, Adm
     if size_bytes == had {
         return Ok(Step::Answer(AdminReply::Done));
     }
-    let segments = wanted.saturating_sub(segments_of(map, had)?);
-    let placement = placed(map, size_bytes, segments, entry.spec.rf)?;
+    if let Some((disk, free_bytes)) = map.full_at_the_end(entry, size_bytes) {
+        return Err(AdminError::NoRoomAtEnd { disk, free_bytes });
+    }
+    let near = entry.owner.map(|(owner, _)| owner);
+    let wanted = Wanted { size_bytes, had: segments_of(map, had)?, rf: entry.spec.rf, near };
+    let placement = placed(map, wanted, size_bytes - had)?;
     let change = Change::ResizeVolume { volume, size_bytes, placement };
     Ok(Step::Propose(Task::Resize { volume, size_bytes }, change))
 }
@@ -339,29 +344,23 @@ fn segments_of(map: &Map, size_bytes: u64) -> Result<u32, AdminError> {
     segments.filter(|_| map.is_volume_size(size_bytes)).ok_or(AdminError::BadSize { most })
 }
 
-fn placed(
-    map: &Map,
-    size_bytes: u64,
-    segments: u32,
-    rf: u8,
-) -> Result<Vec<Vec<DiskId>>, AdminError> {
+/// `more_bytes`: what the volume has more than before, for the error.
+fn placed(map: &Map, wanted: Wanted, more_bytes: u64) -> Result<Vec<Vec<DiskId>>, AdminError> {
+    let Wanted { size_bytes, rf, .. } = wanted;
     let no_room = || {
-        let wanted_bytes = map.limits().segment.bytes().saturating_mul(u64::from(segments));
-        AdminError::NoRoom { wanted_bytes, free_bytes: free_bytes(map, rf), rf }
+        let free_bytes = free_bytes(map, rf);
+        AdminError::NoRoom { wanted_bytes: more_bytes, free_bytes, rf }
     };
-    if segments == 0 {
-        return if map.could_be_full(size_bytes, rf) { Ok(Vec::new()) } else { Err(no_room()) };
-    }
-    let placement = place(map, segments, rf).map_err(|error| match error {
+    let placement = place(map, wanted).map_err(|error| match error {
         PlacementError::TooFewNodes { nodes } => AdminError::TooFewNodes { wanted: rf, nodes },
-        PlacementError::NoRoom { .. } => no_room(),
+        PlacementError::NoRoom => no_room(),
     })?;
     if map.could_be_full(size_bytes, rf) { Ok(placement) } else { Err(no_room()) }
 }
 
 fn on_done(map: &Map, task: &Task) -> Step {
     match task {
-        Task::Create { spec } => match map.volume_by_name(&spec.name) {
+        Task::Create { spec, .. } => match map.volume_by_name(&spec.name) {
             Some(entry) => Step::Make { volume: entry.id, created: true },
             None => refused(AdminError::NoVolume),
         },

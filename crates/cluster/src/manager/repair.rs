@@ -4,7 +4,7 @@
 
 use super::{Proposals, Purpose};
 use crate::command::Change;
-use crate::map::room::{Avoid, Room};
+use crate::map::room::{Avoid, Room, copy_bytes};
 use crate::map::{Map, NodeState, VolumeEntry};
 use gabion_types::{DiskId, Duration, Instant, NodeId, SegmentMembers, VolumeId};
 use std::collections::BTreeMap;
@@ -85,16 +85,18 @@ impl Repair {
         if volume.scrub.wanted.is_some() {
             return true;
         }
-        volume.segments.iter().any(|members| {
+        let segment = map.limits().segment;
+        volume.segments.iter().enumerate().any(|(place, members)| {
+            let bytes = copy_bytes(segment, volume.size_promised(), place);
             let below = members.in_sync.len() < rf;
             let joins = members.joining.iter().any(|joining| is_there(map, joining.disk));
             let returns = members.stale.iter().any(|stale| is_there(map, stale.disk));
             let left = members.in_sync.iter().filter(|disk| !gone(**disk)).count();
             let surplus = !members.joining.is_empty() || !members.stale.is_empty();
             if below {
-                joins || returns || has_place(map, room, members)
+                joins || returns || has_place(map, room, members, bytes)
             } else {
-                surplus || (left < rf && left > 0 && has_place(map, room, members))
+                surplus || (left < rf && left > 0 && has_place(map, room, members, bytes))
             }
         })
     }
@@ -124,12 +126,12 @@ fn is_there(map: &Map, disk: DiskId) -> bool {
 }
 
 /// A disk could take another copy of the segment.
-fn has_place(map: &Map, room: &Room, members: &SegmentMembers) -> bool {
+fn has_place(map: &Map, room: &Room, members: &SegmentMembers, bytes: u64) -> bool {
     let mut avoid = Avoid::default();
     avoid.disks.extend(members.stale.iter().map(|stale| stale.disk));
     let homes = members.write_set().filter_map(|disk| map.disk(disk)).map(|disk| disk.node);
     avoid.nodes.extend(homes);
-    !map.too_many_away() && room.pick(&avoid).is_some()
+    !map.too_many_away() && room.pick(&avoid, bytes).is_some()
 }
 
 /// The living node with the most in-sync copies; of equals the one that owns the least, then the

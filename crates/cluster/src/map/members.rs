@@ -4,8 +4,8 @@ use crate::command::Proposer;
 use crate::event::Fact;
 use crate::map::entry::DropMark;
 use crate::map::orders::segment_at;
-use crate::map::room::{Avoid, Room};
-use crate::map::{DiskEntry, Map, NodeState, STALE_MAX, WRITE_SET_MAX};
+use crate::map::room::{Avoid, Room, copy_bytes};
+use crate::map::{DiskEntry, Map, NodeState, STALE_MAX, VolumeEntry, WRITE_SET_MAX};
 use gabion_types::{
     DiskId, Epoch, Joining, NodeId, OwnerChange, Promotion, RefusedChange, Removal, SegmentIndex,
     SegmentMembers, Stale, VolumeId,
@@ -28,7 +28,7 @@ impl Map {
         if volume.epoch != epoch_of(change) {
             return Err(RefusedChange::OtherEpoch);
         }
-        let mut draft = Draft::new(self, id, volume.epoch.next(), &volume.segments, volume.spec.rf);
+        let mut draft = Draft::new(self, volume, from.node);
         match change {
             OwnerChange::RemoveMembers { removals, add_joiner, .. } => {
                 draft.remove_members(removals)?;
@@ -113,11 +113,12 @@ impl Map {
 /// One entry's changes before they are carried out.
 struct Draft<'a> {
     map: &'a Map,
-    volume: VolumeId,
+    volume: &'a VolumeEntry,
+    /// New copies go there before other nodes: it reads its own.
+    owner: NodeId,
     /// What the volume's epoch will be.
     epoch: Epoch,
     rf: usize,
-    segments: &'a [SegmentMembers],
     done: Done,
     room: Option<Room>,
     /// So many nodes are silent that nothing is rebuilt without an operator's word.
@@ -141,16 +142,17 @@ enum Kind {
 }
 
 impl<'a> Draft<'a> {
-    fn new(
-        map: &'a Map,
-        volume: VolumeId,
-        epoch: Epoch,
-        segments: &'a [SegmentMembers],
-        rf: u8,
-    ) -> Self {
-        let rf = usize::from(rf);
-        let too_many_away = map.too_many_away();
-        Self { map, volume, epoch, rf, segments, done: Done::default(), room: None, too_many_away }
+    fn new(map: &'a Map, volume: &'a VolumeEntry, owner: NodeId) -> Self {
+        Self {
+            map,
+            volume,
+            owner,
+            epoch: volume.epoch.next(),
+            rf: usize::from(volume.spec.rf),
+            done: Done::default(),
+            room: None,
+            too_many_away: map.too_many_away(),
+        }
     }
 
     /// Errors: nothing was changed.
@@ -160,7 +162,7 @@ impl<'a> Draft<'a> {
 
     fn segment(&mut self, index: SegmentIndex) -> Result<&mut SegmentMembers, RefusedChange> {
         let place = usize::try_from(index.get()).map_err(|_| RefusedChange::NotFound)?;
-        let members = self.segments.get(place).ok_or(RefusedChange::NotFound)?;
+        let members = self.volume.segments.get(place).ok_or(RefusedChange::NotFound)?;
         Ok(self.done.touched.entry(place).or_insert_with(|| members.clone()))
     }
 
@@ -250,8 +252,8 @@ impl<'a> Draft<'a> {
     fn add_named(&mut self, index: SegmentIndex, disk: DiskId) -> Result<bool, RefusedChange> {
         let entry = self.map.disk(disk).filter(|entry| entry.is_in_service());
         let Some(entry) = entry else { return Ok(false) };
-        let fresh = !entry.is_to_drop(self.volume, index)
-            && self.room().has(disk)
+        let fresh = !entry.is_to_drop(self.volume.id, index)
+            && self.room().left(disk) >= self.bytes(index)
             && !self.homes(index).contains(&entry.node);
         let joined = self.epoch;
         let members = self.segment(index)?;
@@ -266,13 +268,13 @@ impl<'a> Draft<'a> {
             None => return Ok(false),
         };
         members.joining.push(joining);
-        self.joined(disk, stale.is_none());
+        self.joined(index, disk, stale.is_none());
         Ok(true)
     }
 
     /// The map picks, if the segment is below rf with its joiners: false where none has room.
     fn add_picked(&mut self, index: SegmentIndex, avoid: &Avoid, fill_waits: bool) -> bool {
-        let (joined, rf, volume) = (self.epoch, self.rf, self.volume);
+        let (joined, rf, volume) = (self.epoch, self.rf, self.volume.id);
         if self.too_many_away {
             return false;
         }
@@ -286,6 +288,7 @@ impl<'a> Draft<'a> {
         let stale: Vec<_> = members.stale.iter().map(|stale| stale.disk).collect();
         let mut avoid = avoid.clone();
         avoid.nodes.extend(homes);
+        avoid.rather = Some(self.owner);
         avoid.rather_not.extend(stale.iter().filter_map(|disk| self.home(*disk)));
         avoid.disks.extend(stale);
         let pending = self.map.disks.iter();
@@ -293,20 +296,22 @@ impl<'a> Draft<'a> {
         avoid.disks.extend(pending.map(|(disk, _)| *disk));
         let of_it = (index, DiskId::new(0))..=(index, DiskId::new(u32::MAX));
         avoid.disks.extend(self.done.drops.range(of_it).map(|((_, disk), _)| *disk));
-        let Some(disk) = self.room().pick(&avoid) else {
+        let bytes = self.bytes(index);
+        let Some(disk) = self.room().pick(&avoid, bytes) else {
             return false;
         };
         let Ok(members) = self.segment(index) else {
             return false;
         };
         members.joining.push(new_joiner(disk, joined, fill_waits));
-        self.joined(disk, true);
+        self.joined(index, disk, true);
         true
     }
 
-    fn joined(&mut self, disk: DiskId, fresh: bool) {
+    fn joined(&mut self, index: SegmentIndex, disk: DiskId, fresh: bool) {
         if fresh {
-            self.room().take(disk);
+            let bytes = self.bytes(index);
+            self.room().take(disk, bytes);
         }
         self.count(Kind::Joined, disk);
     }
@@ -338,6 +343,12 @@ impl<'a> Draft<'a> {
 
     fn room(&mut self) -> &mut Room {
         self.room.get_or_insert_with(|| Room::of(self.map))
+    }
+
+    /// Of a copy of the segment.
+    fn bytes(&self, index: SegmentIndex) -> u64 {
+        let place = usize::try_from(index.get()).unwrap_or(usize::MAX);
+        copy_bytes(self.map.limits.segment, self.volume.size_promised(), place)
     }
 
     fn home(&self, disk: DiskId) -> Option<NodeId> {

@@ -1,34 +1,44 @@
-//! How many segments each disk can still be given. Derived from the map when it is needed, so that
-//! there is no second account to keep right.
+//! How much each disk can still be given. Derived from the map when it is needed, so that there is
+//! no second account to keep right.
 //!
 //! Volumes are thin: a disk may be promised more than it has, up to `overcommit.ratio`.
 
-use crate::map::{DiskState, Map, NodeState};
-use gabion_types::{DiskId, NodeId, SegmentMembers};
+use crate::map::{DiskState, Map, NodeState, VolumeEntry};
+use gabion_types::{DiskId, NodeId, SegmentMembers, SegmentSize};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A copy is counted in steps of so much: what a page of its map covers. Units: bytes.
+const STEP_BYTES: u64 = 1 << 20;
 
 /// Disks in service on nodes that are alive.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     disks: BTreeMap<DiskId, Free>,
-    /// Units: segments.
+    /// Units: bytes.
     by_node: BTreeMap<NodeId, u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Free {
     node: NodeId,
-    /// Units: segments.
-    segments: u64,
+    bytes: u64,
+    /// Of it, what the disk really has: the rest is over-committed.
+    sure: u64,
 }
 
-/// Where a replica must not go, and where it had better not.
+/// Where a replica must not go, and where it had better go or not.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Avoid {
     pub(crate) nodes: BTreeSet<NodeId>,
     pub(crate) disks: BTreeSet<DiskId>,
     /// Taken only where no other node has room.
     pub(crate) rather_not: BTreeSet<NodeId>,
+    /// Taken before any other: where the volume's guest is, so that reads are local. Not where the
+    /// disk would be over-committed by it while others may not be.
+    pub(crate) rather: Option<NodeId>,
+    /// Where nodes have the same room, another one's turn comes with each number.
+    pub(crate) turn: u32,
 }
 
 impl Room {
@@ -42,14 +52,14 @@ impl Room {
             if !alive || disk.state != DiskState::InService {
                 continue;
             }
-            let most = u128::from(disk.capacity_bytes) * u128::from(percent)
-                / 100
-                / u128::from(map.limits.segment.bytes());
+            let most = u128::from(disk.capacity_bytes) * u128::from(percent) / 100;
             let most = u64::try_from(most).unwrap_or(u64::MAX);
-            let segments = most.saturating_sub(promised.get(id).copied().unwrap_or(0));
-            room.disks.insert(*id, Free { node: disk.node, segments });
+            let promised = promised.get(id).copied().unwrap_or(0);
+            let bytes = most.saturating_sub(promised);
+            let sure = bytes.min(disk.capacity_bytes.saturating_sub(promised));
+            room.disks.insert(*id, Free { node: disk.node, bytes, sure });
             let total = room.by_node.entry(disk.node).or_insert(0);
-            *total = total.saturating_add(segments);
+            *total = total.saturating_add(bytes);
         }
         room
     }
@@ -59,66 +69,110 @@ impl Room {
         self.by_node.len()
     }
 
-    pub(crate) fn has(&self, disk: DiskId) -> bool {
-        self.disks.get(&disk).is_some_and(|free| free.segments > 0)
+    /// Units: bytes.
+    pub(crate) fn left(&self, disk: DiskId) -> u64 {
+        self.disks.get(&disk).map_or(0, |free| free.bytes)
     }
 
-    pub(crate) fn take(&mut self, disk: DiskId) {
+    /// Only where it has as much: see `left` and `pick`.
+    pub(crate) fn take(&mut self, disk: DiskId, bytes: u64) {
         if let Some(free) = self.disks.get_mut(&disk) {
-            free.segments = free.segments.saturating_sub(1);
+            free.bytes = free.bytes.saturating_sub(bytes);
+            free.sure = free.sure.saturating_sub(bytes);
             let total = self.by_node.entry(free.node).or_insert(0);
-            *total = total.saturating_sub(1);
+            *total = total.saturating_sub(bytes);
         }
     }
 
-    /// On the node with the most room, the disk with the most room; ties go to the lower id.
-    pub(crate) fn pick(&self, avoid: &Avoid) -> Option<DiskId> {
+    /// On the node with the most room, the disk with the most room; nodes that have the same take
+    /// turns, of a node's disks the lower id is taken.
+    pub(crate) fn pick(&self, avoid: &Avoid, bytes: u64) -> Option<DiskId> {
         self.disks
             .iter()
             .filter(|(disk, free)| {
-                free.segments > 0
+                free.bytes >= bytes
                     && !avoid.disks.contains(disk)
                     && !avoid.nodes.contains(&free.node)
             })
             .max_by_key(|(disk, free)| {
                 let total = self.by_node.get(&free.node).copied().unwrap_or(0);
-                let lower_first = (std::cmp::Reverse(free.node), std::cmp::Reverse(**disk));
-                (!avoid.rather_not.contains(&free.node), total, free.segments, lower_first)
+                let nodes = u32::try_from(self.by_node.len()).unwrap_or(u32::MAX).max(1);
+                let back = nodes - 1 - avoid.turn % nodes;
+                let turn = free.node.get().wrapping_add(back) % nodes;
+                let first = (Reverse(turn), Reverse(free.node), Reverse(**disk));
+                let rather = avoid.rather == Some(free.node) && free.sure >= bytes;
+                (!avoid.rather_not.contains(&free.node), rather, total, free.bytes, first)
             })
             .map(|(disk, _)| *disk)
     }
 
-    /// How many more segments could have `rf` replicas, each on another node. Units: segments.
-    pub(crate) fn placeable(&self, rf: u8) -> u64 {
+    /// How large a volume could be that has `rf` replicas of all, each on another node: as many
+    /// whole segments as fit, and a last one in what is left beside them. Units: bytes.
+    pub(crate) fn placeable(&self, rf: u8, segment: SegmentSize) -> u64 {
+        let mut whole: BTreeMap<NodeId, u64> = BTreeMap::new();
+        let mut rest: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for free in self.disks.values() {
+            let fits = whole.entry(free.node).or_insert(0);
+            *fits = fits.saturating_add(free.bytes / segment.bytes());
+            let beside = rest.entry(free.node).or_insert(0);
+            *beside = (*beside).max(free.bytes % segment.bytes());
+        }
         let fits = |segments: u64| {
-            let sum = self.by_node.values().map(|free| u128::from((*free).min(segments)));
+            let sum = whole.values().map(|free| u128::from((*free).min(segments)));
             sum.sum::<u128>() >= u128::from(segments) * u128::from(rf)
         };
-        let total = self.by_node.values().fold(0_u64, |sum, free| sum.saturating_add(*free));
+        let total = whole.values().fold(0_u64, |sum, free| sum.saturating_add(*free));
         let (mut low, mut high) = (0, total / u64::from(rf.max(1)));
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if fits(middle) { low = middle } else { high = middle - 1 }
         }
-        low
+        let mut rest: Vec<_> = rest.into_values().collect();
+        rest.sort_unstable_by_key(|bytes| Reverse(*bytes));
+        let rest = rest.get(usize::from(rf.max(1)) - 1).copied().unwrap_or(0);
+        let step = STEP_BYTES.min(segment.bytes());
+        low.saturating_mul(segment.bytes()).saturating_add(rest / step * step)
     }
 }
 
-/// Replicas that each disk has or must still drop. Units: segments.
+/// What a copy of a volume's segment can grow to. Units: bytes.
+pub(crate) fn copy_bytes(segment: SegmentSize, volume_bytes: u64, place: usize) -> u64 {
+    let place = u64::try_from(place).unwrap_or(u64::MAX);
+    let before = place.saturating_mul(segment.bytes());
+    let bytes = volume_bytes.saturating_sub(before).min(segment.bytes());
+    bytes.next_multiple_of(STEP_BYTES.min(segment.bytes()))
+}
+
+impl VolumeEntry {
+    /// Also while it grows to that. Units: bytes.
+    pub(crate) fn size_promised(&self) -> u64 {
+        self.growth.as_ref().map_or(self.spec.size_bytes, |growth| growth.size_bytes)
+    }
+}
+
+/// Replicas that each disk has or must still drop. Units: bytes.
 pub(crate) fn promised(map: &Map) -> BTreeMap<DiskId, u64> {
-    let mut promised = BTreeMap::new();
+    let mut promised: BTreeMap<DiskId, u64> = BTreeMap::new();
+    let mut count = |disk: DiskId, bytes: u64| {
+        let sum = promised.entry(disk).or_insert(0);
+        *sum = sum.saturating_add(bytes);
+    };
+    let segment = map.limits.segment;
     for volume in map.volumes.values() {
         let growth = volume.growth.iter().flat_map(|growth| &growth.segments);
-        for members in volume.segments.iter().chain(growth) {
-            for disk in holders(members) {
-                *promised.entry(disk).or_insert(0) += 1;
-            }
+        for (place, members) in volume.segments.iter().chain(growth).enumerate() {
+            let bytes = copy_bytes(segment, volume.size_promised(), place);
+            holders(members).for_each(|disk| count(disk, bytes));
         }
     }
     for (disk, entry) in &map.disks {
-        let drops = entry.to_drop.values().map(BTreeMap::len).sum::<usize>();
-        let drops = u64::try_from(drops).unwrap_or(u64::MAX);
-        *promised.entry(*disk).or_insert(0) += drops;
+        for (volume, drops) in &entry.to_drop {
+            let size = map.volumes.get(volume).map_or(u64::MAX, VolumeEntry::size_promised);
+            for index in drops.keys() {
+                let place = usize::try_from(index.get()).unwrap_or(usize::MAX);
+                count(*disk, copy_bytes(segment, size, place));
+            }
+        }
     }
     promised
 }
@@ -132,37 +186,82 @@ pub(crate) fn holders(members: &SegmentMembers) -> impl Iterator<Item = DiskId> 
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
+    fn segment() -> SegmentSize {
+        SegmentSize::new(4 * MIB).unwrap()
+    }
+
+    /// Units: disk, node, MiB.
     fn room(free: &[(u32, u32, u64)]) -> Room {
         let mut room = Room { disks: BTreeMap::new(), by_node: BTreeMap::new() };
-        for (disk, node, segments) in free {
+        for (disk, node, mib) in free {
             let node = NodeId::new(*node);
-            room.disks.insert(DiskId::new(*disk), Free { node, segments: *segments });
-            *room.by_node.entry(node).or_insert(0) += segments;
+            let bytes = mib * MIB;
+            room.disks.insert(DiskId::new(*disk), Free { node, bytes, sure: bytes });
+            *room.by_node.entry(node).or_insert(0) += bytes;
         }
         room
     }
 
     #[test]
     fn what_can_be_placed_needs_other_nodes() {
-        assert_eq!(room(&[(1, 1, 100), (2, 2, 10)]).placeable(2), 10);
-        assert_eq!(room(&[(1, 1, 100), (2, 2, 50), (3, 3, 50)]).placeable(2), 100);
-        assert_eq!(room(&[(1, 1, 5), (2, 2, 5), (3, 3, 5)]).placeable(2), 7);
-        assert_eq!(room(&[(1, 1, 5), (2, 1, 5)]).placeable(2), 0);
-        assert_eq!(room(&[]).placeable(1), 0);
+        let placeable = |free: &[_], rf| room(free).placeable(rf, segment()) / MIB;
+        assert_eq!(placeable(&[(1, 1, 400), (2, 2, 40)], 2), 40);
+        assert_eq!(placeable(&[(1, 1, 400), (2, 2, 200), (3, 3, 200)], 2), 400);
+        assert_eq!(placeable(&[(1, 1, 20), (2, 2, 20), (3, 3, 20)], 2), 28, "7 of 15 copies");
+        assert_eq!(placeable(&[(1, 1, 20), (2, 1, 20)], 2), 0);
+        assert_eq!(placeable(&[], 1), 0);
+        assert_eq!(placeable(&[(1, 1, 3), (2, 2, 2), (3, 3, 1)], 2), 2, "less than a segment");
+        assert_eq!(placeable(&[(1, 1, 7), (2, 2, 6)], 2), 6, "a last one that is short");
+    }
+
+    #[test]
+    fn a_copy_of_the_end_of_a_volume_counts_by_what_it_has() {
+        let bytes = |size, place| copy_bytes(segment(), size, place);
+        assert_eq!(bytes(9 * MIB, 0), 4 * MIB);
+        assert_eq!(bytes(9 * MIB, 2), MIB);
+        assert_eq!(bytes(9 * MIB + 4096, 2), 2 * MIB);
+        assert_eq!(bytes(9 * MIB, 3), 0);
+        assert_eq!(bytes(u64::MAX, 3), 4 * MIB);
+        let small = SegmentSize::new(64 << 10).unwrap();
+        assert_eq!(copy_bytes(small, 4096, 0), 64 << 10);
     }
 
     #[test]
     fn the_emptiest_node_is_picked_and_then_its_emptiest_disk() {
         let room = room(&[(1, 1, 7), (2, 2, 3), (3, 2, 5), (4, 3, 0)]);
         let mut avoid = Avoid::default();
-        assert_eq!(room.pick(&avoid), Some(DiskId::new(3)));
+        assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(3)));
         avoid.disks.insert(DiskId::new(3));
-        assert_eq!(room.pick(&avoid), Some(DiskId::new(2)));
+        assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(2)));
         avoid.rather_not.insert(NodeId::new(2));
-        assert_eq!(room.pick(&avoid), Some(DiskId::new(1)));
+        assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(1)));
         avoid.nodes.insert(NodeId::new(1));
-        assert_eq!(room.pick(&avoid), Some(DiskId::new(2)));
+        assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(2)));
         avoid.nodes.insert(NodeId::new(2));
-        assert_eq!(room.pick(&avoid), None, "a full disk takes nothing");
+        assert_eq!(room.pick(&avoid, MIB), None, "a full disk takes nothing");
+    }
+
+    #[test]
+    fn nodes_with_the_same_room_take_turns() {
+        let room = room(&[(1, 1, 7), (2, 2, 7), (3, 3, 7)]);
+        let picks = |turn| room.pick(&Avoid { turn, ..Avoid::default() }, MIB).unwrap().get();
+        assert_eq!([0, 1, 2, 3].map(picks), [1, 2, 3, 1]);
+    }
+
+    #[test]
+    fn the_guests_node_comes_before_emptier_ones_and_not_where_it_must_not() {
+        let mut room = room(&[(1, 1, 3), (2, 2, 9), (3, 3, 7)]);
+        let mut avoid = Avoid { rather: Some(NodeId::new(1)), ..Avoid::default() };
+        assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(1)));
+        assert_eq!(room.pick(&avoid, 4 * MIB), Some(DiskId::new(2)), "where it has room");
+        room.disks.get_mut(&DiskId::new(1)).unwrap().sure = 2 * MIB;
+        assert_eq!(room.pick(&avoid, 2 * MIB), Some(DiskId::new(1)));
+        assert_eq!(room.pick(&avoid, 3 * MIB), Some(DiskId::new(2)), "not by over-committing it");
+        avoid.rather_not.insert(NodeId::new(1));
+        assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(2)));
+        avoid.nodes.extend([2, 3].map(NodeId::new));
+        assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(1)));
     }
 }

@@ -6,7 +6,7 @@ mod random;
 mod scrub;
 mod volumes;
 
-pub(crate) use cluster::{GIB, MIB, Small};
+pub(crate) use cluster::{GIB, MIB, Small, placed};
 
 use crate::command::{Change, Command, NodeInfo, Proposer};
 use crate::map::{DISKS_MAX, Map, NodeState};

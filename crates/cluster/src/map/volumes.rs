@@ -4,7 +4,7 @@ use crate::command::{Proposer, VolumeSpec};
 use crate::event::Fact;
 use crate::map::entry::DropMark;
 use crate::map::orders::segment_at;
-use crate::map::room::{Room, holders};
+use crate::map::room::{Room, copy_bytes, holders};
 use crate::map::{Growth, Map, SEGMENTS_MAX, Scrubs, VOLUMES_MAX, VolumeEntry, VolumeState};
 use crate::placement::capacity_bytes;
 use gabion_types::{
@@ -61,7 +61,7 @@ impl Map {
             return Err(RefusedChange::Invalid);
         }
         let epoch = Epoch::ZERO.next();
-        let segments = self.placed(placement, spec.rf, epoch)?;
+        let segments = self.placed(placement, 0, spec, epoch)?;
         self.last_volume = self.last_volume.checked_add(1).ok_or(RefusedChange::NoRoom)?;
         let id = VolumeId::new(self.last_volume);
         let entry = VolumeEntry {
@@ -86,21 +86,23 @@ impl Map {
     fn placed(
         &self,
         placement: &[Vec<DiskId>],
-        rf: u8,
+        had: usize,
+        &VolumeSpec { size_bytes, rf, .. }: &VolumeSpec,
         creation: Epoch,
     ) -> Result<Vec<SegmentMembers>, RefusedChange> {
         let mut room = Room::of(self);
         let mut segments = Vec::with_capacity(placement.len());
-        for disks in placement {
+        for (place, disks) in placement.iter().enumerate() {
+            let bytes = copy_bytes(self.limits.segment, size_bytes, had + place);
             let homes: BTreeSet<_> =
                 disks.iter().filter_map(|disk| self.disk(*disk)).map(|disk| disk.node).collect();
             if disks.len() != usize::from(rf) || homes.len() != disks.len() {
                 return Err(RefusedChange::Invalid);
             }
-            if !disks.iter().all(|disk| room.has(*disk)) {
+            if !disks.iter().all(|disk| room.left(*disk) >= bytes) {
                 return Err(RefusedChange::NoRoom);
             }
-            disks.iter().for_each(|disk| room.take(*disk));
+            disks.iter().for_each(|disk| room.take(*disk, bytes));
             segments.push(SegmentMembers {
                 creation,
                 in_sync: disks.clone(),
@@ -186,10 +188,13 @@ impl Map {
         if size_bytes == volume.spec.size_bytes {
             return Ok(());
         }
-        if !self.could_be_full(size_bytes, volume.spec.rf) {
+        let full = self.full_at_the_end(volume, size_bytes).is_some();
+        if full || !self.could_be_full(size_bytes, volume.spec.rf) {
             return Err(RefusedChange::NoRoom);
         }
-        let segments = self.placed(placement, volume.spec.rf, volume.epoch.next())?;
+        let grown = VolumeSpec { size_bytes, ..volume.spec.clone() };
+        let had = volume.segments.len();
+        let segments = self.placed(placement, had, &grown, volume.epoch.next())?;
         let volume = self.volumes.get_mut(&id).ok_or(RefusedChange::NotFound)?;
         if !segments.is_empty() {
             volume.raise_epoch();
@@ -198,6 +203,22 @@ impl Map {
         volume.growth = Some(Growth { size_bytes, segments, waiting });
         self.conclude_making(id);
         Ok(())
+    }
+
+    /// A disk that has the last segment of the volume, and no room for what that would grow by,
+    /// and the room that it has. Units: bytes.
+    pub(crate) fn full_at_the_end(
+        &self,
+        volume: &VolumeEntry,
+        size_bytes: u64,
+    ) -> Option<(DiskId, u64)> {
+        let last = volume.segments.len().checked_sub(1)?;
+        let copy = |size| copy_bytes(self.limits.segment, size, last);
+        let more = copy(size_bytes).saturating_sub(copy(volume.spec.size_bytes));
+        let room = Room::of(self);
+        let holders = volume.segments.last().into_iter().flat_map(SegmentMembers::write_set);
+        let mut left = holders.map(|disk| (disk, room.left(disk)));
+        left.find(|(_, left)| *left < more)
     }
 
     /// Its replicas become orders to drop; the name is free at once.

@@ -63,10 +63,27 @@ impl Context {
         }
     }
 
+    /// A request on its way to the leader.
+    pub fn forwarded<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert(FORWARDED_KEY, self.me.get().into());
+        request
+    }
+
+    /// The node that was asked, be it this one or the one that passed the request on.
+    pub fn asked(&self, metadata: &MetadataMap) -> Option<NodeId> {
+        let Some(by) = metadata.get(FORWARDED_KEY) else { return Some(self.me) };
+        by.to_str().ok()?.parse().ok().map(NodeId::new)
+    }
+
     /// Asks this node's manager. `subject` is for the errors.
     pub async fn admin(&self, request: AdminRequest, subject: &str) -> Result<AdminReply, Status> {
         match self.hub.admin(request).await {
             Some(AdminReply::Refused(AdminError::NotLeader { .. })) => {
+                Err(no_majority().into_status())
+            }
+            // What it asked others for was in vain, whatever the manager made of that.
+            Some(AdminReply::Refused(_)) if !self.store.is_led() => {
                 Err(no_majority().into_status())
             }
             Some(AdminReply::Refused(error)) => Err(admin_error(&error, subject).into_status()),
@@ -97,7 +114,11 @@ impl Context {
 
     /// What these nodes say of themselves; those that don't are left out.
     pub async fn told_by(&self, nodes: BTreeSet<NodeId>) -> Told {
-        let mut told = Told { no_majority: !self.store.is_led(), ..Told::default() };
+        let mut told = Told {
+            no_majority: !self.store.is_led(),
+            short: self.observer.short(),
+            ..Told::default()
+        };
         let mut asked = JoinSet::new();
         for node in nodes {
             if node == self.me {
@@ -143,13 +164,6 @@ impl Context {
         };
         self.told_by(self.map.read_map(owners)).await
     }
-}
-
-/// A request on its way to the leader.
-pub fn forwarded<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert(FORWARDED_KEY, tonic::metadata::MetadataValue::from_static("1"));
-    request
 }
 
 /// A call that did not reach the leader, or whose answer got lost, may be tried again; what the

@@ -23,7 +23,7 @@ pub fn admin_error(error: &AdminError, subject: &str) -> ErrorDetail {
         AdminError::Shrinks { .. } => ErrorCode::Shrinks,
         AdminError::TooFewNodes { .. } => ErrorCode::TooFewNodes,
         AdminError::BadRf => ErrorCode::BadRf,
-        AdminError::NoRoom { .. } => ErrorCode::NoRoom,
+        AdminError::NoRoom { .. } | AdminError::NoRoomAtEnd { .. } => ErrorCode::NoRoom,
         AdminError::Attached => ErrorCode::Attached,
         AdminError::NoSetting => ErrorCode::NoSetting,
         AdminError::BadValue { .. } => ErrorCode::BadValue,

@@ -1,6 +1,6 @@
 //! The service `Volumes`.
 
-use crate::control::ask::{Context, Place, forwarded, passed_on};
+use crate::control::ask::{Context, Place, passed_on};
 use crate::control::errors::no_volume;
 use crate::control::show;
 use gabion_api::v1::volumes_client::VolumesClient;
@@ -87,14 +87,15 @@ impl Volumes for VolumesService {
     ) -> Result<Response<CreateVolumeResponse>, Status> {
         match self.context.place(request.metadata())? {
             Place::Here => {
+                let near = self.context.asked(request.metadata());
                 let spec = Self::spec(request.into_inner())?;
                 let name = spec.name.clone();
-                self.context.admin(AdminRequest::CreateVolume { spec }, &name).await?;
+                self.context.admin(AdminRequest::CreateVolume { spec, near }, &name).await?;
                 let volume = Some(self.volume(&name).await?);
                 Ok(self.context.answer(CreateVolumeResponse { volume }))
             }
             Place::At(leader) => {
-                let request = forwarded(request.into_inner());
+                let request = self.context.forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).create(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)
@@ -132,7 +133,7 @@ impl Volumes for VolumesService {
                 Ok(self.context.answer(ResizeVolumeResponse { volume }))
             }
             Place::At(leader) => {
-                let request = forwarded(request.into_inner());
+                let request = self.context.forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).resize(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)
@@ -152,7 +153,7 @@ impl Volumes for VolumesService {
                 Ok(self.context.answer(DeleteVolumeResponse {}))
             }
             Place::At(leader) => {
-                let request = forwarded(request.into_inner());
+                let request = self.context.forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).delete(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)
@@ -173,7 +174,7 @@ impl Volumes for VolumesService {
                 Ok(self.context.answer(MoveVolumeResponse {}))
             }
             Place::At(leader) => {
-                let request = forwarded(request.into_inner());
+                let request = self.context.forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).r#move(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)
@@ -197,7 +198,7 @@ impl Volumes for VolumesService {
                 Ok(self.context.answer(ScrubVolumeResponse { number }))
             }
             Place::At(leader) => {
-                let request = forwarded(request.into_inner());
+                let request = self.context.forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).scrub(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)

@@ -145,7 +145,7 @@ impl Rig {
             hold: HoldPolicy::NeverFail,
             exclusive: false,
         };
-        let request = AdminRequest::CreateVolume { spec };
+        let request = AdminRequest::CreateVolume { spec, near: None };
         self.nodes[0].0.submit(Input::Admin { number: 1, request }).unwrap();
         let reply = self.answer(|effect| {
             if let Effect::AdminDone { reply, .. } = effect { Some(reply) } else { None }

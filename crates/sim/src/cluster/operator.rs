@@ -37,8 +37,9 @@ impl Cluster {
             let (name, value) = ((*name).to_string(), value.clone());
             self.operator.push(AdminRequest::SetSetting { name, value });
         }
-        for volume in &self.swarm.volumes {
-            self.operator.push(AdminRequest::CreateVolume { spec: spec(volume) });
+        for (place, volume) in self.swarm.volumes.iter().enumerate() {
+            let near = Some(node_id(place % self.swarm.machines()));
+            self.operator.push(AdminRequest::CreateVolume { spec: spec(volume), near });
         }
         self.queue.after(Duration::from_secs(2), Event::Operate { number: 0 });
     }
@@ -52,7 +53,7 @@ impl Cluster {
         self.count("remade");
         let delete = AdminRequest::DeleteVolume { name: volume.name.clone(), force: true };
         self.operator.push(delete);
-        self.operator.push(AdminRequest::CreateVolume { spec: spec(&volume) });
+        self.operator.push(AdminRequest::CreateVolume { spec: spec(&volume), near: None });
         let number = self.operator.number;
         self.queue.after(self.no_time(), Event::Operate { number });
     }

@@ -163,6 +163,7 @@ impl VirtualDisk {
     }
 
     pub fn rot(&mut self, page: u64, rot: Rot) {
+        self.rotted = true;
         let old = self.page(page).cloned();
         let mut data = old
             .map_or_else(|| BytesMut::zeroed(index(BLOCK_BYTES)), |old| BytesMut::from(&old[..]));
@@ -183,6 +184,11 @@ impl VirtualDisk {
         }
         self.cache.remove(&page);
         self.durable[index(page)] = Some(data.freeze());
+    }
+
+    /// Something on it changed by itself.
+    pub fn has_rotted(&self) -> bool {
+        self.rotted
     }
 
     pub(super) fn write_in_part(&mut self, offset: u64, data: &Bytes) {

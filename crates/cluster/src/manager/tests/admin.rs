@@ -7,7 +7,7 @@ use crate::map::tests::{GIB, MIB, Small};
 use gabion_types::{NodeId, Outcome, OwnerChange, RefusedChange};
 
 fn create(name: &str, size_bytes: u64, rf: u8) -> AdminRequest {
-    AdminRequest::CreateVolume { spec: Small::spec(name, size_bytes, rf) }
+    AdminRequest::CreateVolume { spec: Small::spec(name, size_bytes, rf), near: None }
 }
 
 fn delete(force: bool) -> AdminRequest {

@@ -2,7 +2,7 @@
 
 use crate::command::{Applied, Change, Command, NodeInfo, Proposer, VolumeSpec};
 use crate::map::{Map, VolumeEntry};
-use crate::placement::place;
+use crate::placement::{PlacementError, Wanted, place};
 use gabion_types::{
     ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, MapIndex, NodeId, Outcome,
     OwnerChange, SegmentSize, VolumeId,
@@ -30,8 +30,13 @@ impl Small {
     }
 
     pub(crate) fn new(nodes: u32, disks_each: u8) -> Self {
+        Self::of(nodes, disks_each, MIB)
+    }
+
+    pub(crate) fn of(nodes: u32, disks_each: u8, segment_bytes: u64) -> Self {
         let mut small = Self::empty();
-        let limits = Limits { segment: SegmentSize::new(MIB).unwrap(), ..Limits::DEFAULT };
+        let segment = SegmentSize::new(segment_bytes).unwrap();
+        let limits = Limits { segment, ..Limits::DEFAULT };
         small.by(1, Change::Init { cluster: ClusterId::new([7; 16]), limits });
         for node in 1..=nodes {
             if node > 1 {
@@ -121,8 +126,7 @@ impl Small {
 
     /// Still in the making.
     pub(crate) fn create(&mut self, name: &str, size_bytes: u64, rf: u8) -> VolumeId {
-        let segments = self.map.limits().segment.segments_of(size_bytes).unwrap();
-        let placement = place(&self.map, segments, rf).unwrap();
+        let placement = placed(&self.map, size_bytes, 0, rf).unwrap();
         let spec = Self::spec(name, size_bytes, rf);
         assert_eq!(self.by(1, Change::CreateVolume { spec, placement }), Outcome::Done);
         self.map.volume_by_name(name).unwrap().id
@@ -179,4 +183,14 @@ impl Small {
     pub(crate) fn check(&self) {
         super::random::check(&self.map);
     }
+}
+
+/// Wherever the guest is.
+pub(crate) fn placed(
+    map: &Map,
+    size_bytes: u64,
+    had: u32,
+    rf: u8,
+) -> Result<Vec<Vec<DiskId>>, PlacementError> {
+    place(map, Wanted { size_bytes, had, rf, near: None })
 }

@@ -133,6 +133,19 @@ fn a_failed_disk_may_be_replaced_on_its_own_node_a_silent_one_not() {
 }
 
 #[test]
+fn a_new_copy_goes_to_the_owners_node_where_that_has_none() {
+    let mut small = owned(5, 1);
+    let home = |small: &Small, disk| small.map.disk(disk).unwrap().node;
+    let members = first(&small).in_sync.clone();
+    let other = NodeId::new(5);
+    assert!(members.iter().all(|disk| home(&small, *disk) != other));
+    small.owner(OwnerChange::Release { epoch: small.volume().epoch, clean: true });
+    small.take_over(5);
+    assert_eq!(remove(&mut small, vec![removal(S0, members[0])], true), DONE);
+    assert_eq!(home(&small, first(&small).joining[0].disk), other);
+}
+
+#[test]
 fn nothing_is_rebuilt_while_too_many_are_away() {
     let mut small = owned(5, 1);
     let members = first(&small).in_sync.clone();

@@ -1,10 +1,10 @@
 //! Whatever the log holds: the map never panics and keeps its invariants.
 
-use super::{GIB, MIB, Small};
+use super::{GIB, MIB, Small, placed};
 use crate::command::{Change, Command, Proposer};
 use crate::event::EVENTS_MAX;
 use crate::map::{Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
-use crate::placement::place;
+use crate::placement::{Wanted, place};
 use gabion_types::{
     ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, NodeId, Outcome, OwnerChange,
     Promotion, Removal, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, SegmentMembers, VolumeId,
@@ -124,9 +124,11 @@ impl Dice {
             2 => {
                 let segments = 1 + self.0[1] % 4;
                 let rf = u8::try_from(1 + self.0[2] % 3).unwrap();
-                let placement = place(map, segments, rf).ok()?;
+                let size_bytes = u64::from(segments) * MIB - u64::from(self.0[4] % 2) * 4096;
+                let near = Some(node);
+                let placement = place(map, Wanted { size_bytes, had: 0, rf, near }).ok()?;
                 let name = format!("v{}", self.0[3] % 8);
-                let spec = Small::spec(&name, u64::from(segments) * MIB, rf);
+                let spec = Small::spec(&name, size_bytes, rf);
                 Change::CreateVolume { spec, placement }
             }
             3..=6 => {
@@ -138,9 +140,10 @@ impl Dice {
                 let volume = self.volume(map)?;
                 let entry = &map.volumes[&volume];
                 let more = self.0[2] % 3;
-                let placement = place(map, more, entry.spec.rf).ok()?;
-                let segments = u64::try_from(entry.segments.len()).unwrap() + u64::from(more);
-                Change::ResizeVolume { volume, size_bytes: segments * MIB, placement }
+                let had = u32::try_from(entry.segments.len()).unwrap();
+                let size_bytes = u64::from(had + more) * MIB;
+                let placement = placed(map, size_bytes, had, entry.spec.rf).ok()?;
+                Change::ResizeVolume { volume, size_bytes, placement }
             }
             8 => {
                 let volume = self.volume(map)?;

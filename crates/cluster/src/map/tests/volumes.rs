@@ -1,14 +1,14 @@
 //! Volumes are made, taken, grown and deleted.
 
-use super::{DONE, GIB, MIB, Small, refused};
+use super::{DONE, GIB, MIB, Small, placed, refused};
 use crate::command::Change;
 use crate::map::room::promised;
 use crate::map::{Map, VolumeState};
-use crate::placement::{PlacementError, place};
+use crate::placement::{PlacementError, Wanted, free_bytes, place};
 use gabion_types::{
     DiskId, Epoch, Incarnation, NodeId, OwnerChange, RefusedChange, SegmentIndex, VolumeId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 // rule: cluster/owned-only-when-recorded
 #[test]
@@ -123,8 +123,8 @@ fn volumes_are_thin_up_to_a_limit() {
     for name in ["a", "b", "c", "d"] {
         small.create(name, GIB, 2);
     }
-    let full = place(&small.map, 1, 2);
-    assert_eq!(full, Err(PlacementError::NoRoom { segments: 0 }));
+    let full = placed(&small.map, MIB, 0, 2);
+    assert_eq!(full, Err(PlacementError::NoRoom));
     let pair = vec![DiskId::new(1), DiskId::new(2)];
     let change = Change::CreateVolume { spec: Small::spec("e", MIB, 2), placement: vec![pair] };
     assert_eq!(small.by(1, change.clone()), refused(RefusedChange::NoRoom));
@@ -138,7 +138,7 @@ fn segments_spread_evenly_and_the_first_copy_takes_turns() {
     let mut small = Small::new(3, 2);
     small.create("vm", 60 * MIB, 2);
     let promised = promised(&small.map);
-    assert_eq!(promised.values().copied().collect::<Vec<_>>(), [20; 6]);
+    assert_eq!(promised.values().copied().collect::<Vec<_>>(), [20 * MIB; 6]);
     let mut first: BTreeMap<NodeId, u32> = BTreeMap::new();
     for members in &small.volume().segments {
         let home = |disk: DiskId| small.map.disk(disk).unwrap().node;
@@ -147,8 +147,57 @@ fn segments_spread_evenly_and_the_first_copy_takes_turns() {
     }
     assert_eq!(first.len(), 3);
     assert!(first.values().all(|count| (15..=25).contains(count)), "{first:?}");
-    let few = place(&Small::new(2, 3).map, 1, 3);
+    let few = placed(&Small::new(2, 3).map, MIB, 0, 3);
     assert_eq!(few, Err(PlacementError::TooFewNodes { nodes: 2 }));
+}
+
+#[test]
+fn one_copy_is_where_the_guest_is_while_there_is_room() {
+    let small = Small::new(3, 2);
+    let near = NodeId::new(2);
+    let wanted = Wanted { size_bytes: 9 * MIB - 4096, had: 0, rf: 2, near: Some(near) };
+    let home = |disk: &DiskId| small.map.disk(*disk).unwrap().node;
+    let placement = place(&small.map, wanted).unwrap();
+    assert_eq!(placement.len(), 9);
+    for disks in &placement {
+        assert_eq!(disks.iter().filter(|disk| home(disk) == near).count(), 1, "{placement:?}");
+    }
+    let others: BTreeSet<_> = placement.iter().flatten().map(home).collect();
+    assert_eq!(others.len(), 3, "the other copies spread");
+    let near = Some(NodeId::new(99));
+    assert!(place(&small.map, Wanted { near, ..wanted }).is_ok(), "a node without disks");
+}
+
+#[test]
+fn a_small_volume_takes_what_it_can_grow_to_and_no_more() {
+    let mut small = Small::of(2, 1, 256 * MIB);
+    let most = small.map.disks().values().map(|disk| disk.capacity_bytes).min().unwrap();
+    for place in 0..100 {
+        small.create(&format!("v{place}"), MIB, 2);
+    }
+    let promised = promised(&small.map);
+    assert_eq!(promised.values().copied().collect::<Vec<_>>(), [100 * MIB; 2]);
+    let left = free_bytes(&small.map, 2);
+    assert_eq!(left, (4 * most - 100 * MIB).min(most) / MIB * MIB, "{most}");
+}
+
+#[test]
+fn the_end_of_a_volume_grows_only_where_it_has_room() {
+    let mut small = Small::of(3, 1, 256 * MIB);
+    let once = Change::SetSetting { name: "overcommit.ratio".into(), value: "100%".into() };
+    assert_eq!(small.by(1, once), DONE);
+    let id = small.create("vm", 4096, 2);
+    small.record_all(id);
+    let used: Vec<_> = small.volume().segments[0].in_sync.clone();
+    let full = free_bytes(&small.map, 2);
+    small.create("rest", full, 2);
+    let entry = small.map.volume(id).unwrap();
+    assert_eq!(small.map.full_at_the_end(entry, MIB), None, "within what was counted");
+    let (disk, _) = small.map.full_at_the_end(entry, 256 * MIB).unwrap();
+    assert!(used.contains(&disk));
+    let grow = |size_bytes| Change::ResizeVolume { volume: id, size_bytes, placement: vec![] };
+    assert_eq!(small.by(1, grow(256 * MIB)), refused(RefusedChange::NoRoom));
+    assert_eq!(small.by(1, grow(MIB)), DONE);
 }
 
 // rule: cluster/take-over-unowned-only
@@ -203,14 +252,14 @@ fn a_volume_grows_when_its_new_segments_are_recorded() {
     let mut small = Small::with_volume(3, 2, 2);
     let id = small.id();
     small.take_over(1);
-    let resize = |small: &Small, size_bytes, segments: u32| Change::ResizeVolume {
-        volume: id,
-        size_bytes,
-        placement: place(&small.map, segments, 2).unwrap(),
+    let resize = |small: &Small, size_bytes| {
+        let had = u32::try_from(small.volume().segments.len()).unwrap();
+        let placement = placed(&small.map, size_bytes, had, 2).unwrap();
+        Change::ResizeVolume { volume: id, size_bytes, placement }
     };
-    let shrink = resize(&small, MIB, 0);
+    let shrink = resize(&small, MIB);
     assert_eq!(small.by(2, shrink), refused(RefusedChange::Invalid));
-    let grow = resize(&small, 5 * MIB - 4096, 3);
+    let grow = resize(&small, 5 * MIB - 4096);
     assert_eq!(small.by(2, grow.clone()), DONE);
     assert_eq!(small.by(2, grow), refused(RefusedChange::Busy));
     assert_eq!(small.volume().spec.size_bytes, 2 * MIB, "not yet");
@@ -230,7 +279,7 @@ fn a_volume_grows_when_its_new_segments_are_recorded() {
     assert_eq!(small.volume().segments.len(), 5);
     assert!(small.volume().owner.is_some());
     let epoch = small.volume().epoch;
-    let within = resize(&small, 5 * MIB, 0);
+    let within = resize(&small, 5 * MIB);
     assert_eq!(small.by(2, within), DONE);
     assert_eq!((small.volume().spec.size_bytes, small.volume().epoch), (5 * MIB, epoch.next()));
 }

@@ -4,6 +4,9 @@ import queue
 import sys
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from gabion.v1 import cluster_pb2, cluster_pb2_grpc
 from gabion.v1 import errors_pb2
 from gabion.v1 import io_pb2, io_pb2_grpc
@@ -58,8 +61,45 @@ def refused(call, code, status):
     raise AssertionError("it was not refused")
 
 
+def reflected(channel):
+    """What a program finds that has no proto files at all."""
+    database = ProtoReflectionDescriptorDatabase(channel)
+    names = set(database.get_services())
+    ours = {"gabion.v1.Volumes", "gabion.v1.Io", "gabion.v1.Cluster"}
+    assert ours <= names, names
+    pool = DescriptorPool(database)
+    for name in ours:
+        assert pool.FindServiceByName(name).methods, name
+    create = pool.FindServiceByName("gabion.v1.Volumes").FindMethodByName("Create")
+    fields = {field.name for field in create.input_type.fields}
+    assert {"name", "size_bytes", "rf"} <= fields, fields
+
+
+def healthy(channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+    for service in ["", "gabion.v1.Volumes", "gabion.v1.Io", "gabion.v1.Cluster"]:
+        told = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
+        assert told.status == health_pb2.HealthCheckResponse.SERVING, (service, told)
+
+
+def too_much(channel):
+    """A message that is no request ends its stream, with a typed error, and nobody else's."""
+    guest = Guest(channel, "py")
+    largest = guest.call(write=io_pb2.WriteOp(offset=0, data=bytes(4 << 20)))
+    assert largest.WhichOneof("result") == "done", largest
+    over = guest.call(write=io_pb2.WriteOp(offset=0, data=bytes((4 << 20) + 4096)))
+    assert over.error.code == errors_pb2.ERROR_CODE_TOO_LARGE, over
+    refused(
+        lambda: guest.call(write=io_pb2.WriteOp(offset=0, data=bytes(8 << 20))),
+        errors_pb2.ERROR_CODE_TOO_LARGE,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    )
+
+
 def main(addresses):
     channel = grpc.insecure_channel(addresses[0])
+    reflected(channel)
+    healthy(channel)
     volumes = volumes_pb2_grpc.VolumesStub(channel)
     made = volumes.Create(volumes_pb2.CreateVolumeRequest(name="py", size_bytes=SIZE, rf=2), timeout=TIMEOUT)
     assert made.volume.size_bytes == SIZE, made
@@ -98,6 +138,8 @@ def main(addresses):
     other = grpc.insecure_channel(addresses[1])
     second = Guest(other, "py")
     assert second.call(read=io_pb2.ReadOp(offset=1 << 20, length=65536)).read.data == pieces[1 << 20]
+    too_much(other)
+    assert second.call(flush=io_pb2.FlushOp()).WhichOneof("result") == "done"
     second.close()
     guest.close()
     status = cluster_pb2_grpc.ClusterStub(other).Status(cluster_pb2.StatusRequest(), timeout=TIMEOUT)

@@ -57,11 +57,27 @@ fn up_stops_cleanly_and_goes_on() {
     assert!(!ran.err.contains("killed"), "{}", ran.err);
     assert_eq!(gabion(&dir, &["status"]).code(), 1, "nobody is there");
 
-    let second = up(&dir, ports.offset, &["--restart"]);
-    assert!(second.said().contains("continuing"));
+    let offset = ports.offset.to_string();
+    let mut command = Command::new(program());
+    command.args(["--json", "up", "--base-port-offset", &offset, "--restart"]);
+    let second = Started::start(command.current_dir(&dir));
+    let told = || serde_json::from_str::<Value>(&second.said()).ok();
+    wait("up is ready", Duration::from_secs(90), || told().is_some());
+    let told = told().unwrap();
+    for (index, node) in (1..).zip(told["nodes"].as_array().unwrap()) {
+        assert_eq!(node["id"], index.to_string(), "{told}");
+        assert!(node["pid"].as_u64().is_some(), "{told}");
+        for (what, port) in [("api", 7400), ("peer", 7500), ("nbd", 10808), ("http", 7600)] {
+            let address = format!("127.0.0.1:{}", port + ports.offset + index);
+            assert_eq!(node[what], address, "{told}");
+        }
+        assert!(node["nbd_unix"].as_str().unwrap().ends_with("nbd.sock"), "{told}");
+    }
+    assert_eq!(told["nodes"].as_array().unwrap().len(), 3);
+    assert!(second.complained().contains("continuing"), "{}", second.complained());
     gabion(&dir, &["volume", "wait", "vm1", "--healthy", "--timeout", "60s"]).ok();
     gabion(&dir, &["node", "kill", "2"]).ok();
-    wait("it is started again", MOST, || second.said().contains("node 2 is started again"));
+    wait("it is started again", MOST, || second.complained().contains("node 2 is started again"));
     interrupt(&second);
     assert!(second.finish(MOST).status.success());
     std::fs::remove_dir_all(dir).unwrap();
@@ -252,6 +268,12 @@ fn a_volume_that_cannot_be_healthy_is_waited_for_and_not_longer() {
     let waited = cluster.gabion(&["volume", "wait", "vm1", "--healthy", "--timeout", "1s"]);
     assert_eq!(waited.code(), 3, "{}", waited.err);
     assert!(waited.err.contains("degraded"), "{}", waited.err);
+    let shown = cluster.show("vm1");
+    let short = || cluster.show("vm1")["short_ms"].as_u64();
+    assert!(short().is_some(), "{shown}");
+    wait("it says for how long", MOST, || short() > Some(1000));
+    let problems = cluster.json(&["status"])["problems"].to_string();
+    assert!(problems.contains("fewer than 2 copies, for "), "{problems}");
     guest.disconnect();
 }
 

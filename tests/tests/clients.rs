@@ -97,12 +97,15 @@ fn nbdcopy_brings_512_mib_in_and_out() {
     cluster.create("vm1", 512);
     let dir = temp_dir("nbdcopy");
     let (source, back) = (dir.join("in"), dir.join("out"));
-    random_file(&source, 512, 1);
-    let wanted = sha256(&source);
-    tool("nbdcopy", &["--flush", source.to_str().unwrap(), &cluster.unix(1, "vm1")]);
-    for uri in [cluster.unix(1, "vm1"), cluster.tcp(2, "vm1")] {
-        tool("nbdcopy", &[&uri, back.to_str().unwrap()]);
-        assert_eq!(sha256(&back), wanted, "{uri}");
+    let (unix, tcp) = (cluster.unix(1, "vm1"), cluster.tcp(2, "vm1"));
+    for (seed, into) in [(1, &unix), (2, &tcp)] {
+        random_file(&source, 512, seed);
+        let wanted = sha256(&source);
+        tool("nbdcopy", &["--flush", source.to_str().unwrap(), into]);
+        for uri in [&unix, &tcp] {
+            tool("nbdcopy", &[uri, back.to_str().unwrap()]);
+            assert_eq!(sha256(&back), wanted, "in by {into}, out by {uri}");
+        }
     }
     std::fs::remove_dir_all(dir).unwrap();
 }

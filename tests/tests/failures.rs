@@ -277,7 +277,14 @@ fn a_stopped_cluster_goes_on_from_where_it_was() {
 fn the_demo_holds_all_its_checks() {
     let program = gabion_tests::fixture::program();
     let mut demo = Command::new(program);
-    let ran = run(demo.args(["demo", "--base-port-offset", "15000"]), Duration::from_secs(150));
+    demo.args(["demo", "--json", "--base-port-offset", "15000"]);
+    let ran = run(&mut demo, Duration::from_secs(150));
     assert!(ran.status.success(), "{}\n{}", ran.out, ran.err);
-    assert!(ran.out.contains("acknowledged writes lost"), "{}", ran.out);
+    let told = ran.json();
+    let checks = told["checks"].as_array().unwrap();
+    assert!(checks.len() >= 15 && checks.iter().all(|check| check["holds"] == true), "{told}");
+    let figure = |name: &str| told["figures"][name].as_u64().unwrap();
+    assert_eq!(figure("writes_lost"), 0, "{told}");
+    assert!(figure("writes_acknowledged") > 1000 && figure("rebuilt_bytes") > 0, "{told}");
+    assert!(figure("delta_bytes") > 0 && figure("delta_bytes") < figure("full_copy_bytes"));
 }

@@ -21,8 +21,9 @@ fn a_python_program_uses_a_volume() {
     let venv = dir.join("venv");
     run(Command::new("python3").args(["-m", "venv"]).arg(&venv), INSTALL_MOST).ok();
     let python = venv.join("bin/python");
-    let install = ["-m", "pip", "install", "--quiet", "grpcio", "grpcio-tools"];
-    run(Command::new(&python).args(install), INSTALL_MOST).ok();
+    let packages = ["grpcio", "grpcio-tools", "grpcio-reflection", "grpcio-health-checking"];
+    let mut install = Command::new(&python);
+    run(install.args(["-m", "pip", "install", "--quiet"]).args(packages), INSTALL_MOST).ok();
     let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     let names = ["cluster", "errors", "io", "volumes"];
     let mut generate = Command::new(&python);

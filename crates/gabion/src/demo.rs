@@ -19,6 +19,7 @@ use crate::verbs::volume::copied;
 use crate::writer::{self, Outcome, Writer, WriterPlan};
 use gabion_api::v1;
 use report::{Figures, Report};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -41,12 +42,13 @@ const WAIT_MOST: Duration = Duration::from_secs(45);
 const FIGURES_LAG: Duration = Duration::from_millis(300);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub fn demo(args: &DemoArgs) -> Result<(), Failure> {
+/// JSON: one object at the end, with the checks and the figures.
+pub fn demo(args: &DemoArgs, as_json: bool) -> Result<(), Failure> {
     let own_dir = std::env::temp_dir().join(format!("gabion-demo-{}", std::process::id()));
     let dir: PathBuf = args.dir.clone().unwrap_or_else(|| own_dir.clone());
     let stop = stop_signals()?;
     let started = Instant::now();
-    let result = Story::begin(&dir, args, stop).and_then(|mut story| {
+    let result = Story::begin(&dir, args, as_json, stop).and_then(|mut story| {
         let told = story.tell();
         story.cluster.stop();
         story.figures.took = started.elapsed();
@@ -59,10 +61,9 @@ pub fn demo(args: &DemoArgs) -> Result<(), Failure> {
     let mut story = result?;
     let took = story.figures.took;
     story.report.check(&format!("under {} s", STORY_MOST.as_secs()), took < STORY_MOST);
-    println!("\n{}", story.figures.table());
+    story.report.end(&story.figures);
     let failed = story.report.failed();
     if failed.is_empty() {
-        println!("\nall {} checks held", story.report.made());
         return Ok(());
     }
     Err(Failure::failed(
@@ -92,12 +93,18 @@ struct Left {
 }
 
 impl Story {
-    fn begin(dir: &Path, args: &DemoArgs, stop: Receiver<()>) -> Result<Self, Failure> {
-        println!("Gabion demo: three nodes with a disk of {} each", ByteSize(DISK_BYTES));
+    fn begin(
+        dir: &Path,
+        args: &DemoArgs,
+        as_json: bool,
+        stop: Receiver<()>,
+    ) -> Result<Self, Failure> {
+        let report = Report::new(as_json);
+        let disk = ByteSize(DISK_BYTES);
+        report.say(&format!("Gabion demo: three nodes with a disk of {disk} each"));
         let cluster = lay_out(dir, args)?;
         let remote = Remote::at(&cluster.api_addresses())?;
-        let (report, figures) = (Report::default(), Figures::default());
-        Ok(Self { cluster, remote, report, figures, stop })
+        Ok(Self { cluster, remote, report, figures: Figures::default(), stop })
     }
 
     fn tell(&mut self) -> Result<(), Failure> {
@@ -111,7 +118,7 @@ impl Story {
 
     fn form(&mut self) -> Result<(), Failure> {
         self.report.step("1. A cluster forms, and a volume with two copies of each block is made");
-        make_disks(&self.cluster)?;
+        make_disks(&self.cluster, self.report.as_json())?;
         self.cluster.start_all()?;
         let nodes = self.cluster.ids();
         self.cluster.wait_ready(&nodes)?;
@@ -123,7 +130,10 @@ impl Story {
             hold_ms: 0,
             attach: v1::Attach::Any.into(),
         })?;
-        self.report.check("three nodes serve", self.cluster.ids().len() == 3);
+        let serving = self.comes_true("the nodes count as up", |story| {
+            Ok(story.remote.nodes()?.iter().filter(|node| is_up(node)).count() == 3)
+        })?;
+        self.report.check("three nodes serve", serving);
         let volume = self.remote.volume(&volume.name)?;
         let spread = volume.segments.iter().all(|segment| nodes_of(segment).len() == 2);
         let made = format!("{VOLUME}: {}, each segment on two nodes", ByteSize(volume.size_bytes));
@@ -142,7 +152,7 @@ impl Story {
             bar.set(nbd.bytes_acknowledged + grpc.bytes_acknowledged, all);
             Ok(nbd.filled && grpc.filled)
         })?;
-        bar.done(all);
+        bar.done(self.report.on_bar(all));
         self.healthy_guests(&guests);
         Ok(guests)
     }
@@ -180,11 +190,17 @@ impl Story {
         self.figures.rebuild_took = killed_at.elapsed();
         std::thread::sleep(FIGURES_LAG);
         let rebuilt = self.told_filled(|node| node != victim)?.saturating_sub(filled_before);
-        bar.done(rebuilt);
+        bar.done(self.report.on_bar(rebuilt));
         self.figures.rebuilt_bytes = rebuilt;
         self.figures.stall_copy_killed = stall(guests);
         let stalled = span::shown(self.figures.stall_copy_killed);
-        self.report.check("every segment has two copies on the survivors", true);
+        let segments = self.remote.volume(VOLUME)?.segments;
+        let whole = |segment: &v1::Segment| {
+            let nodes: BTreeSet<u32> = nodes_of(segment).into_iter().collect();
+            nodes.len() == 2 && !nodes.contains(&victim)
+        };
+        let rebuilt = !segments.is_empty() && segments.iter().all(whole);
+        self.report.check("every segment has two copies on the survivors", rebuilt);
         self.report.check("I/O went on meanwhile", acknowledged(guests) > before);
         let short = self.figures.stall_copy_killed < STALL_MOST;
         self.report.check(&format!("no stall over 10 s (longest {stalled})"), short);
@@ -246,7 +262,7 @@ impl Story {
         std::thread::sleep(FIGURES_LAG);
         // Counted by its process, which is a new one.
         let delta = self.told_filled(|node| node == away)?;
-        bar.done(delta);
+        bar.done(self.report.on_bar(delta));
         let volume = self.remote.volume(VOLUME)?;
         self.figures.delta_bytes = delta;
         let held = held_by(&volume, away);
@@ -329,6 +345,22 @@ impl Story {
         }
     }
 
+    /// For what is checked: in time or not. Errors: interrupted.
+    fn comes_true(
+        &mut self,
+        what: &str,
+        is_so: impl FnMut(&mut Self) -> Result<bool, Failure>,
+    ) -> Result<bool, Failure> {
+        match self.wait(what, is_so) {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.exit == Exit::NotHealthyInTime => {
+                self.report.say(&format!("  {}", failure.what));
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
     fn start_guests(&mut self, left: Option<Left>, fill: bool) -> Result<Guests, Failure> {
         let up: Vec<u32> = self
             .cluster
@@ -406,7 +438,7 @@ impl Story {
             match writer::read_back(&address, VOLUME, judge, Patience::default()) {
                 Ok(bytes) => self.figures.bytes_verified += bytes,
                 Err(error) => {
-                    println!("  {error}");
+                    self.report.say(&format!("  {error}"));
                     self.figures.writes_lost += 1;
                     return false;
                 }
@@ -418,7 +450,12 @@ impl Story {
     fn bring_back(&mut self, node: u32) -> Result<(), Failure> {
         self.cluster.start(node)?;
         self.cluster.wait_ready(&[node])?;
-        self.report.check(&format!("node {node} is back"), true);
+        let pid = self.cluster.pid(node).and_then(|pid| u32::try_from(pid.as_raw_pid()).ok());
+        let back = self.comes_true("the node counts as up", |story| {
+            let nodes = story.remote.nodes()?;
+            Ok(nodes.iter().any(|told| told.id == node && is_up(told) && told.pid == pid))
+        })?;
+        self.report.check(&format!("node {node} is back as a new process"), back);
         Ok(())
     }
 
@@ -458,6 +495,10 @@ fn block_bytes() -> u64 {
 
 fn nodes_of(segment: &v1::Segment) -> Vec<u32> {
     segment.in_sync.iter().map(|replica| replica.node).collect()
+}
+
+fn is_up(node: &v1::Node) -> bool {
+    node.reachable && node.state == i32::from(v1::NodeState::Up)
 }
 
 fn owner_of(volume: &v1::Volume) -> Result<u32, Failure> {

@@ -32,6 +32,9 @@ pub struct NodeEntry {
     pub id: u32,
     pub name: String,
     pub api: String,
+    /// Files of older versions lack it.
+    #[serde(default)]
+    pub peer: String,
     pub nbd: String,
     pub nbd_unix: PathBuf,
     pub http: String,
@@ -157,6 +160,7 @@ impl ClusterDir {
                 id: voter.node,
                 name: voter.name.clone(),
                 api: voter.api.clone(),
+                peer: voter.peer.clone(),
                 nbd: voter.nbd.clone(),
                 nbd_unix: file.listen.nbd_unix,
                 http: voter.http.clone(),

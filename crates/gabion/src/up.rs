@@ -3,10 +3,12 @@
 use crate::bar::Bar;
 use crate::cli::UpArgs;
 use crate::failure::Failure;
-use crate::layout::{ClusterDir, NODES_MAX, Plan};
+use crate::layout::{ClusterDir, NODES_MAX, NodeEntry, Plan};
 use crate::local::LocalCluster;
 use crate::process;
+use crate::verbs::show;
 use crate::view;
+use serde_json::{Value, json};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -16,17 +18,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A node that dies is started again after this, so that one that cannot run does not spin.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-pub fn up(args: &UpArgs) -> Result<(), Failure> {
+/// JSON: one object when the nodes serve; what is said besides goes to standard error.
+pub fn up(args: &UpArgs, as_json: bool) -> Result<(), Failure> {
+    let say = |text: &str| if as_json { eprintln!("{text}") } else { println!("{text}") };
     let continued = ClusterDir::exists(&args.dir);
     let mut cluster = LocalCluster::lay_out(&args.dir, &plan(args), process::program()?)?;
-    println!(
+    say(&format!(
         "{} the cluster in {}: {} nodes",
         if continued { "continuing" } else { "making" },
         cluster.dir.dir.display(),
         cluster.ids().len()
-    );
+    ));
     // A Ctrl-C until here simply ends it; the next `up` goes on with the disks.
-    make_disks(&cluster)?;
+    make_disks(&cluster, as_json)?;
     let stop = stop_signals()?;
     cluster.start_all()?;
     let nodes = cluster.ids();
@@ -34,13 +38,13 @@ pub fn up(args: &UpArgs) -> Result<(), Failure> {
         cluster.stop();
         return Err(failure);
     }
-    println!("{}", endpoints(&cluster));
-    watch(&mut cluster, args.restart, &stop);
-    println!("stopping: volumes are released, disks are brought to rest");
+    show(as_json, &as_object(&cluster), || endpoints(&cluster));
+    watch(&mut cluster, args.restart, &stop, say);
+    say("stopping: volumes are released, disks are brought to rest");
     for node in cluster.stop() {
         eprintln!("node {node} did not stop in time and was killed; nothing acknowledged is lost");
     }
-    println!("stopped; `gabion up --dir {}` goes on from here", args.dir.display());
+    say(&format!("stopped; `gabion up --dir {}` goes on from here", args.dir.display()));
     Ok(())
 }
 
@@ -58,53 +62,73 @@ fn plan(args: &UpArgs) -> Plan {
 }
 
 /// With a progress bar, if there is something to make.
-pub fn make_disks(cluster: &LocalCluster) -> Result<(), Failure> {
+pub fn make_disks(cluster: &LocalCluster, as_json: bool) -> Result<(), Failure> {
     let mut bar = Bar::new("disk files");
     let mut written = 0;
     let result = cluster.make_disks(|made, all| {
         written = made;
         bar.set(made, all);
     });
-    bar.done(written);
+    bar.done(if as_json { 0 } else { written });
     result
 }
 
-fn endpoints(cluster: &LocalCluster) -> String {
-    let rows: Vec<Vec<String>> = cluster
-        .dir
-        .file
-        .nodes
-        .iter()
-        .map(|entry| {
-            vec![
-                entry.id.to_string(),
-                cluster.pid(entry.id).map_or(String::new(), |pid| pid.as_raw_pid().to_string()),
-                entry.api.clone(),
-                format!("nbd://{}/NAME", entry.nbd),
-                format!("http://{}/", entry.http),
-            ]
-        })
-        .collect();
-    let socket = cluster.dir.file.nodes.first().map(|entry| entry.nbd_unix.display().to_string());
-    format!(
-        "{}\nover a unix socket: nbd+unix:///NAME?socket={}\nready; try `gabion volume create vm1 --size 1GiB`; Ctrl-C stops it cleanly",
-        view::table(&["NODE", "PID", "API", "NBD", "HTTP"], &rows),
-        socket.unwrap_or_default()
-    )
+fn pid_of(cluster: &LocalCluster, node: u32) -> Option<i32> {
+    cluster.pid(node).map(|pid| pid.as_raw_pid())
 }
 
-fn watch(cluster: &mut LocalCluster, restart: bool, stop: &Receiver<()>) {
+fn endpoints(cluster: &LocalCluster) -> String {
+    let nodes = &cluster.dir.file.nodes;
+    let row = |entry: &NodeEntry| {
+        vec![
+            entry.id.to_string(),
+            pid_of(cluster, entry.id).map_or(String::new(), |pid| pid.to_string()),
+            entry.api.clone(),
+            entry.peer.clone(),
+            format!("nbd://{}/NAME", entry.nbd),
+            format!("http://{}/", entry.http),
+        ]
+    };
+    let rows: Vec<_> = nodes.iter().map(row).collect();
+    let mut lines = vec![view::table(&["NODE", "PID", "API", "PEER", "NBD", "HTTP"], &rows)];
+    lines.push("over unix sockets:".to_owned());
+    let socket =
+        |entry: &NodeEntry| format!("  nbd+unix:///NAME?socket={}", entry.nbd_unix.display());
+    lines.extend(nodes.iter().map(socket));
+    lines.push(
+        "ready; try `gabion volume create vm1 --size 1GiB`; Ctrl-C stops it cleanly".to_owned(),
+    );
+    lines.join("\n")
+}
+
+fn as_object(cluster: &LocalCluster) -> Value {
+    let node = |entry: &NodeEntry| {
+        json!({
+            "id": entry.id.to_string(),
+            "pid": pid_of(cluster, entry.id),
+            "api": entry.api,
+            "peer": entry.peer,
+            "nbd": entry.nbd,
+            "nbd_unix": entry.nbd_unix,
+            "http": entry.http,
+        })
+    };
+    let nodes: Vec<_> = cluster.dir.file.nodes.iter().map(node).collect();
+    json!({ "dir": cluster.dir.dir, "nodes": nodes })
+}
+
+fn watch(cluster: &mut LocalCluster, restart: bool, stop: &Receiver<()>, say: impl Fn(&str)) {
     let mut again: Vec<(Instant, u32)> = Vec::new();
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(LOOK_EVERY) {
         for (node, status) in cluster.ended() {
-            println!("node {node} ended: {status}; see {}", cluster.dir.log(node).display());
+            say(&format!("node {node} ended: {status}; see {}", cluster.dir.log(node).display()));
             if restart {
                 again.push((Instant::now() + RESTART_PAUSE, node));
             } else {
-                println!(
+                say(&format!(
                     "  `gabion node start {node} --dir {}` starts it again",
                     cluster.dir.dir.display()
-                );
+                ));
             }
         }
         let now = Instant::now();
@@ -112,7 +136,7 @@ fn watch(cluster: &mut LocalCluster, restart: bool, stop: &Receiver<()>) {
         again.retain(|(at, _)| *at > now);
         for node in due {
             match cluster.start(node) {
-                Ok(()) => println!("node {node} is started again"),
+                Ok(()) => say(&format!("node {node} is started again")),
                 Err(failure) => eprintln!("node {node} cannot be started: {failure}"),
             }
         }

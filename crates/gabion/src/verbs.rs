@@ -21,8 +21,8 @@ use std::io::Write;
 pub fn run(cli: &Cli) -> Result<(), Failure> {
     let remote = || Remote::find(cli.cluster.as_deref());
     match &cli.verb {
-        Verb::Up(args) => up::up(args),
-        Verb::Demo(args) => demo::demo(args),
+        Verb::Up(args) => up::up(args, cli.json),
+        Verb::Demo(args) => demo::demo(args, cli.json),
         Verb::Cluster(verb) => cluster::run(verb, cli.json),
         Verb::Node(verb) => node::run(verb, cli.json, remote),
         Verb::Status { watch } => status::run(&remote()?, *watch, cli.json),

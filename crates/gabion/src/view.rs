@@ -98,6 +98,7 @@ pub fn volume(volume: &v1::Volume) -> Value {
         "traffic": volume.traffic.as_ref().map(traffic),
         "guests": volume.guests,
         "reasons": volume.reasons,
+        "short_ms": volume.short_ms,
         "scrub": volume.scrub.as_ref().map(|scrubs| json!({
             "under_way": scrubs.under_way.as_ref().map(|scrub| json!({
                 "number": scrub.number,

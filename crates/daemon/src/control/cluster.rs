@@ -1,6 +1,6 @@
 //! The service `Cluster`.
 
-use crate::control::ask::{Context, Place, forwarded, passed_on};
+use crate::control::ask::{Context, Place, passed_on};
 use crate::control::events::{Noted, Origin};
 use crate::control::show::{self, Told};
 use crate::control::volumes::all_volumes;
@@ -112,7 +112,7 @@ impl Cluster for ClusterService {
                 Ok(self.context.answer(SetSettingResponse {}))
             }
             Place::At(leader) => {
-                let request = forwarded(request.into_inner());
+                let request = self.context.forwarded(request.into_inner());
                 let mut client = ClusterClient::new(leader);
                 let answer = client.set_setting(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Requests in flight of one guest. Full: its stream isn't read.
 const REQUESTS_MAX: usize = 64;
@@ -176,9 +176,9 @@ impl Guest {
                 request = requests.message(), if room && more => match request {
                     Ok(Some(request)) => self.on_request(request).await?,
                     Ok(None) => more = false,
-                    // It hung up and hears nothing, or sent what is no request and is told so.
                     Err(status) => {
-                        let _gone = self.answers.send(Err(status)).await;
+                        let told = not_a_request(&status).about(&self.name).into_status();
+                        let _gone = self.answers.send(Err(told)).await;
                         return Err(HungUp);
                     }
                 },
@@ -281,6 +281,18 @@ impl Guest {
     async fn end_now(&self, detail: ErrorDetail) -> Result<(), HungUp> {
         answer(&self.answers, 0, io_response::Result::Ended(detail)).await?;
         Err(HungUp)
+    }
+}
+
+/// It hung up and hears nothing, or sent what is no request and is told so. With that the stream is
+/// over: what follows in it can't be told apart.
+fn not_a_request(status: &Status) -> ErrorDetail {
+    let what = format!("the stream ends at a message that cannot be read: {}", status.message());
+    if status.code() == Code::OutOfRange {
+        let next = "a request carries at most 4 MiB: send more as several";
+        ErrorDetail::of(ErrorCode::TooLarge, what, next)
+    } else {
+        ErrorDetail::of(ErrorCode::BadRequest, what, "see proto/gabion/v1/io.proto")
     }
 }
 

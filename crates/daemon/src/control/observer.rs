@@ -3,9 +3,10 @@
 use crate::consensus::SharedMap;
 use crate::control::events::EventLog;
 use crate::control::peers::Peers;
+use crate::control::show;
 use gabion_cluster::{Map, MapEvent, NodeState};
-use gabion_types::{MapIndex, NodeId};
-use std::collections::BTreeMap;
+use gabion_types::{MapIndex, NodeId, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,14 @@ pub struct Observer {
     map: SharedMap,
     peers: Arc<Peers>,
     events: Arc<EventLog>,
-    since: Mutex<BTreeMap<NodeId, (NodeState, Instant)>>,
+    since: Mutex<Since>,
+}
+
+#[derive(Debug, Default)]
+struct Since {
+    nodes: BTreeMap<NodeId, (NodeState, Instant)>,
+    /// Volumes with fewer copies than they are to have, or some on nodes that are silent.
+    short: BTreeMap<VolumeId, Instant>,
 }
 
 impl Observer {
@@ -39,30 +47,42 @@ impl Observer {
     /// How long a node has been in the state that the map gives it, as far as this process knows.
     pub fn since(&self, node: NodeId) -> Duration {
         let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.get(&node).map_or(Duration::ZERO, |(_, since)| since.elapsed())
+        since.nodes.get(&node).map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    /// How long volumes are short of copies by the map, as far as this process knows.
+    pub fn short(&self) -> BTreeMap<VolumeId, Duration> {
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.short.iter().map(|(volume, since)| (*volume, since.elapsed())).collect()
     }
 
     fn look(&self, seen: &mut MapIndex) {
-        let (nodes, events, applied) = self.map.read_map(|map| {
+        let (nodes, short, events, applied) = self.map.read_map(|map| {
             let nodes: Vec<_> = map
                 .nodes()
                 .iter()
                 .map(|(id, node)| (*id, node.state, node.info.api.clone()))
                 .collect();
+            let short = map.volumes().values().filter(|entry| show::is_short(map, entry));
+            let short: BTreeSet<_> = short.map(|entry| entry.id).collect();
             let newer = |event: &&MapEvent| event.index > *seen;
             let events: Vec<MapEvent> = map.events().filter(newer).cloned().collect();
-            (nodes, events, map.applied())
+            (nodes, short, events, map.applied())
         });
         *seen = applied;
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, state, api) in nodes {
             self.peers.learn(id, &api);
-            match since.get(&id) {
+            match since.nodes.get(&id) {
                 Some((before, _)) if *before == state => {}
                 Some(_) | None => {
-                    since.insert(id, (state, Instant::now()));
+                    since.nodes.insert(id, (state, Instant::now()));
                 }
             }
+        }
+        since.short.retain(|volume, _| short.contains(volume));
+        for volume in short {
+            since.short.entry(volume).or_insert_with(Instant::now);
         }
         drop(since);
         events.iter().for_each(|event| self.events.on_map_event(event));

@@ -6,7 +6,7 @@ use gabion_api::v1::{
     Scrubs, Segment, Traffic, Volume, VolumeState,
 };
 use gabion_cluster::{self as cluster, Map, VolumeEntry};
-use gabion_types::{DiskId, HoldPolicy, NodeId, ScrubKind, SegmentMembers};
+use gabion_types::{DiskId, HoldPolicy, NodeId, ScrubKind, SegmentMembers, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub struct Told {
     /// Nobody leads the cluster: leases run out, and all I/O waits.
     pub no_majority: bool,
     pub nodes: BTreeMap<NodeId, LocalStatsResponse>,
+    /// How long volumes are short of copies, as far as this node knows.
+    pub short: BTreeMap<VolumeId, Duration>,
 }
 
 impl Told {
@@ -177,6 +179,7 @@ pub fn volume(map: &Map, told: &Told, entry: &VolumeEntry, segments: bool) -> Vo
         rebuild: rebuild(map, entry, stats),
         traffic: stats.map(traffic),
         guests: stats.map_or(0, |stats| stats.guests),
+        short_ms: told.short.get(&entry.id).map(|since| ms(*since)),
         reasons,
         scrub: Some(scrubs(entry, stats)),
     }
@@ -293,6 +296,13 @@ fn rebuild(map: &Map, entry: &VolumeEntry, stats: Option<&LocalVolume>) -> Optio
     Some(Rebuild { remaining_bytes, bytes_per_s, eta_ms })
 }
 
+/// By the map it has fewer copies than it is to have, or some where nobody reaches them.
+pub fn is_short(map: &Map, entry: &VolumeEntry) -> bool {
+    let rf = usize::from(entry.spec.rf);
+    let short = entry.segments.iter().any(|members| members.in_sync.len() < rf);
+    short || !away_nodes(map, entry).is_empty()
+}
+
 /// And why it is not healthy, worst first.
 fn health(map: &Map, told: &Told, entry: &VolumeEntry, short: usize) -> (Health, Vec<String>) {
     let stats = told.volume(entry);
@@ -310,13 +320,15 @@ fn health(map: &Map, told: &Told, entry: &VolumeEntry, short: usize) -> (Health,
     if told.no_majority {
         reasons.push("no majority of the voters is heard: its I/O waits".to_owned());
     }
+    let since = told.short.get(&entry.id);
+    let since = since.map_or(String::new(), |since| format!(", for {} s", since.as_secs()));
     if short > 0 {
-        let of = entry.segments.len();
-        reasons.push(format!("{short} of {of} segments have fewer than {} copies", entry.spec.rf));
+        let (of, rf) = (entry.segments.len(), entry.spec.rf);
+        reasons.push(format!("{short} of {of} segments have fewer than {rf} copies{since}"));
     }
     let away = away_nodes(map, entry);
     if !away.is_empty() {
-        reasons.push(format!("copies are on nodes that are silent: {}", away.join(", ")));
+        reasons.push(format!("copies are on nodes that are silent: {}{since}", away.join(", ")));
     }
     if let cluster::VolumeState::Creating { waiting } = &entry.state {
         reasons.push(format!("it is being made: {} disks have not recorded it", waiting.len()));

@@ -2,14 +2,16 @@
 
 use crate::size::ByteSize;
 use crate::span;
+use crate::verbs::show;
 use crate::view;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Checks in the order in which they were made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Report {
-    failed: Vec<String>,
-    made: usize,
+    checks: Vec<(String, bool)>,
+    as_json: bool,
 }
 
 /// The figures of the last table.
@@ -29,28 +31,76 @@ pub struct Figures {
 }
 
 impl Report {
-    pub fn step(&self, text: &str) {
-        println!("\n{text}");
+    pub fn new(as_json: bool) -> Self {
+        Self { checks: Vec::new(), as_json }
     }
 
-    pub fn check(&mut self, what: &str, holds: bool) {
-        self.made += 1;
-        println!("  [{}] {what}", if holds { "ok" } else { "FAILED" });
-        if !holds {
-            self.failed.push(what.to_owned());
+    pub fn as_json(&self) -> bool {
+        self.as_json
+    }
+
+    /// As JSON the story is told at its end.
+    pub fn say(&self, text: &str) {
+        if !self.as_json {
+            println!("{text}");
         }
     }
 
-    pub fn failed(&self) -> &[String] {
-        &self.failed
+    pub fn step(&self, text: &str) {
+        self.say(&format!("\n{text}"));
+    }
+
+    /// What a bar's last line is to say: nothing as JSON. Units: bytes.
+    pub fn on_bar(&self, bytes: u64) -> u64 {
+        if self.as_json { 0 } else { bytes }
+    }
+
+    pub fn check(&mut self, what: &str, holds: bool) {
+        self.say(&format!("  [{}] {what}", if holds { "ok" } else { "FAILED" }));
+        self.checks.push((what.to_owned(), holds));
+    }
+
+    pub fn failed(&self) -> Vec<&str> {
+        let failed = self.checks.iter().filter(|(_, holds)| !holds);
+        failed.map(|(what, _)| what.as_str()).collect()
     }
 
     pub fn made(&self) -> usize {
-        self.made
+        self.checks.len()
+    }
+
+    pub fn end(&self, figures: &Figures) {
+        let check = |(what, holds): &(String, bool)| json!({ "check": what, "holds": holds });
+        let checks: Vec<_> = self.checks.iter().map(check).collect();
+        let shown = json!({ "checks": checks, "figures": figures.as_json() });
+        show(self.as_json, &shown, || {
+            let held = match self.failed().len() {
+                0 => format!("\n\nall {} checks held", self.made()),
+                _ => String::new(),
+            };
+            format!("\n{}{held}", figures.table())
+        });
     }
 }
 
 impl Figures {
+    fn as_json(&self) -> Value {
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        json!({
+            "stall_copy_killed_ms": ms(self.stall_copy_killed),
+            "stall_owner_killed_ms": ms(self.stall_owner_killed),
+            "writes_acknowledged": self.writes_acknowledged,
+            "writes_lost": self.writes_lost,
+            "verified_bytes": self.bytes_verified,
+            "rebuilt_bytes": self.rebuilt_bytes,
+            "rebuild_ms": ms(self.rebuild_took),
+            "delta_bytes": self.delta_bytes,
+            "written_meanwhile_bytes": self.written_meanwhile_bytes,
+            "full_copy_bytes": self.full_copy_bytes,
+            "took_ms": ms(self.took),
+        })
+    }
+
     pub fn table(&self) -> String {
         let row = |what: &str, value: String| vec![what.to_owned(), value];
         let rows = [

@@ -139,6 +139,7 @@ async fn live(settings: &Settings) -> Result<(), RunError> {
             return Ok(());
         }
     };
+    let mut all_stop = false;
     let ended = loop {
         tokio::select! {
             error = node.ended() => break Err(error),
@@ -151,9 +152,13 @@ async fn live(settings: &Settings) -> Result<(), RunError> {
                 if node.hub.send(Input::Quiesce).await.is_err() {
                     break Err(RunError::DataDied);
                 }
+                all_stop = true;
             }
         }
     };
+    if ended.is_ok() && !all_stop {
+        node.store.retire().await;
+    }
     node.stop().await;
     ended
 }

@@ -26,6 +26,11 @@ const NOBODY_LEADS_MS: u64 = 3000;
 const ELECTION_MS: (u64, u64) = (1000, 2000);
 /// Who has not said whether it would vote by then, would not.
 const PRE_VOTE_WAIT: Duration = Duration::from_millis(300);
+/// Who was asked by a leader that retires stands so soon after the last word of that leader, when the
+/// others may vote, too.
+const ASKED_MS: u64 = LEADER_HEARD_MS + 50;
+/// So long the asking counts.
+const ASKED_FOR: Duration = Duration::from_secs(3);
 /// How often silence is looked at.
 const LOOK: Duration = Duration::from_millis(25);
 
@@ -65,21 +70,35 @@ pub async fn would_vote(raft: &Raft, disk: &ConsensusDisk, last: Option<LogId>) 
     quiet && last >= own
 }
 
+/// What the rest of the node is told, and tells.
+pub struct Signals {
+    /// Whether somebody leads a majority, as far as this node can know.
+    pub led: watch::Sender<bool>,
+    /// This node is about to stop. openraft hands no lead over, so a leader falls silent as one and
+    /// goes on with its work, until the others have elected another; nobody waits for that.
+    pub retires: watch::Receiver<bool>,
+    /// When a leader that retires asked this node to stand for election.
+    pub asked: watch::Receiver<Option<Instant>>,
+}
+
 /// Runs until openraft stops.
-/// `led`: whether somebody leads a majority, as far as this node can know.
 pub async fn run(
     raft: Raft,
     disk: ConsensusDisk,
     network: Network,
     me: u64,
     mut prng: Prng,
-    led: watch::Sender<bool>,
+    signals: Signals,
 ) {
     let mut quiet_since = Instant::now();
     let mut timeout = draw(&mut prng);
     while let Some(heard) = heard(&raft, me).await {
         let leads = is_led(&raft, &heard);
-        led.send_if_modified(|led| std::mem::replace(led, leads) != leads);
+        signals.led.send_if_modified(|led| std::mem::replace(led, leads) != leads);
+        if *signals.retires.borrow() {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         if heard.leading {
             if raft.trigger().heartbeat().await.is_err() {
                 return;
@@ -89,16 +108,20 @@ pub async fn run(
             continue;
         }
         quiet_since = heard.leader.map_or(quiet_since, |at| at.max(quiet_since));
-        if quiet_since.elapsed() >= timeout {
+        let asked = signals.asked.borrow().is_some_and(|at| at.elapsed() < ASKED_FOR);
+        let silent = quiet_since.elapsed();
+        if silent >= timeout || (asked && silent >= Duration::from_millis(ASKED_MS)) {
             timeout = draw(&mut prng);
             let Ok((_, last)) = disk.ends().await else { return };
             if majority_would_vote(&network, me, &heard.voters, last).await {
-                tracing::info!(silent_ms = ms(quiet_since.elapsed()), "standing for election");
+                tracing::info!(silent_ms = ms(silent), asked, "standing for election");
                 if raft.trigger().elect().await.is_err() {
                     return;
                 }
+                quiet_since = Instant::now();
+            } else if !asked {
+                quiet_since = Instant::now();
             }
-            quiet_since = Instant::now();
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -120,6 +143,20 @@ fn draw(prng: &mut Prng) -> Duration {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Asks one of the other voters to stand for election, the lowest that answers.
+pub async fn ask_another(raft: &Raft, network: &Network, me: u64) {
+    let voters = raft.with_raft_state(|state| {
+        state.membership_state.effective().voter_ids().collect::<Vec<_>>()
+    });
+    for voter in voters.await.into_iter().flatten().filter(|voter| *voter != me) {
+        let link = network.to(voter);
+        let answer = tokio::time::timeout(PRE_VOTE_WAIT, link.ask(&VoteAsk::Stand)).await;
+        if matches!(answer, Ok(Some(VoteAnswer::Stands))) {
+            return;
+        }
+    }
 }
 
 async fn majority_would_vote(

@@ -38,11 +38,14 @@ pub enum VoteAsk {
         last: Option<LogId>,
     },
     Vote(VoteRequest<u64>),
+    /// The leader retires: stand as soon as the others may vote.
+    Stand,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum VoteAnswer {
     Pre { yes: bool },
+    Stands,
     Vote(Box<Result<VoteResponse<u64>, RaftError<u64>>>),
 }
 
@@ -178,7 +181,7 @@ impl RaftNetwork<TypeConfig> for Link {
         let answer = self.ask_or_error(&VoteAsk::Vote(rpc)).await;
         match answer.map_err(|error| Unreachable::new(&error))? {
             VoteAnswer::Vote(answer) => self.remote(*answer),
-            VoteAnswer::Pre { .. } => {
+            VoteAnswer::Pre { .. } | VoteAnswer::Stands => {
                 let error = Status::internal("the answer to a vote is one to another question");
                 Err(Unreachable::new(&error).into())
             }
@@ -253,6 +256,10 @@ impl Answerer {
             VoteAsk::Pre { last } => {
                 let yes = self.store.would_vote(last).await;
                 VoteAnswer::Pre { yes }
+            }
+            VoteAsk::Stand => {
+                self.store.stand();
+                VoteAnswer::Stands
             }
             VoteAsk::Vote(rpc) => VoteAnswer::Vote(Box::new(self.store.raft.vote(rpc).await)),
         };

@@ -1,7 +1,7 @@
 //! The `MetaStore` on openraft and redb.
 
 use crate::consensus::disk::{AccessError, ConsensusDisk, DiskError, Identity};
-use crate::consensus::election::{self, LEADER_HEARD_MS};
+use crate::consensus::election::{self, LEADER_HEARD_MS, Signals};
 use crate::consensus::log::Log;
 use crate::consensus::machine::Machine;
 use crate::consensus::network::Network;
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Entries in a leader's log that are not applied yet. Full: proposals are refused, and made again by
 /// those who need them; a leader without a majority does not grow for ever.
@@ -33,6 +34,8 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(1);
 /// long.
 const INITIALIZE_WAIT: Duration = Duration::from_secs(5);
 /// How long a shutdown waits until nobody holds the file any more.
+/// Two elections, the first of which may be split.
+const RETIRE_WAIT: Duration = Duration::from_secs(4);
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct OpenraftStore {
     map: SharedMap,
     leader: watch::Receiver<LeaderView>,
     led: watch::Receiver<bool>,
+    retires: watch::Sender<bool>,
+    asked: watch::Sender<Option<Instant>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -122,15 +127,18 @@ impl OpenraftStore {
         let prng = Prng::new(config.seed);
         let (leader_sender, leader) = watch::channel(LeaderView::default());
         let (led_sender, led) = watch::channel(false);
+        let (retires, retired) = watch::channel(false);
+        let (asked, ask) = watch::channel(None);
+        let signals = Signals { led: led_sender, retires: retired, asked: ask };
         let tasks = vec![
-            tokio::spawn(election::run(raft.clone(), disk.clone(), network, me, prng, led_sender)),
+            tokio::spawn(election::run(raft.clone(), disk.clone(), network, me, prng, signals)),
             tokio::spawn(watch_leader(raft.clone(), leader_sender)),
             tokio::spawn(initialize(raft.clone(), config)),
         ];
         let me = peers.me;
         let tasks = Mutex::new(tasks);
         let disk = Mutex::new(Some(disk));
-        Ok(Arc::new(Self { me, raft, disk, map, peers, leader, led, tasks }))
+        Ok(Arc::new(Self { me, raft, disk, map, peers, leader, led, retires, asked, tasks }))
     }
 
     /// Whether this node would vote for one whose log ends there.
@@ -145,6 +153,30 @@ impl OpenraftStore {
     /// Makes a snapshot now, so that the log can be cut.
     pub async fn snapshot_now(&self) {
         let _stopped = self.raft.trigger().snapshot().await;
+    }
+
+    /// Before a stop: lets another node lead, if this one does, and does not stand again. Owners go on
+    /// by their leases meanwhile, so guests don't wait for the election. Returns when another leads, or
+    /// when `RETIRE_WAIT` is over.
+    pub async fn retire(&self) {
+        self.retires.send_replace(true);
+        let mut leader = self.leader.clone();
+        let retired = async {
+            if leader.borrow().leader == Some(self.me) {
+                let network = Network::new(Arc::clone(&self.peers));
+                election::ask_another(&self.raft, &network, u64::from(self.me.get())).await;
+            }
+            let other = |view: &LeaderView| view.leader.is_some_and(|leader| leader != self.me);
+            let _stopped = leader.wait_for(other).await;
+        };
+        if tokio::time::timeout(RETIRE_WAIT, retired).await.is_err() {
+            tracing::warn!("no other node took the consensus lead over");
+        }
+    }
+
+    /// A leader that retires asked for it.
+    pub(super) fn stand(&self) {
+        self.asked.send_replace(Some(Instant::now()));
     }
 
     /// Hands a command to a node that is thought to lead; it may know better.
@@ -210,6 +242,10 @@ impl MetaStore for OpenraftStore {
 
     async fn confirm_leader(&self) -> Option<u64> {
         let term = self.leading().await?;
+        // A confirmation is a word of the leader's, too: the others would go on to wait for it.
+        if *self.retires.borrow() {
+            return None;
+        }
         let confirmed = tokio::time::timeout(CONFIRM_WAIT, self.raft.ensure_linearizable()).await;
         confirmed.ok()?.ok()?;
         (self.leading().await? == term).then_some(term)

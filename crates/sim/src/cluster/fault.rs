@@ -170,15 +170,12 @@ impl FaultKind {
             | Self::PauseClock
             | Self::Unseat
             | Self::Leaderless
-            | Self::Move => true,
-            Self::PowerCutAll
-            | Self::Cut
-            | Self::CutOneWay
-            | Self::Isolate
+            | Self::Move
+            | Self::PowerCutAll
             | Self::Reset
             | Self::SlowWay
-            | Self::ClockJump
-            | Self::Remake => false,
+            | Self::ClockJump => true,
+            Self::Cut | Self::CutOneWay | Self::Isolate | Self::Remake => false,
             Self::ReadError
             | Self::WriteError
             | Self::SyncError

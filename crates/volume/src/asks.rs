@@ -306,11 +306,13 @@ impl Volume {
         }
     }
 
-    /// It can't be asked this now: its link is away, or it has to say first what it has.
+    /// It can't be asked this now: its link is away, it has to say first what it has, or it said that
+    /// it lost something.
     fn waits(&self, disk: DiskId, class: LinkClass, purpose: &Purpose) -> bool {
         let says = matches!(purpose, Purpose::Prove { .. } | Purpose::Fence { .. });
         self.disks.home(disk).is_none_or(|node| self.links.is_away(node, class))
             || (!says && self.disks.is_proving(disk))
+            || purpose.segment().is_some_and(|index| self.is_rolled_back(index, disk))
     }
 
     /// What is not answered, and not sent again.

@@ -197,6 +197,15 @@ impl Volume {
         (overdue && self.needs_report(index, disk)).then_some(MemberFailure::NoFenceAnswer)
     }
 
+    /// It lost what it had answered, and is to be removed. A write would make it reach as far as the
+    /// others, and so hide that from the next owner; a settled seq would keep the delta from it.
+    // rule: volume/nothing-for-a-replica-that-lost-something
+    // promise: acked-survives
+    pub(crate) fn is_rolled_back(&self, index: SegmentIndex, disk: DiskId) -> bool {
+        let segment = self.segment(index);
+        segment.is_serving() && segment.failed.get(&disk) == Some(&MemberFailure::RolledBack)
+    }
+
     pub(crate) fn is_usable(&self, index: SegmentIndex, disk: DiskId, class: LinkClass) -> bool {
         let away = |home| self.links.is_away(home, class);
         self.failure_of(index, disk).is_none()

@@ -467,7 +467,9 @@ impl Volume {
                 continue;
             }
             let settled = segment.seqs.tell();
-            for disk in self.members(*index).in_sync.iter().chain(&self.also_told(*index)) {
+            let members = self.members(*index).in_sync.iter();
+            let sound = members.filter(|disk| !self.is_rolled_back(*index, **disk));
+            for disk in sound.chain(&self.also_told(*index)) {
                 told.entry(*disk).or_default().push((*index, settled));
             }
         }

@@ -359,6 +359,29 @@ fn a_replica_that_lost_what_it_answered_is_found_when_its_link_is_back() {
     assert_eq!(bench.done.get(&2), None, "not before the map has removed it");
 }
 
+// The map may have removed it already, for a lesser reason: then it comes back by what it has, and
+// that has to be all that it says to have.
+// rule: volume/nothing-for-a-replica-that-lost-something
+// promise: acked-survives
+#[test]
+fn a_replica_that_lost_something_is_sent_nothing_before_it_joins_anew() {
+    let mut bench = Bench::serving(view());
+    let (old, new) = (bench.block(0, 1), bench.block(9, 1));
+    let before = bench.disks[&disk(2)].durable.clone();
+    bench.write(1, old, 1);
+    bench.answer_all();
+    bench.feed(Input::LinkLost { node: node(2), class: LinkClass::Data });
+    bench.write(2, new, 2);
+    bench.disks.get_mut(&disk(2)).unwrap().durable = before;
+    bench.feed(Input::LinkUp { node: node(2) });
+    bench.answer(|ask| matches!(ask.op, ReplicaOp::Fence { .. }));
+    bench.write(3, new, 3);
+    bench.wait(Duration::from_secs(2));
+    let sent: Vec<_> = bench.asked_of(2);
+    assert!(sent.is_empty(), "{sent:?}");
+    assert_eq!(bench.disks[&disk(2)].durable.segments[&SegmentIndex::new(0)].settled, Seq::ZERO);
+}
+
 // A stale copy that is gone for good does not keep a new one from being made.
 #[test]
 fn a_disk_that_the_map_refuses_is_passed_over() {

@@ -158,6 +158,15 @@ impl Owners {
         owners.map(|(volume, owner)| (*volume, owner.core.unserved()))
     }
 
+    /// Volumes in which something could go on, and nothing will make it.
+    pub fn overlooked(&self, now: Instant) -> impl Iterator<Item = VolumeId> {
+        let forgotten = move |owner: &Owner| {
+            owner.core.overlooked(now).is_some() || owner.sessions.overlooked()
+        };
+        let owners = self.owners.iter().filter(move |(_, owner)| forgotten(owner));
+        owners.map(|(volume, _)| *volume)
+    }
+
     pub fn loads(&self) -> impl Iterator<Item = Load> {
         self.owners.values().flat_map(|owner| {
             owner.core.loads().into_iter().chain(owner.sessions.loads().collect::<Vec<_>>())

@@ -450,6 +450,12 @@ impl Sessions {
         }
     }
 
+    /// Requests that could be admitted, and that nothing will admit: never between two inputs.
+    pub fn overlooked(&self) -> bool {
+        let waiting = self.sessions.values().any(|session| !session.queued.is_empty());
+        self.serving && waiting && self.admitted < self.admitted_max
+    }
+
     fn admit(&mut self) {
         // One of each session in turn, so that a busy front does not starve the others.
         let mut max = self.admitted_max;

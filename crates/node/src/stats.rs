@@ -123,6 +123,11 @@ impl Node {
         self.owners.completing(now).collect()
     }
 
+    /// Volumes owned here in which something could go on, if it is that late, and that nothing wakes.
+    pub fn overlooked(&self, now: Instant) -> Vec<VolumeId> {
+        self.owners.overlooked(now).collect()
+    }
+
     /// Guests' requests that this node holds unanswered.
     pub fn held_requests(&self) -> usize {
         self.fronts.held()

@@ -10,7 +10,7 @@ use crate::workload::Mix;
 use crate::world::Spread;
 use gabion_types::{Duration, Flaw, Flaws, Limits, Prng, SegmentSize};
 
-/// Three machines with a disk each, one volume of one segment, two copies.
+/// Three machines with a disk each, one volume, two copies.
 #[derive(Clone, Debug)]
 pub struct Storm {
     faults: &'static [FaultKind],
@@ -25,6 +25,8 @@ pub struct Storm {
     disk_times: DiskTimes,
     rots: bool,
     requests: u32,
+    /// Of the volume.
+    segments: u64,
     settings: &'static [(&'static str, &'static str)],
     script: Script,
 }
@@ -35,7 +37,7 @@ pub enum World {
     Cluster(Box<Storm>),
 }
 
-/// Blocks of the volume, and of a segment.
+/// Blocks of the volume.
 const BLOCKS: u64 = 64;
 
 const CALM: Storm = Storm {
@@ -49,6 +51,7 @@ const CALM: Storm = Storm {
     disk_times: DiskTimes::FAST,
     rots: false,
     requests: 64,
+    segments: 1,
     settings: &[("rebuild.wait", "1s")],
     script: Script::None,
 };
@@ -107,6 +110,15 @@ pub fn world(flaw: Flaw) -> World {
             storming(Storm { guests: 6, every, ..storm(&[Isolate]) })
         }
         Flaw::LostWakeUp => storming(Storm { depth: 16, ..storm(&[Reset, Kill, Isolate]) }),
+        // A request over the border of two segments is two ops.
+        Flaw::CrowdNotWoken => storming(Storm {
+            depth: 16,
+            think: BUSY,
+            hot: BLOCKS,
+            requests: 2,
+            segments: 4,
+            ..storm(&[])
+        }),
         Flaw::LeakedSlot => {
             storming(Storm { depth: 16, think: BUSY, disk_times: SLOW, ..storm(&[Reset]) })
         }
@@ -162,7 +174,8 @@ impl Storm {
         let chaos = if self.script == Script::None { 12 } else { 15 };
         let chaos = Duration::from_secs(chaos);
         let machines = 3;
-        let segment = SegmentSize::new(BLOCKS * 4096).expect("a power of two in range");
+        let segment =
+            SegmentSize::new(BLOCKS / self.segments * 4096).expect("a power of two in range");
         let mut strikes = prng.fork();
         Swarm {
             disks: vec![1; machines],

@@ -13,9 +13,13 @@ const fn listed(name: &'static str, text: &'static str) -> Listed {
 }
 
 /// Besides those of the schedule: by the names under which they are counted.
-const LATE: [Listed; 2] = [
+const LATE: [Listed; 6] = [
     listed("disk-died", "a disk fails for good once all is whole"),
     listed("rot", "blocks on the disks of one machine flip, vanish, move or become unreadable"),
+    listed("torn-page", "a power cut leaves 512 bytes of one write beside those of another"),
+    listed("no-space", "a write is refused as the disks are full"),
+    listed("front-frozen", "a process hangs with requests of its guests in hand"),
+    listed("late-connection", "a process that is gone is heard of after its successor has dialled"),
 ];
 
 /// Promises of the design, then what the simulator asks besides.
@@ -33,6 +37,7 @@ pub const PROMISES: &[Listed] = &[
     listed("settled-on-all", "what a copy calls settled is on every copy that may be read"),
     listed("no-write-under-read", "no slot is written while it is read"),
     listed("no-leaks", "when all is quiet nothing holds a slot or a request that is not needed"),
+    listed("no-sleepers", "whatever may go on is made to, as soon as it may"),
     listed("liveness", "once faults are over all copies come back and every request is answered"),
     listed("comes-to-an-end", "nothing goes on for ever"),
     listed("exactly-once", "each request is answered once"),

@@ -47,6 +47,8 @@ pub enum Flaw {
     LeaseTwiceAsLong,
     /// What a broken link left unanswered is not asked again.
     LostWakeUp,
+    /// What waited as too much was under way is not looked at again when something is done.
+    CrowdNotWoken,
     /// A request that was taken back keeps its slots.
     LeakedSlot,
     /// An owner's core is given all that the sessions have.
@@ -54,7 +56,7 @@ pub enum Flaw {
 }
 
 impl Flaw {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -80,6 +82,7 @@ impl Flaw {
         Self::TrustTheDisk,
         Self::LeaseTwiceAsLong,
         Self::LostWakeUp,
+        Self::CrowdNotWoken,
         Self::LeakedSlot,
         Self::AdmitWithoutBound,
     ];

@@ -3,6 +3,7 @@
 //! executes all of it again, so nothing that came later may have been seen over a part of it.
 
 use crate::gather::Gather;
+use crate::segment::Segment;
 use crate::volume::Volume;
 use bytes::Bytes;
 use gabion_types::{
@@ -159,15 +160,38 @@ impl Volume {
                 self.crowded.insert(index);
                 return;
             }
-            let Some(op) = self.ops.get(&id) else { continue };
-            let OpState::Waiting { stalled: false } = op.state else { continue };
-            let (arrival, range, write) = (op.arrival, op.range, op.kind.is_write());
-            let room = matches!(op.kind, OpKind::Room);
-            let dirty = !write && self.settings.flaws.has(Flaw::ReadDuringUnresolvedWrite);
-            if room || dirty || !self.segment(index).is_blocked(arrival, range, write) {
+            if self.is_ready(index, id) {
                 self.begin(now, id);
             }
         }
+    }
+
+    /// It waits for nothing but its turn.
+    fn is_ready(&self, index: SegmentIndex, id: OpId) -> bool {
+        let Some(op) = self.ops.get(&id) else { return false };
+        let OpState::Waiting { stalled: false } = op.state else { return false };
+        let (arrival, range, write) = (op.arrival, op.range, op.kind.is_write());
+        let room = matches!(op.kind, OpKind::Room);
+        let dirty = !write && self.settings.flaws.has(Flaw::ReadDuringUnresolvedWrite);
+        room || dirty || !self.segment(index).is_blocked(arrival, range, write)
+    }
+
+    /// A segment in which something could go on, and nothing will make it: a wake-up was lost. Never
+    /// between two inputs.
+    pub fn overlooked(&self, now: Instant) -> Option<SegmentIndex> {
+        if self.ended || !self.may_serve(now) {
+            return None;
+        }
+        let leaves = self.releasing.is_some() || self.proposals.is_releasing();
+        let full = self.begun >= self.limits.requests_per_volume.max(1);
+        let forgotten = |segment: &&Segment| {
+            let index = segment.index;
+            let answered = !segment.answered.is_empty() && !self.proposals.freezes(index);
+            let mut waiting = segment.waiting.iter();
+            let ready = !leaves && !full && waiting.any(|id| self.is_ready(index, *id));
+            segment.is_serving() && !self.dirty.contains(&index) && (answered || ready)
+        };
+        self.segments.iter().find(forgotten).map(|segment| segment.index)
     }
 
     fn begin(&mut self, now: Instant, id: OpId) {
@@ -200,7 +224,7 @@ impl Volume {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let segment = op.segment;
         op.state = OpState::Waiting { stalled };
-        self.begun -= 1;
+        self.make_room();
         self.segment_mut(segment).waiting.insert(id);
         if !stalled {
             self.dirty.insert(segment);
@@ -219,16 +243,24 @@ impl Volume {
         }
     }
 
+    /// One less has begun: what waited for that looks again.
+    // rule: volume/whoever-may-go-on-is-woken
+    fn make_room(&mut self) {
+        self.begun -= 1;
+        if !self.settings.flaws.has(Flaw::CrowdNotWoken) {
+            let crowded = std::mem::take(&mut self.crowded);
+            self.dirty.extend(crowded);
+        }
+    }
+
     /// The op is done, and its request gets what it was for.
     pub(crate) fn finish(&mut self, now: Instant, id: OpId, result: Result<Yield, IoError>) {
         let Some(op) = self.ops.remove(&id) else { return };
         if !self.segment(op.segment).waiting.contains(&id) {
-            self.begun -= 1;
+            self.make_room();
         }
         self.segment_mut(op.segment).forget(id);
         self.dirty.insert(op.segment);
-        let crowded = std::mem::take(&mut self.crowded);
-        self.dirty.extend(crowded);
         self.give(now, op.arrival, op.part, result);
     }
 }

@@ -5,7 +5,7 @@ use super::{Cluster, FaultKind, GuestPlan, Strike};
 use crate::invariants::one_owner::Completing;
 use crate::invariants::place::Place;
 use crate::invariants::{
-    bounded, durable_on_all, no_leaks, no_write_under_read, one_owner, settled_on_all,
+    bounded, durable_on_all, no_leaks, no_sleepers, no_write_under_read, one_owner, settled_on_all,
     sound_sources,
 };
 use crate::net::Machine;
@@ -54,8 +54,20 @@ impl Cluster {
             .and_then(|()| {
                 let mut nodes = self.machines.iter().filter_map(|host| host.node());
                 nodes.try_for_each(|node| bounded::check(&node.loads()))
-            });
+            })
+            .and_then(|()| self.check_sleepers());
         self.judge_watch(result);
+    }
+
+    /// A process that hangs has not heard of what came meanwhile.
+    fn check_sleepers(&self) -> Result<(), Broken> {
+        let now = self.queue.now();
+        let machines = self.machines.iter().enumerate().filter(|(_, host)| host.is_running());
+        for (machine, host) in machines {
+            let overlooked = host.node().map(|node| node.overlooked(host.local(now)));
+            no_sleepers::check(node_id(machine), &overlooked.unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     /// When nothing is under way any more.

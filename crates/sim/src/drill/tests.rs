@@ -62,6 +62,8 @@ each_is_found! {
     trust_the_disk: TrustTheDisk within 10, ["no-silent-corruption"];
     lease_twice_as_long: LeaseTwiceAsLong within 10, ["one-owner"];
     lost_wake_up: LostWakeUp within 10, ["liveness"];
+    // rule: volume/whoever-may-go-on-is-woken
+    crowd_not_woken: CrowdNotWoken within 2, ["no-sleepers"];
     leaked_slot: LeakedSlot within 10, ["no-leaks"];
     admit_without_bound: AdmitWithoutBound within 2, ["bounded"];
 }

@@ -4,6 +4,7 @@ pub mod bounded;
 pub mod durable_on_all;
 pub mod exactly_once;
 pub mod no_leaks;
+pub mod no_sleepers;
 pub mod no_write_under_read;
 pub mod one_owner;
 pub mod place;

@@ -301,8 +301,12 @@ impl Cluster {
         let waits = self.waits();
         let mut counts = self.counts;
         let disks = self.machines.iter().flat_map(|host| &host.disks);
-        let lost: u64 = disks.map(|disk| disk.virtual_disk.counts().sectors_lost).sum();
+        let disks = disks.map(|disk| disk.virtual_disk.counts());
+        let (lost, torn) =
+            disks.fold((0, 0), |(lost, torn), disk| (lost + disk.sectors_lost, torn + disk.torn));
         counts.insert("sectors-lost-at-power-cuts", lost);
+        counts.insert("torn-page", torn);
+        counts.insert("late-connection", self.net.late);
         counts.insert("writes", self.oracle.writes() as u64);
         counts.insert("units-checked", self.oracle.units_checked);
         counts.insert("map-entries", self.applied as u64);

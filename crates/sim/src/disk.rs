@@ -42,6 +42,8 @@ pub struct DiskCounts {
     pub writes: u64,
     pub syncs: u64,
     pub sectors_lost: u64,
+    /// Pages of which a power cut kept some sectors only.
+    pub torn: u64,
     pub errors: u64,
 }
 

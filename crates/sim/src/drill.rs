@@ -197,6 +197,7 @@ impl Storm {
             strikes: Strike::draw(&mut strikes, self.faults, (self.every, chaos), (machines, None)),
             chaos,
             frail: None,
+            over_committed: false,
             disk_dies: false,
             rots: self.rots,
             finale: Finale::None,

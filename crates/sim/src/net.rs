@@ -72,6 +72,9 @@ pub enum Presence {
 /// A dial that nobody answers fails after so long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Until a packet that was lost is sent again with success.
+const STRAGGLES: Spread = Spread::new(200_000, 3_000_000);
+
 #[derive(Debug)]
 pub struct Network<M> {
     connections: BTreeMap<Conn, Connection<M>>,
@@ -85,6 +88,8 @@ pub struct Network<M> {
     due: Vec<(Instant, NetEvent)>,
     pub messages: u64,
     pub resets: u64,
+    /// Connections that were made while one of an earlier process still brought something.
+    pub late: u64,
 }
 
 impl<M> Network<M> {
@@ -100,6 +105,7 @@ impl<M> Network<M> {
             due: Vec::new(),
             messages: 0,
             resets: 0,
+            late: 0,
         }
     }
 
@@ -207,9 +213,22 @@ impl<M> Network<M> {
         if !up {
             for (conn, side) in self.ends_at(machine) {
                 let gently = self.prng.chance(1, 2);
+                if gently && self.prng.chance(1, 3) {
+                    self.straggle(now, conn, side);
+                }
                 self.close(now, conn, side, gently);
             }
         }
+    }
+
+    /// A packet is lost, and is sent again by the machine of a process that is gone: what that said
+    /// last comes in when its successor has been heard of.
+    fn straggle(&mut self, now: Instant, conn: Conn, side: Side) {
+        let at = now + STRAGGLES.draw(&mut self.prng);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let waiting = connection.direction(side).delay_until(at);
+        let arrive = (at, NetEvent::Arrive { conn, side: side.other() });
+        self.due.extend(std::iter::repeat_n(arrive, waiting));
     }
 
     /// The machine is gone without a word; others find out when nothing comes any more.
@@ -279,6 +298,8 @@ impl<M> Network<M> {
             let told = Told::Closed { machine: from, conn };
             return if alive { vec![told] } else { Vec::new() };
         }
+        let old = |other: &Connection<M>| (other.from, other.to) == (from, to) && other.is_late();
+        self.late += u64::from(self.connections.values().any(old));
         let connection = self.connections.get_mut(&conn).expect("it was there");
         let arrivals = connection.establish(now);
         let side = Side::Acceptor;

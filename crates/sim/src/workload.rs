@@ -52,6 +52,12 @@ impl Mix {
         }
     }
 
+    /// Writes anywhere, and hardly gives anything back.
+    pub fn fill_up(&mut self, count_max: u64) {
+        (self.write, self.cold_of, self.zero, self.trim) = (60, 1, 0, self.trim.min(1));
+        self.count_max = count_max;
+    }
+
     /// Units of the volume: `units`; the request lies within.
     pub fn next(&self, prng: &mut Prng, units: u64) -> OpPlan {
         let kind = self.kind(prng);

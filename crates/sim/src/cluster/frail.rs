@@ -113,6 +113,15 @@ impl Cluster {
         (0..self.machines[machine].disks.len()).filter(out).collect()
     }
 
+    /// Guests of this node have asked for something, and it is about to hang.
+    pub(super) fn note_frozen(&mut self, machine: Machine) {
+        let host = &self.machines[machine];
+        let mut guests = host.guests.values().map(|guest| &self.guests[*guest]);
+        if host.is_running() && guests.any(|guest| guest.in_flight() > 0) {
+            self.count("front-frozen");
+        }
+    }
+
     pub(super) fn stick_disks(&mut self, machine: Machine, lasts: Duration) {
         for slot in 0..self.machines[machine].disks.len() {
             self.machines[machine].disks[slot].virtual_disk.set_stuck(true);

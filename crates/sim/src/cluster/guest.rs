@@ -106,6 +106,15 @@ impl Guest {
         }
     }
 
+    /// What it has asked for without an answer, and what it asks next.
+    pub fn plans(&self) -> impl Iterator<Item = &OpPlan> {
+        let flights = match &self.state {
+            GuestState::Away | GuestState::Opening { .. } => None,
+            GuestState::Attached { flights, .. } => Some(flights.values()),
+        };
+        flights.into_iter().flatten().map(|flight| &flight.plan).chain(&self.again)
+    }
+
     /// Nothing is left to be asked or answered.
     pub fn is_idle(&self) -> bool {
         self.in_flight() == 0 && self.again.is_empty()

@@ -35,7 +35,9 @@ impl Cluster {
         match &one.state {
             GuestState::Away => self.open(guest),
             GuestState::Opening { .. } if waited > OPEN_PATIENCE => self.hang_up(guest),
-            GuestState::Attached { .. } if waited > one.plan.patience => self.hang_up(guest),
+            GuestState::Attached { .. } if waited > one.plan.patience && self.is_chaos() => {
+                self.hang_up(guest);
+            }
             GuestState::Opening { .. } => self.schedule_act(guest, LOOK),
             GuestState::Attached { .. } => self.ask_something(guest),
         }
@@ -346,6 +348,8 @@ impl Cluster {
         self.count("guest-error");
         match error {
             IoError::NoSpace => {
+                self.count("no-space");
+                self.trim_again(guest, flight.plan);
                 if let Some(write) = flight.write {
                     self.oracle.bound(write, now);
                 }

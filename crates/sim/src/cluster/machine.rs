@@ -311,6 +311,7 @@ impl Cluster {
     }
 
     pub(super) fn pause(&mut self, machine: Machine) {
+        self.note_frozen(machine);
         let host = &mut self.machines[machine];
         host.state = match std::mem::replace(&mut host.state, State::Off) {
             State::Running(node) => State::Paused(node, VecDeque::new()),

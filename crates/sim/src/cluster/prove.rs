@@ -2,7 +2,7 @@
 
 use super::guest::Guest;
 use super::machine::{Host, State};
-use super::swarm::{Finale, GuestPlan};
+use super::swarm::{Finale, GuestPlan, KEPT_BLOCKS};
 use super::{Cluster, Event};
 use crate::invariants::{replicas_equal, whole};
 use crate::workload::{Mix, OpKind, OpPlan};
@@ -62,6 +62,11 @@ impl Phase {
 }
 
 impl Cluster {
+    /// Once faults are over guests do not hang up: they would wake what was forgotten.
+    pub(super) fn is_chaos(&self) -> bool {
+        matches!(self.phase, Phase::Chaos { .. })
+    }
+
     /// Nothing goes wrong from here on.
     pub(super) fn phase_is_over(&self) -> bool {
         !matches!(self.phase, Phase::Chaos { .. })
@@ -79,6 +84,7 @@ impl Cluster {
                 }
                 self.mend_all();
                 self.tell(Who::World, "all faults are over");
+                self.give_back();
                 self.enter(Phase::Healing { since: now });
             }
             Phase::Chaos { .. } => {
@@ -118,7 +124,7 @@ impl Cluster {
 
     fn look_healing(&mut self, now: Instant, since: Instant) {
         self.replace_bad_disks();
-        let missing = self.missing();
+        let missing = self.missing().or_else(|| self.not_given_back());
         self.is_whole();
         let over = now.since(since) > HEALING / 2;
         let calm = over || self.consensus.is_quiet(now, QUIET);
@@ -181,10 +187,40 @@ impl Cluster {
 
     /// A reader for each volume, through any machine.
     fn begin_reading(&mut self) {
+        self.go_through(OpKind::Read, 0);
+    }
+
+    /// Volumes that are promised more than there is keep what has room on few disks; guests write
+    /// nothing new.
+    fn give_back(&mut self) {
+        if self.swarm.over_committed {
+            self.guests.iter_mut().for_each(|guest| guest.busy = false);
+            self.go_through(OpKind::Trim, KEPT_BLOCKS * gabion_types::BLOCK_BYTES);
+        }
+    }
+
+    fn not_given_back(&self) -> Option<String> {
+        let trims = |plan: &OpPlan| plan.kind == OpKind::Trim;
+        let gives = |guest: &Guest| !guest.busy && guest.plans().any(trims);
+        let gives = self.guests.iter().any(gives);
+        gives.then(|| format!("not all is given back: {}", self.held()))
+    }
+
+    /// What has no room now may have it when others have given back theirs.
+    pub(super) fn trim_again(&mut self, guest: usize, plan: OpPlan) {
+        let guest = &mut self.guests[guest];
+        if plan.kind == OpKind::Trim && !guest.busy {
+            guest.again.push_back(plan);
+        }
+    }
+
+    /// One more guest for each volume, which does this all over it, from so many bytes on.
+    fn go_through(&mut self, kind: OpKind, from: u64) {
         let unit_bytes = self.oracle.unit_bytes();
         let part = u64::from(self.swarm.limits.part_bytes) / unit_bytes;
         for volume in 0..self.swarm.volumes.len() {
             let units = self.swarm.volumes[volume].size_bytes / unit_bytes;
+            let from = (from / unit_bytes).min(units);
             let mut prng = self.prng.fork();
             let plan = GuestPlan {
                 volume,
@@ -197,10 +233,10 @@ impl Cluster {
             };
             let mut guest = Guest::new(plan, prng);
             guest.busy = false;
-            guest.again.extend((0..units).step_by(crate::world::index(part)).map(|first| OpPlan {
-                kind: OpKind::Read,
-                first,
-                count: part.min(units - first),
+            let firsts = (from..units).step_by(crate::world::index(part));
+            guest.again.extend(firsts.map(|first| {
+                let count = part.min(units - first);
+                OpPlan { kind, first, count }
             }));
             self.guests.push(guest);
             self.schedule_act(self.guests.len() - 1, Duration::from_micros(1));

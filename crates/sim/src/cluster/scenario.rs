@@ -83,6 +83,7 @@ impl Scenario {
             disk_times: DiskTimes::FAST,
             consensus: ConsensusTimes::CALM,
             frail: None,
+            over_committed: false,
             strikes,
             chaos,
             disk_dies: false,

@@ -28,6 +28,9 @@ pub struct Swarm {
     /// The machine on which disks are damaged while guests work; then nothing takes the copies of
     /// others away.
     pub frail: Option<usize>,
+    /// Volumes are promised more than the disks hold. Once faults are over guests give back what
+    /// has no room with all copies.
+    pub over_committed: bool,
     /// What goes wrong while guests work.
     pub strikes: Vec<Strike>,
     /// How long faults go on.
@@ -84,10 +87,81 @@ const BLOCKS: u64 = 1024;
 /// So much of each volume has room on one small disk, with little to spare: an owner's share of what
 /// is free is soon too small for its guests, and still every copy can be made anew elsewhere.
 const SMALL_BLOCKS: u64 = 430;
+/// Of a volume that is promised more than there is, for each machine with its one disk: at least and
+/// at most; and what is kept of the whole.
+const OVER_BLOCKS: (u64, u64) = (700, 1200);
+pub const KEPT_BLOCKS: u64 = 150;
+/// Units: bytes.
+const OVER_DISK: u64 = 21 << 20;
 /// Units: bytes.
 const LARGE_REQUEST: u64 = 1 << 20;
 
+/// How much of it there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Ample,
+    /// For every copy, if only just.
+    Small,
+    /// Less than what is promised.
+    Promised,
+}
+
+impl Room {
+    fn draw(prng: &mut Prng) -> Self {
+        let small = prng.chance(1, 6);
+        match small && prng.chance(1, 2) {
+            true => Self::Promised,
+            false if small => Self::Small,
+            false => Self::Ample,
+        }
+    }
+
+    /// Most of so small a disk would be reserve else.
+    fn limits(self, limits: Limits) -> Limits {
+        match self {
+            Self::Ample | Self::Small => limits,
+            Self::Promised => Limits { write_bytes_per_disk: 1 << 20, ..limits },
+        }
+    }
+
+    /// Disks of each machine, and the unit of the judge.
+    fn topology(self, disks: Vec<usize>, unit_bytes: u64) -> (Vec<usize>, u64) {
+        match self {
+            Self::Ample | Self::Small => (disks, unit_bytes),
+            Self::Promised => {
+                (disks.into_iter().map(|disks| disks.min(1)).collect(), gabion_types::BLOCK_BYTES)
+            }
+        }
+    }
+
+    /// Of a volume, at least and at most.
+    fn blocks(self, disks: &[usize]) -> (u64, u64) {
+        match self {
+            Self::Ample => (1, BLOCKS),
+            Self::Small => (1, SMALL_BLOCKS),
+            Self::Promised => {
+                let disks = disks.iter().sum::<usize>() as u64;
+                (OVER_BLOCKS.0 * disks, OVER_BLOCKS.1 * disks)
+            }
+        }
+    }
+
+    fn disk_bytes(self) -> u64 {
+        match self {
+            Self::Ample => DISK,
+            Self::Small => SMALL_DISK,
+            Self::Promised => OVER_DISK,
+        }
+    }
+}
+
 impl GuestPlan {
+    /// It writes much, anywhere.
+    fn fill_up(&mut self, part_bytes: u64) {
+        self.mix.fill_up(part_bytes / gabion_types::BLOCK_BYTES);
+        (self.depth, self.think) = (16, Spread::new(10, 500));
+    }
+
     /// Where volumes are not made anew: NBD does not tell which one it serves.
     fn draw_nbd(&mut self, prng: &mut Prng, unit_bytes: u64) {
         self.nbd = prng.chance(1, 2);
@@ -112,13 +186,18 @@ impl Swarm {
             segment: SegmentSize::new(pick(prng, &[256 << 10, 1 << 20, 1 << 20]))
                 .expect("a power of two in range"),
             part_bytes: pick(prng, &[16 << 10, 64 << 10, 256 << 10]),
-            requests_per_volume: pick(prng, &[8, 64, 256]),
+            requests_per_volume: pick(prng, &[2, 8, 64, 256]),
             write_bytes_per_disk: pick(prng, &[1 << 20, 4 << 20]),
         };
-        let small = prng.chance(1, 6);
-        let volumes = Self::draw_volumes(prng, rf, if small { SMALL_BLOCKS } else { BLOCKS });
+        let room = Room::draw(prng);
+        let limits = room.limits(limits);
+        let (disks, unit_bytes) = room.topology(disks, unit_bytes);
+        let volumes = Self::draw_volumes(prng, rf, room.blocks(&disks));
         let mut guests = Self::draw_guests(prng, &volumes, unit_bytes, &limits);
-        let frail = Self::draw_frail(prng, &disks, &volumes).filter(|_| !small);
+        if room == Room::Promised {
+            guests.iter_mut().for_each(|guest| guest.fill_up(u64::from(limits.part_bytes)));
+        }
+        let frail = Self::draw_frail(prng, &disks, &volumes).filter(|_| room == Room::Ample);
         let faults = FaultKind::draw(prng, frail.is_some());
         if !faults.contains(&FaultKind::Remake) {
             guests.iter_mut().for_each(|guest| guest.draw_nbd(prng, unit_bytes));
@@ -126,15 +205,16 @@ impl Swarm {
         let fault_every = Duration::from_millis(pick(prng, &[300, 1000, 3000]));
         let chaos = Duration::from_secs(prng.between(10, 30));
         let mut swarm = Self {
-            clocks_ppm: (0..machines).map(|_| prng.between(920_000, 1_080_000)).collect(),
+            clocks_ppm: Self::draw_clocks(prng, machines, &faults),
             disks,
-            disk_bytes: if small { SMALL_DISK } else { DISK },
+            disk_bytes: room.disk_bytes(),
             limits,
             volumes,
             guests,
             unit_bytes,
             settings: Self::draw_settings(prng),
             frail,
+            over_committed: room == Room::Promised,
             net: pick(
                 prng,
                 &[
@@ -202,6 +282,12 @@ impl Swarm {
         disks
     }
 
+    /// A drift of 10 % is all that leases bear: then no clock may stand besides.
+    fn draw_clocks(prng: &mut Prng, machines: usize, faults: &[FaultKind]) -> Vec<u64> {
+        let drift = if faults.contains(&FaultKind::PauseClock) { 80_000 } else { 100_000 };
+        (0..machines).map(|_| prng.between(1_000_000 - drift, 1_000_000 + drift)).collect()
+    }
+
     /// In each third run; only where each block has a copy elsewhere.
     fn draw_frail(prng: &mut Prng, disks: &[usize], volumes: &[VolumePlan]) -> Option<usize> {
         let machine = crate::world::index(prng.below(disks.len() as u64));
@@ -224,12 +310,12 @@ impl Swarm {
         changed.map(|(name, value)| (name, value.to_string())).collect()
     }
 
-    fn draw_volumes(prng: &mut Prng, rf: u8, blocks: u64) -> Vec<VolumePlan> {
+    fn draw_volumes(prng: &mut Prng, rf: u8, (least, most): (u64, u64)) -> Vec<VolumePlan> {
         let count = prng.between(1, VOLUMES_MAX);
         (0..count)
             .map(|number| VolumePlan {
                 name: format!("vm{number}"),
-                size_bytes: prng.between(1, blocks) * 4096,
+                size_bytes: prng.between(least, most) * 4096,
                 rf: if prng.chance(1, 6) { 1.max(rf - 1) } else { rf },
             })
             .collect()

@@ -7,6 +7,9 @@ use bytes::{Bytes, BytesMut};
 use gabion_types::{BLOCK_BYTES, Prng};
 use std::collections::BTreeMap;
 
+/// Of a page.
+const SECTORS: u64 = 8;
+
 /// What a power cut leaves of the writes that no sync covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerCut {
@@ -234,6 +237,7 @@ impl VirtualDisk {
                     keeps
                 });
                 self.counts.sectors_lost += lost;
+                self.counts.torn += u64::from((1..SECTORS).contains(&lost));
                 self.durable[index(page)] = Some(torn);
             }
         }

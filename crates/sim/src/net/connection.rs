@@ -83,6 +83,12 @@ impl<M> Connection<M> {
         self.from_dialler.delay_until(now)
     }
 
+    /// Its dialler is gone, and what that sent is still to come in.
+    pub fn is_late(&self) -> bool {
+        let gone = !self.is_alive(Side::Dialler);
+        gone && self.takes(Side::Acceptor) && !self.from_dialler.queue.is_empty()
+    }
+
     pub fn is_over(&self) -> bool {
         self.closed.len() == 2
     }

@@ -52,6 +52,7 @@ enum Stage {
 impl Disk {
     pub(crate) fn begin_checkpoint(&mut self) {
         let pages = VecDeque::from(self.table.take_dirty());
+        self.pages_damaged = false;
         let chunks = pages.iter().map(|at| (at.key, at.instance, at.index / CHUNK_PAGES));
         let chunks = chunks.collect();
         let record = |(key, segment): (SegmentKey, &Segment)| {
@@ -226,6 +227,7 @@ impl Disk {
             if let Some(page) = self.table.page_mut(*at) {
                 page.spare = page.live.map(|live| live.slot);
                 page.live = page.pending.take();
+                page.rotten = false;
             }
         }
         for (key, instance, chunk, _) in &checkpoint.chunks_written {

@@ -10,7 +10,7 @@ use crate::pages::Table;
 use crate::read::Read;
 use crate::slots::{Limbo, Slots};
 use crate::verify::Verifies;
-use gabion_format::{Layout, SegmentKey, Slot, Superblock};
+use gabion_format::{Layout, PageRef, SegmentKey, Slot, Superblock};
 use gabion_types::{
     BLOCK_BYTES, DiskDone, DiskError, DiskId, Epoch, Flaw, Instant, MapIndex, Seq, Slab, VolumeId,
 };
@@ -31,6 +31,12 @@ pub(crate) enum Use {
         read: u64,
         at: u32,
         count: u32,
+    },
+    /// The map page that tells of a part of what is verified, as the durable checkpoint has it.
+    VerifyPage {
+        read: u64,
+        index: usize,
+        at: PageRef,
     },
     CheckpointWrite,
     CheckpointSync,
@@ -94,6 +100,8 @@ pub(crate) struct Disk {
     pub(crate) batch: Option<Batch>,
     pub(crate) reads: Slab<Read>,
     pub(crate) verifies: Verifies,
+    /// A scrub found map pages damaged as they lie on the disk: a checkpoint writes them anew.
+    pub(crate) pages_damaged: bool,
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Fences asked for, durable or not.
     pub(crate) fences_asked: BTreeMap<VolumeId, Epoch>,
@@ -158,6 +166,9 @@ impl Disk {
         }
         match (usage, done.result) {
             (Use::Read { read, at, count }, result) => self.on_read(read, at, count, result),
+            (Use::VerifyPage { read, index, at }, result) => {
+                self.on_page_read(read, index, at, result);
+            }
             (
                 Use::Data { .. } | Use::Frame | Use::CheckpointWrite | Use::Superblock,
                 Err(error),
@@ -248,7 +259,9 @@ impl Disk {
 
     fn checkpoint_due(&self) -> bool {
         match self.phase {
-            Phase::Serving => self.journal.is_half_full() || self.quarantine_is_missed(),
+            Phase::Serving => {
+                self.journal.is_half_full() || self.quarantine_is_missed() || self.pages_damaged
+            }
             Phase::Stopping => {
                 let done = self.is_quiet() && !self.is_checkpointed();
                 self.journal.is_half_full() || self.quarantine_is_missed() || done

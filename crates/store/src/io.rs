@@ -174,6 +174,8 @@ pub struct StoreStats {
     pub syncs: u64,
     pub checkpoints: u64,
     pub corrupt_blocks: u64,
+    /// Map pages that a scrub found damaged, and that were written anew.
+    pub damaged_pages: u64,
     /// Read by scrubs.
     pub verified_bytes: u64,
     /// Requests taken and not yet answered.

@@ -24,6 +24,8 @@ pub(crate) struct Page {
     /// Where the checkpoint under way has written it.
     pub(crate) pending: Option<PageRef>,
     pub(crate) dirty: bool,
+    /// A scrub found it damaged where it lies; told, and cleared when it lies elsewhere.
+    pub(crate) rotten: bool,
     /// It may have unknown blocks.
     pub(crate) unknown: bool,
 }
@@ -39,6 +41,7 @@ impl Page {
             spare: None,
             pending: None,
             dirty: false,
+            rotten: false,
             unknown: false,
         }
     }

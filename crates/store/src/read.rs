@@ -67,6 +67,9 @@ impl Disk {
         for (at, count) in runs {
             self.submit_read(read, at, count);
         }
+        if verifies {
+            self.verify_pages(read, key, range);
+        }
         self.finish_read(read);
         Ok(())
     }
@@ -147,7 +150,14 @@ impl Disk {
         true
     }
 
-    fn finish_read(&mut self, key: u64) {
+    /// A read of something beside the blocks is asked for, or done.
+    pub(crate) fn count_read(&mut self, key: u64, begins: bool) -> Option<SegmentKey> {
+        let read = self.reads.get_mut(key)?;
+        read.outstanding = if begins { read.outstanding + 1 } else { read.outstanding - 1 };
+        Some(read.key)
+    }
+
+    pub(crate) fn finish_read(&mut self, key: u64) {
         if self.reads.get(key).is_none_or(|read| read.outstanding > 0) {
             return;
         }

@@ -310,6 +310,7 @@ impl Recovered {
             batch: None,
             reads: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
             verifies: Verifies::default(),
+            pages_damaged: false,
             checkpoint: None,
             fences_asked: BTreeMap::new(),
             settled_asked: BTreeMap::new(),

@@ -1,9 +1,14 @@
 //! Scrubs' reads: one at a time, for a part of the disk's time, behind what guests want.
 
 use crate::config::{VERIFIES_MAX, VERIFY_YIELDS_MAX};
-use crate::disk::{Asker, Disk, Phase};
-use gabion_format::SegmentKey;
-use gabion_types::{BlockInfo, BlockKind, BlockRange, Duration, Instant};
+use crate::disk::{Asker, Disk, Phase, Use};
+use crate::io::{Damage, Effect, Part, StoreEvent};
+use crate::pages::page_of;
+use bytes::Bytes;
+use gabion_format::{MapPage, PageRef, SegmentKey};
+use gabion_types::{
+    BLOCK_BYTES, BlockIndex, BlockInfo, BlockKind, BlockRange, DiskError, Duration, Instant,
+};
 use gabion_wire::{Refusal, ReplicaDone};
 use std::collections::VecDeque;
 
@@ -85,6 +90,53 @@ impl Disk {
         let busy = !self.ops.is_empty() || !self.reads.is_empty();
         let yields = if busy { VERIFY_YIELDS_MAX } else { Duration::ZERO };
         (waits && self.phase == Phase::Serving).then(|| verifies.not_before + yields)
+    }
+
+    /// What is in memory is right; this is for the day when it is read again.
+    pub(crate) fn verify_pages(&mut self, read: u64, key: SegmentKey, range: BlockRange) {
+        let Some(segment) = self.table.segment(key) else { return };
+        let last = page_of(BlockIndex::new(range.end().get() - 1));
+        let live = |index| Some((index, segment.page(index)?.live?));
+        let pages: Vec<_> = (page_of(range.first())..=last).filter_map(live).collect();
+        for (index, at) in pages {
+            self.count_read(read, true);
+            self.stats.verified_bytes += BLOCK_BYTES;
+            let offset = self.layout.slot_offset(at.slot);
+            self.driver.read(Use::VerifyPage { read, index, at }, offset, BLOCK_BYTES);
+        }
+    }
+
+    // promise: no-silent-corruption
+    // rule: store/scrub-looks-at-map-pages
+    /// A page that is not what was written is written anew from memory, by the next checkpoint, which
+    /// comes at once. One that a checkpoint has replaced meanwhile is none of ours.
+    pub(crate) fn on_page_read(
+        &mut self,
+        read: u64,
+        index: usize,
+        at: PageRef,
+        result: Result<Bytes, DiskError>,
+    ) {
+        let Some(key) = self.count_read(read, false) else { return };
+        let page = result.ok().and_then(|bytes| MapPage::decode(&bytes).ok());
+        let good = page.is_some_and(|page| {
+            let of = (page.uuid, page.key, page.index as usize, page.lsn);
+            of == (self.superblock.uuid, key, index, at.lsn)
+        });
+        let page = self.table.segment(key).and_then(|segment| segment.page(index));
+        // It may be read again before the checkpoint has written it.
+        if !good && page.is_some_and(|page| page.live == Some(at) && !page.rotten) {
+            if let Some(page) = self.table.page_to_change(key, index) {
+                page.rotten = true;
+            }
+            self.pages_damaged = true;
+            self.stats.damaged_pages += 1;
+            let segment = Some((key.volume, key.segment));
+            let offset = self.layout.slot_offset(at.slot);
+            let damage = Damage { part: Part::MapPage, offset, segment };
+            self.driver.effects.push_back(Effect::Event(StoreEvent::Damaged(damage)));
+        }
+        self.finish_read(read);
     }
 
     pub(crate) fn on_verified(&mut self, asker: &Asker, blocks: impl Iterator<Item = BlockInfo>) {

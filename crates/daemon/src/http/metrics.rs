@@ -147,6 +147,12 @@ impl Snapshot {
                 each(|it| it.store.corrupt_blocks),
             ),
             (
+                "disk_damaged_pages",
+                "Pages of the map that a scrub found damaged, written anew",
+                true,
+                each(|it| it.store.damaged_pages),
+            ),
+            (
                 "disk_scrubbed_bytes",
                 "Bytes read by scrubs",
                 true,

@@ -121,3 +121,35 @@ fn more_than_the_line_holds_and_what_is_not_there_are_refused() {
     assert_eq!(world.result(last), Some(Err(Refusal::NotReady)));
     assert!(world.stopped);
 }
+
+// rule: store/scrub-looks-at-map-pages
+// promise: no-silent-corruption
+#[test]
+fn a_map_page_that_rotted_under_a_running_store_is_written_anew() {
+    let mut world = World::new(1);
+    world.ok(1, write(0, version(1, 1), 0, 4));
+    let mut world = world.restart();
+    let key = gabion_format::SegmentKey::new(VolumeId::new(1), SegmentIndex::new(0));
+    let live = |world: &World| {
+        let disk = world.store.disk().unwrap();
+        let at = disk.table.segment(key).unwrap().page(0).unwrap().live.unwrap();
+        disk.layout.slot_offset(at.slot)
+    };
+    let before = live(&world);
+    world.disk.rot(before + 1000);
+    let checkpoints = world.store.stats().checkpoints;
+    let Ok(ReplicaDone::Table { entries, .. }) = world.ask(1, verify(0, 8)) else { panic!() };
+    assert!(entries.iter().all(|info| info.kind == BlockKind::Data));
+    let stats = world.store.stats();
+    assert_eq!((stats.damaged_pages, stats.corrupt_blocks), (1, 0));
+    assert_eq!(stats.checkpoints, checkpoints + 1);
+    assert!(world.events.iter().any(|event| matches!(event, StoreEvent::Damaged(_))));
+    assert_ne!(live(&world), before);
+    world.tick(Duration::from_secs(1));
+    world.ask(1, verify(0, 8)).unwrap();
+    assert_eq!(world.store.stats().damaged_pages, 1);
+    // What is on the disk is whole: nothing is told when it is opened.
+    let world = world.crash_with_all_done();
+    assert!(!world.opened.as_ref().unwrap().damaged);
+    assert!(!world.events.iter().any(|event| matches!(event, StoreEvent::Damaged(_))));
+}

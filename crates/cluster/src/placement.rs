@@ -30,6 +30,9 @@ pub struct Wanted {
 /// Disks for each segment, `rf` for each, the first of which changes from segment to segment so
 /// that reads and owners spread. The same map gives the same places.
 pub fn place(map: &Map, wanted: Wanted) -> Result<Vec<Vec<DiskId>>, PlacementError> {
+    if map.limits().segment.segments_of(wanted.size_bytes) == Some(wanted.had) {
+        return Ok(Vec::new());
+    }
     let room = Room::of(map);
     if room.nodes() < usize::from(wanted.rf) {
         let nodes = u32::try_from(room.nodes()).unwrap_or(u32::MAX);

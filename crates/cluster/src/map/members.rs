@@ -253,7 +253,7 @@ impl<'a> Draft<'a> {
         let entry = self.map.disk(disk).filter(|entry| entry.is_in_service());
         let Some(entry) = entry else { return Ok(false) };
         let fresh = !entry.is_to_drop(self.volume.id, index)
-            && self.room().left(disk) >= self.bytes(index)
+            && self.fits(index, disk)
             && !self.homes(index).contains(&entry.node);
         let joined = self.epoch;
         let members = self.segment(index)?;
@@ -343,6 +343,11 @@ impl<'a> Draft<'a> {
 
     fn room(&mut self) -> &mut Room {
         self.room.get_or_insert_with(|| Room::of(self.map))
+    }
+
+    fn fits(&mut self, index: SegmentIndex, disk: DiskId) -> bool {
+        let bytes = self.bytes(index);
+        self.room().fits(disk, bytes)
     }
 
     /// Of a copy of the segment.

@@ -69,12 +69,16 @@ impl Room {
         self.by_node.len()
     }
 
-    /// Units: bytes.
-    pub(crate) fn left(&self, disk: DiskId) -> u64 {
-        self.disks.get(&disk).map_or(0, |free| free.bytes)
+    /// Nothing, if the disk can take nothing now. Units: bytes.
+    pub(crate) fn left(&self, disk: DiskId) -> Option<u64> {
+        self.disks.get(&disk).map(|free| free.bytes)
     }
 
-    /// Only where it has as much: see `left` and `pick`.
+    pub(crate) fn fits(&self, disk: DiskId, bytes: u64) -> bool {
+        self.left(disk).is_some_and(|left| left >= bytes)
+    }
+
+    /// Only where it has as much: see `fits` and `pick`.
     pub(crate) fn take(&mut self, disk: DiskId, bytes: u64) {
         if let Some(free) = self.disks.get_mut(&disk) {
             free.bytes = free.bytes.saturating_sub(bytes);

@@ -99,7 +99,7 @@ impl Map {
             if disks.len() != usize::from(rf) || homes.len() != disks.len() {
                 return Err(RefusedChange::Invalid);
             }
-            if !disks.iter().all(|disk| room.left(*disk) >= bytes) {
+            if !disks.iter().all(|disk| room.fits(*disk, bytes)) {
                 return Err(RefusedChange::NoRoom);
             }
             disks.iter().for_each(|disk| room.take(*disk, bytes));
@@ -205,8 +205,8 @@ impl Map {
         Ok(())
     }
 
-    /// A disk that has the last segment of the volume, and no room for what that would grow by,
-    /// and the room that it has. Units: bytes.
+    /// A disk that has the last segment of the volume, and no room for what that would grow by, and
+    /// the room that it has. One that is away is not judged. Units: bytes.
     pub(crate) fn full_at_the_end(
         &self,
         volume: &VolumeEntry,
@@ -217,7 +217,7 @@ impl Map {
         let more = copy(size_bytes).saturating_sub(copy(volume.spec.size_bytes));
         let room = Room::of(self);
         let holders = volume.segments.last().into_iter().flat_map(SegmentMembers::write_set);
-        let mut left = holders.map(|disk| (disk, room.left(disk)));
+        let mut left = holders.filter_map(|disk| Some((disk, room.left(disk)?)));
         left.find(|(_, left)| *left < more)
     }
 

@@ -200,6 +200,21 @@ fn the_end_of_a_volume_grows_only_where_it_has_room() {
     assert_eq!(small.by(1, grow(MIB)), DONE);
 }
 
+#[test]
+fn the_end_of_a_volume_grows_also_while_a_node_is_away() {
+    let mut small = Small::of(2, 1, 256 * MIB);
+    let id = small.create("vm", MIB, 2);
+    small.record_all(id);
+    small.silence(2);
+    let placement = placed(&small.map, 9 * MIB, 1, 2).unwrap();
+    assert!(placement.is_empty());
+    let grow = Change::ResizeVolume { volume: id, size_bytes: 9 * MIB, placement };
+    assert_eq!(small.by(1, grow), DONE);
+    assert_eq!(small.volume().spec.size_bytes, 9 * MIB);
+    let more = placed(&small.map, 257 * MIB, 1, 2);
+    assert_eq!(more, Err(PlacementError::TooFewNodes { nodes: 1 }));
+}
+
 // rule: cluster/take-over-unowned-only
 // promise: one-owner
 #[test]

@@ -113,13 +113,14 @@ pub async fn run(
         if silent >= timeout || (asked && silent >= Duration::from_millis(ASKED_MS)) {
             timeout = draw(&mut prng);
             let Ok((_, last)) = disk.ends().await else { return };
-            if majority_would_vote(&network, me, &heard.voters, last).await {
+            let stands = majority_would_vote(&network, me, &heard.voters, last).await;
+            if stands {
                 tracing::info!(silent_ms = ms(silent), asked, "standing for election");
                 if raft.trigger().elect().await.is_err() {
                     return;
                 }
-                quiet_since = Instant::now();
-            } else if !asked {
+            }
+            if stands || !asked {
                 quiet_since = Instant::now();
             }
         }
@@ -145,8 +146,8 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Asks one of the other voters to stand for election, the lowest that answers.
-pub async fn ask_another(raft: &Raft, network: &Network, me: u64) {
+/// Asks one of the other voters to stand for election, the lowest that answers: false if none does.
+pub async fn ask_another(raft: &Raft, network: &Network, me: u64) -> bool {
     let voters = raft.with_raft_state(|state| {
         state.membership_state.effective().voter_ids().collect::<Vec<_>>()
     });
@@ -154,9 +155,10 @@ pub async fn ask_another(raft: &Raft, network: &Network, me: u64) {
         let link = network.to(voter);
         let answer = tokio::time::timeout(PRE_VOTE_WAIT, link.ask(&VoteAsk::Stand)).await;
         if matches!(answer, Ok(Some(VoteAnswer::Stands))) {
-            return;
+            return true;
         }
     }
+    false
 }
 
 async fn majority_would_vote(

@@ -156,20 +156,21 @@ impl OpenraftStore {
     }
 
     /// Before a stop: lets another node lead, if this one does, and does not stand again. Owners go on
-    /// by their leases meanwhile, so guests don't wait for the election. Returns when another leads, or
-    /// when `RETIRE_WAIT` is over.
+    /// by their leases meanwhile, so guests don't wait for the election. Returns when another leads, when
+    /// nobody else is there to lead, or when `RETIRE_WAIT` is over.
     pub async fn retire(&self) {
         self.retires.send_replace(true);
+        if self.leading().await.is_none() {
+            return;
+        }
+        let network = Network::new(Arc::clone(&self.peers));
+        if !election::ask_another(&self.raft, &network, u64::from(self.me.get())).await {
+            tracing::info!("no other voter is there to lead");
+            return;
+        }
         let mut leader = self.leader.clone();
-        let retired = async {
-            if leader.borrow().leader == Some(self.me) {
-                let network = Network::new(Arc::clone(&self.peers));
-                election::ask_another(&self.raft, &network, u64::from(self.me.get())).await;
-            }
-            let other = |view: &LeaderView| view.leader.is_some_and(|leader| leader != self.me);
-            let _stopped = leader.wait_for(other).await;
-        };
-        if tokio::time::timeout(RETIRE_WAIT, retired).await.is_err() {
+        let other = leader.wait_for(|view| view.leader.is_some_and(|leader| leader != self.me));
+        if tokio::time::timeout(RETIRE_WAIT, other).await.is_err() {
             tracing::warn!("no other node took the consensus lead over");
         }
     }

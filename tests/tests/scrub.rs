@@ -174,43 +174,76 @@ fn what_rotted_on_every_copy_is_listed_until_it_is_overwritten() {
     assert!(kinds(&cluster).iter().any(|kind| kind == "lost"));
 }
 
-/// A node that runs has its map in memory; what lies on its disk is for the day when it starts again.
+/// A cluster that was started anew, with the place of a map page on each of its disks.
+struct Mapped {
+    cluster: Cluster,
+    paths: Vec<PathBuf>,
+    place: (PathBuf, u64),
+}
+
+fn disk(verb: &str, path: &Path) -> gabion_tests::Ran {
+    run(Command::new(program()).args(["--json", "disk", verb]).arg(path), MOST)
+}
+
+impl Mapped {
+    fn new() -> Self {
+        let mut cluster = written();
+        assert_eq!(cluster.local.stop(), Vec::<u32>::new());
+        let files = cluster.local.ids().into_iter();
+        let paths: Vec<PathBuf> = files
+            .map(|node| cluster.local.dir.node_file(node).unwrap().disks[0].path.clone())
+            .collect();
+        let page_of = |path: &PathBuf| {
+            let shown: Value = serde_json::from_str(&disk("show", path).ok()).unwrap();
+            let segments = shown["segments"].as_array().unwrap().iter();
+            let mut pages = segments.flat_map(|segment| segment["map_pages"].as_array().unwrap());
+            let page = pages.find(|page| page["data_blocks"] == 128)?;
+            Some((path.clone(), page["offset"].as_u64().unwrap() + 1900))
+        };
+        let place = paths.iter().find_map(page_of).unwrap();
+        cluster.start_all();
+        Self { cluster, paths, place }
+    }
+
+    fn damaged(&self) -> u64 {
+        metric(&self.cluster, "gabion_disk_damaged_pages_total")
+    }
+
+    /// What was found damaged is told, counted once, and whole again on the disks.
+    fn ends_whole(mut self) {
+        wait("it is counted", MOST, || self.damaged() == 1);
+        assert!(kinds(&self.cluster).iter().any(|kind| kind == "damaged"));
+        assert_eq!(numbers(&scrub(&self.cluster, true, 0), ["bad_blocks"]), [0]);
+        assert_eq!(self.damaged(), 1);
+        assert_eq!(self.cluster.local.stop(), Vec::<u32>::new());
+        for path in &self.paths {
+            let checked = disk("check", path);
+            assert_eq!(checked.code(), 0, "{}{}", checked.out, checked.err);
+        }
+    }
+}
+
+/// A map page that is in memory: what lies on the disk is for the day when it is read again.
 // promise: no-silent-corruption, self-describing
 #[test]
 fn a_map_page_that_rots_under_a_running_node_is_written_anew() {
-    let mut cluster = written();
-    assert_eq!(cluster.local.stop(), Vec::<u32>::new());
-    let disk = |verb: &str, path: &Path| {
-        run(Command::new(program()).args(["--json", "disk", verb]).arg(path), MOST)
-    };
-    let paths: Vec<PathBuf> = cluster
-        .local
-        .ids()
-        .into_iter()
-        .map(|node| cluster.local.dir.node_file(node).unwrap().disks[0].path.clone())
-        .collect();
-    let page_of = |path: &PathBuf| {
-        let shown: Value = serde_json::from_str(&disk("show", path).ok()).unwrap();
-        let segments = shown["segments"].as_array().unwrap().iter();
-        let mut pages = segments.flat_map(|segment| segment["map_pages"].as_array().unwrap());
-        let page = pages.find(|page| page["data_blocks"] == 128)?;
-        Some((path.clone(), page["offset"].as_u64().unwrap() + 1900))
-    };
-    let place = paths.iter().find_map(page_of).unwrap();
-    cluster.start_all();
-    rot(&place);
-    let found = scrub(&cluster, true, 0);
+    let mapped = Mapped::new();
+    assert_eq!(numbers(&scrub(&mapped.cluster, true, 0), ["bad_blocks"]), [0]);
+    rot(&mapped.place);
+    let found = scrub(&mapped.cluster, true, 0);
     assert_eq!(numbers(&found, ["verified_blocks", "bad_blocks"]), [2 * BLOCKS, 0]);
-    let damaged = || metric(&cluster, "gabion_disk_damaged_pages_total");
-    wait("it is counted", MOST, || damaged() == 1);
-    assert!(kinds(&cluster).iter().any(|kind| kind == "damaged"));
-    assert_eq!(numbers(&scrub(&cluster, true, 0), ["bad_blocks"]), [0]);
-    assert_eq!(damaged(), 1);
-    assert_eq!(cluster.local.stop(), Vec::<u32>::new());
-    for path in &paths {
-        let checked = disk("check", path);
-        assert_eq!(checked.code(), 0, "{}{}", checked.out, checked.err);
-    }
+    mapped.ends_whole();
+}
+
+/// A map page that is on the disk only: what its blocks held is unknown there, and another copy has it.
+// promise: no-silent-corruption, self-describing
+#[test]
+fn a_map_page_that_rots_before_it_is_read_costs_its_blocks_which_are_mended() {
+    let mapped = Mapped::new();
+    rot(&mapped.place);
+    let found = scrub(&mapped.cluster, true, 0);
+    assert_eq!(numbers(&found, ["mended_blocks", "lost_blocks"]), [128, 0]);
+    mapped.ends_whole();
 }
 
 /// By its own schedule, beside a guest that writes all the time, and after a restart of all nodes

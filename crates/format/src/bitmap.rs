@@ -1,4 +1,4 @@
-//! Bitmap pages: which slots are taken. For stores that do not keep all map pages in memory.
+//! Bitmap pages: which slots hold blocks' data, so that a store knows what is free before it has read its map.
 
 use crate::PAGE_BYTES;
 use crate::codec::{FormatError, Reader, Writer};
@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 /// Slots of one bitmap page.
 pub const BITMAP_PAGE_SLOTS: u32 = 32_000;
-const BITS_BYTES: usize = 4000;
+pub const BITMAP_PAGE_BYTES: usize = 4000;
+const BITS_BYTES: usize = BITMAP_PAGE_BYTES;
 
 const MAGIC: [u8; 8] = *b"GABIONBM";
 pub const VERSION: u16 = 1;

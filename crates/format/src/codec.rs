@@ -87,6 +87,11 @@ pub fn crc_field(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(field.try_into().ok()?))
 }
 
+/// The version that stands in a structure's head.
+pub(crate) fn version_field(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(8..10)?.try_into().ok()?))
+}
+
 fn crc_of(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..CRC_AT]);

@@ -11,7 +11,7 @@ pub mod root;
 pub mod segment_page;
 pub mod superblock;
 
-pub use bitmap::{BITMAP_PAGE_SLOTS, BitmapPage};
+pub use bitmap::{BITMAP_PAGE_BYTES, BITMAP_PAGE_SLOTS, BitmapPage};
 pub use codec::FormatError;
 pub use entry::{Content, Entry, Rule};
 pub use frame::{FRAME_PAGES_MAX, Frame, FrameHead, encode_frame, frame_pages};

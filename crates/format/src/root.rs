@@ -1,13 +1,16 @@
 //! The root of a checkpoint: every fence and every segment, and where its segment pages lie.
 
 use crate::PAGE_BYTES;
-use crate::codec::{FormatError, Reader, Writer, crc_field};
+use crate::codec::{FormatError, Reader, Writer, crc_field, version_field};
 use crate::ids::{DiskUuid, Lsn, SegmentKey, Slot};
 use bytes::Bytes;
 use gabion_types::{Epoch, SegmentIndex, Seq, VolumeId};
 
 const MAGIC: [u8; 8] = *b"GABIONRT";
-pub const VERSION: u16 = 1;
+/// 2: it may name a bitmap. In version 1 there are zeros in its place.
+pub const VERSION: u16 = 2;
+
+const HAS_BITMAP: u32 = 1;
 
 pub(crate) const ROOT_HEAD_BYTES: usize = 64;
 pub(crate) const FENCE_BYTES: usize = 16;
@@ -80,6 +83,9 @@ pub struct Root {
     pub generation: u64,
     /// The last frame that it covers.
     pub lsn: Lsn,
+    /// The crc over the crcs of all pages of the bitmap in this generation's place; `None`: what lies
+    /// there says nothing.
+    pub bitmap: Option<u32>,
     pub fences: Vec<(VolumeId, Epoch)>,
     pub segments: Vec<SegmentRecord>,
 }
@@ -96,7 +102,8 @@ impl Root {
         writer.u64(self.lsn.get());
         writer.length(self.fences.len());
         writer.length(self.segments.len());
-        writer.zeros(ROOT_HEAD_BYTES - writer.len());
+        writer.u32(if self.bitmap.is_some() { HAS_BITMAP } else { 0 });
+        writer.u32(self.bitmap.unwrap_or(0));
         for (volume, epoch) in &self.fences {
             writer.u32(volume.get());
             writer.u32(0);
@@ -117,7 +124,11 @@ impl Root {
         let generation = reader.u64()?;
         let lsn = Lsn::new(reader.u64()?);
         let (fences_count, segments_count) = (reader.length()?, reader.length()?);
-        reader.zeros(ROOT_HEAD_BYTES - 56)?;
+        let bitmap = match (reader.u32()?, reader.u32()?) {
+            (0, 0) => None,
+            (HAS_BITMAP, crc) if version_field(bytes) != Some(1) => Some(crc),
+            _ => return Err(FormatError::Field("bitmap")),
+        };
         let mut fences = Vec::new();
         for _ in 0..fences_count {
             let volume = VolumeId::new(reader.u32()?);
@@ -129,7 +140,7 @@ impl Root {
             segments.push(decode_segment(&mut reader)?);
         }
         reader.end()?;
-        Ok(Self { uuid, generation, lsn, fences, segments })
+        Ok(Self { uuid, generation, lsn, bitmap, fences, segments })
     }
 }
 

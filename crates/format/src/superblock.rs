@@ -7,7 +7,8 @@ use bytes::Bytes;
 use gabion_types::{BLOCK_BYTES, ClusterId, Limits, MapIndex, SegmentSize};
 
 const MAGIC: [u8; 8] = *b"GABIONSB";
-pub const VERSION: u16 = 1;
+/// 2: the root may name a bitmap. What is of version 1 is read.
+pub const VERSION: u16 = 2;
 
 /// Shape: 4 KiB, at places A and B in turn by `generation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

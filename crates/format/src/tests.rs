@@ -129,6 +129,7 @@ fn root() -> Root {
         uuid: UUID,
         generation: 5,
         lsn: Lsn::new(77),
+        bitmap: Some(0x5a5a),
         fences: vec![(VolumeId::new(1), epoch(2))],
         segments: vec![SegmentRecord { key: key(1, 2), meta, chunks: vec![chunk] }],
     }
@@ -154,8 +155,8 @@ fn dump(bytes: &[u8]) -> String {
     text
 }
 
-fn check_golden(name: &str, bytes: &[u8]) {
-    let path = format!("{}/golden/{name}.v1.txt", env!("CARGO_MANIFEST_DIR"));
+fn check_golden(name: &str, version: u16, bytes: &[u8]) {
+    let path = format!("{}/golden/{name}.v{version}.txt", env!("CARGO_MANIFEST_DIR"));
     let found = dump(bytes);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &found).unwrap();
@@ -166,12 +167,32 @@ fn check_golden(name: &str, bytes: &[u8]) {
 
 #[test]
 fn the_bytes_on_disk_stay_what_they_are() {
-    check_golden("superblock", &superblock().encode());
-    check_golden("frame", &encode_frame(&head(), entries().iter()).0);
-    check_golden("map_page", &map_page().encode());
-    check_golden("segment_page", &segment_page().encode());
-    check_golden("root", &root().encode().0);
-    check_golden("bitmap", &bitmap().encode());
+    check_golden("superblock", 2, &superblock().encode());
+    check_golden("frame", 1, &encode_frame(&head(), entries().iter()).0);
+    check_golden("map_page", 1, &map_page().encode());
+    check_golden("segment_page", 1, &segment_page().encode());
+    check_golden("root", 2, &root().encode().0);
+    check_golden("bitmap", 1, &bitmap().encode());
+}
+
+/// As an older build wrote it.
+fn as_version_1(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[8] = 1;
+    reseal(&mut bytes);
+    bytes
+}
+
+// promise: self-describing
+#[test]
+fn what_an_older_version_wrote_is_read() {
+    let bytes = as_version_1(&superblock().encode());
+    check_golden("superblock", 1, &bytes);
+    assert_eq!(Superblock::decode(&bytes), Ok(superblock()));
+    let root = Root { bitmap: None, ..root() };
+    let bytes = as_version_1(&root.encode().0);
+    check_golden("root", 1, &bytes);
+    assert_eq!(Root::decode(&bytes), Ok(root));
 }
 
 #[test]

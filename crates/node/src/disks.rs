@@ -1,9 +1,9 @@
 //! The disks of this node: a `store` core each, and what the map wants of them.
 
-use crate::io::{DiskSlot, NodeDisk};
+use crate::io::{DiskSlot, NodeDisk, WantedPage};
 use gabion_store::{
-    Effect as StoreEffect, Input as StoreInput, Opened, Origin, OutOfService, Store, StoreConfig,
-    StoreEvent, StoreStats,
+    Effect as StoreEffect, Input as StoreInput, Opened, Origin, OutOfService,
+    Settings as StoreSettings, Store, StoreConfig, StoreEvent, StoreStats,
 };
 use gabion_types::{ClusterId, DiskDone, DiskId, DiskOp, Flaws, Instant, MapIndex};
 use gabion_wire::{Refusal, ReplicaAnswer, ReplicaRequest, RequestId};
@@ -49,7 +49,7 @@ impl Disks {
         cluster: ClusterId,
         disks: &[NodeDisk],
         seed: u64,
-        flaws: Flaws,
+        (flaws, pages_max): (Flaws, usize),
     ) -> Self {
         let disks = disks
             .iter()
@@ -59,6 +59,7 @@ impl Disks {
                     cluster: Some(cluster),
                     capacity_bytes: disk.capacity_bytes,
                     seed: seed ^ place,
+                    settings: StoreSettings { pages_max, ..StoreSettings::default() },
                     flaws,
                     ..StoreConfig::default()
                 };
@@ -135,6 +136,11 @@ impl Disks {
 
     pub fn done(&mut self, now: Instant, disk: DiskSlot, done: DiskDone) {
         self.feed(now, disk, StoreInput::Disk(done));
+    }
+
+    pub fn want_page(&mut self, now: Instant, disk: DiskSlot, wanted: WantedPage) {
+        let WantedPage { volume, segment, block } = wanted;
+        self.feed(now, disk, StoreInput::WantPage { volume, segment, block });
     }
 
     /// A request of an owner, here or elsewhere; one for a disk that isn't here is refused by name.

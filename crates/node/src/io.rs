@@ -4,8 +4,8 @@ use bytes::Bytes;
 use gabion_cluster::{AdminReply, AdminRequest, Command, Map, NodeInfo};
 use gabion_store::OutOfService;
 use gabion_types::{
-    ClusterId, DiskDone, DiskId, DiskOp, GuestOp, GuestResult, Incarnation, MapIndex, NodeId,
-    VolumeId,
+    BlockIndex, ClusterId, DiskDone, DiskId, DiskOp, GuestOp, GuestResult, Incarnation, MapIndex,
+    NodeId, SegmentIndex, VolumeId,
 };
 use gabion_wire::{LinkClass, Message};
 
@@ -22,11 +22,24 @@ pub struct GuestId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskSlot(pub u32);
 
+/// A block whose map page somebody wants to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedPage {
+    pub volume: VolumeId,
+    pub segment: SegmentIndex,
+    pub block: BlockIndex,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     Disk {
         disk: DiskSlot,
         done: DiskDone,
+    },
+    /// Somebody looks at where a block lies, and its map page is not in memory.
+    WantPage {
+        disk: DiskSlot,
+        wanted: WantedPage,
     },
 
     /// A link that this node dialled is there.

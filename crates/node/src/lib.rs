@@ -24,7 +24,7 @@ pub use disks::DiskCondition;
 pub use flow::message_bytes;
 pub use io::{
     DiskSlot, Effect, GuestId, Input, LinkId, NodeConfig, NodeDisk, NodeEvent, OpenError,
-    OpenedVolume,
+    OpenedVolume, WantedPage,
 };
 pub use node::Node;
 pub use settings::NodeSettings;

@@ -116,7 +116,13 @@ impl Node {
             links,
             flow: Flow::new(settings.link_unsent_max),
             proposals: Proposals::new(node, incarnation, settings.propose_again),
-            disks: Disks::new(now, config.cluster, &config.disks, prng.next_u64(), settings.flaws),
+            disks: Disks::new(
+                now,
+                config.cluster,
+                &config.disks,
+                prng.next_u64(),
+                (settings.flaws, settings.map_pages_max),
+            ),
             owners: Owners::new(node),
             fronts: Fronts::default(),
             guests: Guests::new(nbd),
@@ -151,6 +157,7 @@ impl Node {
         let now = self.now;
         match input {
             Input::Disk { disk, done } => self.disks.done(now, disk, done),
+            Input::WantPage { disk, wanted } => self.disks.want_page(now, disk, wanted),
             Input::Connected { link } => {
                 self.flow.opened(now, link);
                 self.links.connected(now, link);

@@ -38,6 +38,7 @@ use gabion_volume::VolumeEvent;
 use gabion_wire::Message;
 use guest::{Guest, Orphan};
 use machine::Host;
+pub(crate) use machine::map_pages_max;
 use operator::Operator;
 use prove::Phase;
 pub use scenario::{NODES_MAX, NoScenario, Scenario};

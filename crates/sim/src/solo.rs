@@ -10,6 +10,7 @@ mod model;
 mod script;
 
 use crate::caught::caught;
+use crate::cluster::map_pages_max;
 use crate::content::Label;
 use crate::disk::{DiskTimes, PowerCut, Rot, VirtualDisk};
 use crate::invariants::no_write_under_read;
@@ -17,7 +18,7 @@ use crate::oracle::Broken;
 use crate::report::{Options, Report};
 use crate::world::{Queue, Spread, Trace, Who, index};
 use asks::Asked;
-use gabion_store::{Effect, Input, Origin, Store, StoreConfig, StoreEvent};
+use gabion_store::{Effect, Input, Origin, Settings, Store, StoreConfig, StoreEvent};
 use gabion_types::{
     BlockIndex, ClusterId, DiskToken, Duration, Epoch, Flaws, Instant, Limits, Prng, SegmentSize,
     Seq,
@@ -268,10 +269,13 @@ impl Solo {
         let now = self.queue.now();
         self.life += 1;
         self.origin = Origin(self.life);
+        let seed = self.prng.next_u64();
+        let settings = Settings { pages_max: map_pages_max(seed), ..Settings::default() };
         let config = StoreConfig {
             cluster: Some(CLUSTER),
             capacity_bytes: self.disk.capacity_bytes(),
-            seed: self.prng.next_u64(),
+            seed,
+            settings,
             flaws: self.flaws,
             ..StoreConfig::default()
         };
@@ -410,7 +414,9 @@ impl Solo {
         };
         let Some(store) = &self.store else { return };
         let at = BlockIndex::new(u32::try_from(block).expect("few blocks"));
-        let Some(place) = store.locate(asks::VOLUME, asks::segment(segment), at) else { return };
+        let mut peek = |offset: u64| self.disk.page(offset / 4096).cloned();
+        let located = store.locate(asks::VOLUME, asks::segment(segment), at, &mut peek);
+        let Some(place) = located else { return };
         let (offset, found) = (place.offset, place.version);
         if found != version {
             let text =

@@ -228,29 +228,37 @@ impl Table {
 
     fn apply_part(&mut self, lsn: Lsn, key: SegmentKey, part: &Part<'_>, freed: &mut Freed) {
         let index = page_of(part.first);
-        let stored = self.segment(key).and_then(|segment| segment.page(index)?.live);
+        let stored = self.segment(key).and_then(|segment| segment.live(index));
         // rule: store/replay-above-page-lsn
         if stored.is_some_and(|at| at.lsn >= lsn) {
             return;
         }
-        let there = self.segment(key).is_some_and(|segment| segment.page(index).is_some());
+        let there = self.segment(key).is_some_and(|segment| segment.has_page(index));
         if *part.content == Content::Absent && !there {
             return;
         }
         let flaws = self.flaws;
         let Some(page) = self.page_to_change(key, index) else { return };
         page.lsn = page.lsn.max(lsn);
+        let mut replaced = Vec::new();
         for offset in 0..part.count {
             let at = within(part.first.plus(offset));
             let state = part.state(offset);
             let current = page.entries[at];
             let entry = BlockEntry::new(part.version, state);
             if applies(flaws, part.rule, current, part.version, state) {
-                freed.slots.extend(current.slot());
+                replaced.push((current.slot(), entry.slot()));
                 page.set(at, entry);
             } else {
                 freed.slots.extend(entry.slot());
             }
+        }
+        for (old, new) in replaced {
+            old.into_iter().for_each(|slot| self.named.clear(slot));
+            new.into_iter().for_each(|slot| {
+                self.named.set(slot);
+            });
+            freed.slots.extend(old);
         }
     }
 }

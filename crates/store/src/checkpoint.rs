@@ -5,17 +5,17 @@
 //! What the root says of segments and fences is exactly what the frames up to its lsn made; a map
 //! page may be newer, and says so by its own lsn. Guests' writes go on meanwhile.
 
-use crate::config::CHECKPOINT_WRITES_MAX;
+use crate::config::{BITMAP_RUN_MAX, CHECKPOINT_WRITES_MAX};
 use crate::disk::{Disk, Phase, Use};
 use crate::io::{Effect, Opened, StoreEvent};
 use crate::pages::{PageKey, Segment};
 use bytes::Bytes;
 use gabion_format::codec::crc_field;
 use gabion_format::{
-    CHUNK_PAGES, ChunkRef, Layout, Lsn, MapPage, PageRef, Root, SegmentKey, SegmentPage,
-    SegmentRecord, Slot, Superblock,
+    BitmapPage, CHUNK_PAGES, ChunkRef, Layout, Lsn, MapPage, PageRef, Root, SegmentKey,
+    SegmentPage, SegmentRecord, Slot, Superblock,
 };
-use gabion_types::{DiskOpKind, Epoch, MapIndex, VolumeId};
+use gabion_types::{BLOCK_BYTES, DiskOpKind, Epoch, MapIndex, VolumeId};
 use std::collections::{BTreeSet, VecDeque};
 
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(crate) struct Checkpoint {
     /// Segment pages to write: of which segment, and which of its lives.
     chunks: BTreeSet<(SegmentKey, u64, usize)>,
     chunks_written: Vec<(SegmentKey, u64, usize, ChunkRef)>,
+    /// Bitmap pages to write.
+    bitmap: VecDeque<usize>,
     stage: Stage,
     outstanding: u32,
     root_length: u64,
@@ -44,6 +46,8 @@ pub(crate) struct Checkpoint {
 enum Stage {
     Pages,
     Chunks,
+    /// Behind all map pages: see `named.rs`.
+    Bitmap,
     Root,
     Sync,
     Superblock,
@@ -72,6 +76,7 @@ impl Disk {
             pages_written: Vec::new(),
             chunks,
             chunks_written: Vec::new(),
+            bitmap: VecDeque::new(),
             stage: Stage::Pages,
             outstanding: 0,
             root_length: 0,
@@ -94,10 +99,16 @@ impl Disk {
                 Stage::Chunks => match checkpoint.chunks.pop_first() {
                     Some((key, instance, chunk)) => self.write_chunk(key, instance, chunk),
                     None => {
-                        checkpoint.stage = Stage::Root;
-                        self.write_root();
+                        checkpoint.stage = Stage::Bitmap;
+                        let changed = self.table.named.take_changed(checkpoint.place());
+                        checkpoint.bitmap = changed.into();
                     }
                 },
+                Stage::Bitmap if checkpoint.bitmap.is_empty() => {
+                    checkpoint.stage = Stage::Root;
+                    self.write_root();
+                }
+                Stage::Bitmap => self.write_bitmap(),
                 Stage::Root | Stage::Sync | Stage::Superblock => return,
             }
         }
@@ -118,6 +129,7 @@ impl Disk {
         let slot = self.metadata_slot(spare);
         let Some(page) = self.table.page_mut(at) else { return };
         page.pending = Some(PageRef { slot, lsn: page.lsn });
+        page.due = false;
         let encoded = MapPage {
             uuid,
             key: at.key,
@@ -141,8 +153,8 @@ impl Disk {
         let Some(segment) = self.table.segment(key) else { return };
         let first = chunk * CHUNK_PAGES;
         let pages = (first..first + CHUNK_PAGES).map(|index| {
-            let page = segment.page(index)?;
-            page.pending.or(page.live)
+            let pending = segment.page(index).and_then(|page| page.pending);
+            pending.or(segment.live(index))
         });
         let chunk_number = u32::try_from(chunk).expect("a segment has at most 133 chunks");
         let encoded = SegmentPage { uuid, key, chunk: chunk_number, pages: pages.collect() };
@@ -156,6 +168,34 @@ impl Disk {
             checkpoint.chunks_written.push((key, instance, chunk, at));
         }
         self.write_metadata(self.layout.slot_offset(slot), bytes);
+    }
+
+    // promise: self-describing
+    // rule: store/bitmap-behind-map-pages
+    /// A run of pages.
+    fn write_bitmap(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        let place = checkpoint.place();
+        let Some(first) = checkpoint.bitmap.front().copied() else { return };
+        let mut pieces = Vec::new();
+        while let Some(page) = checkpoint
+            .bitmap
+            .pop_front_if(|page| *page == first + pieces.len() && pieces.len() < BITMAP_RUN_MAX)
+        {
+            let encoded = BitmapPage {
+                uuid: self.superblock.uuid,
+                generation: checkpoint.generation,
+                index: u32::try_from(page).expect("at most 2^18"),
+                bits: self.table.named.page(page).to_vec(),
+            };
+            let bytes = encoded.encode();
+            let crc = crc_field(&bytes).expect("a sealed structure has a crc");
+            self.table.named.written(place, page, crc);
+            pieces.push(bytes);
+        }
+        checkpoint.outstanding += 1;
+        let offset = self.layout.bitmap_at[place] + first as u64 * BLOCK_BYTES;
+        self.driver.write(Use::CheckpointWrite, offset, pieces);
     }
 
     fn write_root(&mut self) {
@@ -176,6 +216,7 @@ impl Disk {
             uuid: self.superblock.uuid,
             generation: checkpoint.generation,
             lsn: checkpoint.lsn,
+            bitmap: (!self.slots_lost).then(|| self.table.named.crc(checkpoint.place())),
             fences: std::mem::take(&mut checkpoint.fences),
             segments: segments.into_iter().map(|(_, record)| record).collect(),
         };
@@ -244,6 +285,7 @@ impl Disk {
             self.release_quarantine();
         }
         self.stats.checkpoints += 1;
+        self.evict_again();
         let pages = checkpoint.pages_written.len() as u64;
         self.driver.effects.push_back(Effect::Event(StoreEvent::Checkpointed { pages }));
         if self.phase == Phase::Recovering {
@@ -265,6 +307,11 @@ impl Disk {
 }
 
 impl Checkpoint {
+    /// Of root and bitmap.
+    fn place(&self) -> usize {
+        usize::from(self.generation % 2 == 1)
+    }
+
     fn superblock(
         &self,
         before: &Superblock,

@@ -11,6 +11,8 @@ pub struct StoreConfig {
     /// Spreads the segments over the disk.
     pub seed: u64,
     pub settings: Settings,
+    /// All of the map is read before it opens; else only what the journal names.
+    pub whole_map: bool,
     /// None but in tests.
     pub flaws: Flaws,
 }
@@ -22,11 +24,14 @@ pub struct Settings {
     pub lazy_after: Duration,
     /// A scrub takes at most this part of the disk's time.
     pub scrub_share_percent: u32,
+    /// Map pages kept in memory, of 3 KiB each; what is under way and what a checkpoint has to write
+    /// comes on top.
+    pub pages_max: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { lazy_after: Duration::from_secs(1), scrub_share_percent: 10 }
+        Self { lazy_after: Duration::from_secs(1), scrub_share_percent: 10, pages_max: 65_536 }
     }
 }
 
@@ -48,6 +53,10 @@ pub const STARTS_MAX: usize = 8192;
 pub const SCAN_ENTRIES_MAX: usize = 8192;
 /// Map pages that one `Scan` looks at; its answer says where to go on.
 pub const SCAN_PAGES_MAX: usize = 1024;
+/// Of them, so many are read from the disk for one `Scan`.
+pub(crate) const SCAN_LOADS_MAX: usize = 64;
+/// Reads of map pages in flight, of a disk that serves.
+pub(crate) const PAGE_READS_MAX: usize = 64;
 /// Entries of one group commit, beyond its first request. Units: bytes.
 pub(crate) const BATCH_BYTES_MAX: usize = 512 << 10;
 /// Settled seqs that ride with one group commit; the rest waits for the next.
@@ -56,6 +65,8 @@ pub(crate) const LAZY_ENTRIES_MAX: usize = 256;
 pub(crate) const CHECKPOINT_WRITES_MAX: u32 = 32;
 /// Blocks that scrubs want verified wait in a line of so many requests. Full: refused as `Busy`.
 pub(crate) const VERIFIES_MAX: usize = 256;
+/// Bitmap pages of one write.
+pub(crate) const BITMAP_RUN_MAX: usize = 64;
 /// A scrub lets guests go first, but not for longer than this for each of its reads.
 pub(crate) const VERIFY_YIELDS_MAX: Duration = Duration::from_millis(100);
 /// Reads of a recovery in flight.

@@ -5,8 +5,9 @@ use crate::commit::{Batch, Journal};
 use crate::config::{REPAIR_RESERVE_BYTES, REQUEST_SLOTS_MAX, RESERVE_PART, StoreConfig};
 use crate::driver::Driver;
 use crate::io::{During, Effect, Origin, OutOfService, StoreStats};
+use crate::load::Loads;
 use crate::op::{Op, Waiting};
-use crate::pages::Table;
+use crate::pages::{PageKey, Table};
 use crate::read::Read;
 use crate::slots::{Limbo, Slots};
 use crate::verify::Verifies;
@@ -37,6 +38,12 @@ pub(crate) enum Use {
         read: u64,
         index: usize,
         at: PageRef,
+    },
+    /// A map page that requests wait for.
+    Page {
+        page: PageKey,
+        at: PageRef,
+        again: bool,
     },
     CheckpointWrite,
     CheckpointSync,
@@ -102,6 +109,9 @@ pub(crate) struct Disk {
     pub(crate) verifies: Verifies,
     /// A scrub found map pages damaged as they lie on the disk: a checkpoint writes them anew.
     pub(crate) pages_damaged: bool,
+    pub(crate) loads: Loads,
+    /// Some are taken that nothing names: the next start reads all of the map.
+    pub(crate) slots_lost: bool,
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Fences asked for, durable or not.
     pub(crate) fences_asked: BTreeMap<VolumeId, Epoch>,
@@ -169,6 +179,9 @@ impl Disk {
             (Use::VerifyPage { read, index, at }, result) => {
                 self.on_page_read(read, index, at, result);
             }
+            (Use::Page { page, at, again }, result) => {
+                self.on_page_loaded(page, at, again, result);
+            }
             (
                 Use::Data { .. } | Use::Frame | Use::CheckpointWrite | Use::Superblock,
                 Err(error),
@@ -205,6 +218,7 @@ impl Disk {
         let verifies = self.verifies.queue.iter().map(|verify| verify.asker);
         let askers = ops.chain(reads).chain(waiting).chain(verifies).collect::<Vec<_>>();
         askers.iter().for_each(|asker| self.answer(asker, Err(Refusal::OutOfService)));
+        self.refuse_parked(Refusal::OutOfService);
         self.ops = Slab::new(0);
         self.reads = Slab::new(0);
         self.waiting.clear();
@@ -231,6 +245,7 @@ impl Disk {
         while let Some(slot) = self.limbo.pop() {
             self.slots.release(slot);
         }
+        self.go_on_with_loaded(now);
         self.admit_waiting();
         self.begin_batch(now);
         self.verify_when_due(now);
@@ -238,6 +253,7 @@ impl Disk {
         if self.checkpoint.is_none() && self.checkpoint_due() {
             self.begin_checkpoint();
         }
+        self.evict_pages();
         if self.phase == Phase::Stopping && self.is_quiet() && self.is_checkpointed() {
             self.phase = Phase::Stopped;
             self.driver.effects.push_back(Effect::Stopped);
@@ -299,7 +315,9 @@ impl Disk {
             pending: (self.ops.len()
                 + self.waiting.len()
                 + self.reads.len()
+                + self.loads.parked.len()
                 + self.verifies.queue.len()) as u64,
+            pages_here: self.table.pages_here() as u64,
             ..self.stats
         }
     }

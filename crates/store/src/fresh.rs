@@ -26,6 +26,7 @@ pub fn format_disk(disk: &NewDisk) -> Result<Vec<(u64, Bytes)>, LayoutError> {
         uuid: disk.uuid,
         generation,
         lsn: Lsn::ZERO,
+        bitmap: None,
         fences: Vec::new(),
         segments: Vec::new(),
     };

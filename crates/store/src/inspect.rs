@@ -12,7 +12,7 @@ pub use show::{
     SuperblockShown, show,
 };
 
-use crate::config::StoreConfig;
+use crate::config::{Settings, StoreConfig};
 use crate::io::{Effect, Input, OutOfService, StoreEvent};
 use crate::store::Store;
 use bytes::Bytes;
@@ -29,7 +29,9 @@ struct Offline {
 
 /// Recovers in memory: up to the first write, which is not done.
 fn recover(capacity_bytes: u64, read: &mut ReadDisk<'_>) -> Result<Offline, OutOfService> {
-    let config = StoreConfig { capacity_bytes, ..StoreConfig::default() };
+    let settings = Settings { pages_max: usize::MAX, ..Settings::default() };
+    let config =
+        StoreConfig { capacity_bytes, settings, whole_map: true, ..StoreConfig::default() };
     let now = Instant::from_nanos(0);
     let mut store = Store::new(config, now);
     let mut events = Vec::new();

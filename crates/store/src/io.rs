@@ -1,7 +1,7 @@
 //! What goes into a store and what comes out.
 
 use gabion_types::{
-    ClusterId, DiskDone, DiskError, DiskOp, Limits, MapIndex, SegmentIndex, VolumeId,
+    BlockIndex, ClusterId, DiskDone, DiskError, DiskOp, Limits, MapIndex, SegmentIndex, VolumeId,
 };
 use gabion_wire::{ReplicaAnswer, ReplicaRequest, RequestId};
 
@@ -26,6 +26,12 @@ pub enum Input {
     SawMap(MapIndex),
     /// How much of the disk's time a scrub may take. Units: percent, at least 1.
     ScrubShare(u32),
+    /// The map page of a block is wanted in memory, for who looks at it from outside.
+    WantPage {
+        volume: VolumeId,
+        segment: SegmentIndex,
+        block: BlockIndex,
+    },
     /// Checkpoint, then `Stopped`. Further requests are refused.
     Stop,
     /// Time passed (a deadline was reached).
@@ -174,8 +180,11 @@ pub struct StoreStats {
     pub syncs: u64,
     pub checkpoints: u64,
     pub corrupt_blocks: u64,
-    /// Map pages that a scrub found damaged, and that were written anew.
+    /// Map pages that were found damaged, and that were written anew.
     pub damaged_pages: u64,
+    /// Map pages in memory, and how many came from the disk since it opened.
+    pub pages_here: u64,
+    pub pages_loaded: u64,
     /// Read by scrubs.
     pub verified_bytes: u64,
     /// Requests taken and not yet answered.

@@ -13,6 +13,8 @@ mod fresh;
 pub mod inspect;
 pub mod io;
 mod label;
+mod load;
+mod named;
 mod op;
 mod opening;
 mod pages;
@@ -24,7 +26,7 @@ mod slots;
 mod store;
 mod verify;
 
-pub use account::SlotAccount;
+pub use account::{Peek, SlotAccount};
 pub use config::{Settings, StoreConfig};
 pub use fresh::{NewDisk, format_disk};
 pub use io::{

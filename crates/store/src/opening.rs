@@ -1,19 +1,24 @@
-//! Opening a disk: the superblock, the root, the map, the journal; all by reads, then one sync.
+//! Opening a disk: the superblock, the root, the journal, what they name of the map; all by reads, then
+//! one sync.
+//!
+//! The bitmap says what is free, so of the map pages only those are read that the journal names: the
+//! time is by the journal, not by the disk. Where anything is not as it should be, or there is no
+//! bitmap, opening begins anew and reads the whole map: then nothing has to be taken on trust.
 
-use crate::config::{DAMAGES_TOLD_MAX, RECOVERY_READS_MAX, StoreConfig};
+use crate::config::{BITMAP_RUN_MAX, DAMAGES_TOLD_MAX, RECOVERY_READS_MAX, StoreConfig};
 use crate::decide::{SuperblockSeen, SuperblockVerdict, decide_superblock};
 use crate::disk::Disk;
 use crate::driver::Driver;
 use crate::fresh::FRESH_GENERATION;
 use crate::io::{Damage, During, OutOfService, Part};
 use crate::pages::{Geometry, Table};
-use crate::replay::{Recovered, replay};
+use crate::replay::{Odd, Recovered, replay};
 use crate::ring::{RING_PART_BYTES, RingScan};
 use bytes::Bytes;
 use gabion_format::codec::crc_field;
 use gabion_format::{
-    ChunkRef, Content, Entry, FormatError, Layout, Lsn, MapPage, PageRef, Root, SegmentKey,
-    SegmentPage, Superblock,
+    BitmapPage, ChunkRef, Content, Entry, FormatError, Layout, Lsn, MapPage, PageRef, Root,
+    SegmentKey, SegmentPage, Superblock,
 };
 use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, DiskOpKind, Flaw, block_crc};
 use std::collections::{BTreeSet, VecDeque};
@@ -28,6 +33,10 @@ pub(crate) enum Reading {
     Chunk {
         key: SegmentKey,
         at: ChunkRef,
+    },
+    /// A run of bitmap pages.
+    Bitmap {
+        first: usize,
     },
     Page {
         key: SegmentKey,
@@ -49,9 +58,11 @@ pub(crate) enum Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Superblocks,
-    /// The root, and the segment pages and map pages that it leads to.
-    Map,
+    /// The root, the segment pages that it leads to, and the bitmap.
+    Root,
     Ring,
+    /// Map pages.
+    Map,
     Data,
     // rule: store/recovery-syncs-what-it-read
     /// An earlier process may have left what was read in the disk's cache only. Nothing is written
@@ -63,6 +74,8 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct Opening {
     config: StoreConfig,
+    /// All map pages are read.
+    whole: bool,
     pub(crate) driver: Driver<Reading>,
     stage: Stage,
     todo: VecDeque<(Reading, u64, u64)>,
@@ -84,6 +97,10 @@ pub(crate) struct Found {
     pub(crate) layout: Layout,
     /// The other superblock is not readable.
     pub(crate) alone: bool,
+    /// All map pages are in the table; else those that the journal names, and the bitmap counts.
+    pub(crate) whole: bool,
+    /// The crc of the bitmap that the root names.
+    bitmap: Option<u32>,
     pub(crate) table: Table,
     pub(crate) ring: RingScan,
     /// Frames whose data is not what they say.
@@ -122,6 +139,7 @@ impl Opening {
 
     pub(crate) fn new(config: StoreConfig) -> Self {
         let mut opening = Self {
+            whole: config.whole_map,
             config,
             driver: Driver::new(0),
             stage: Stage::Superblocks,
@@ -130,11 +148,25 @@ impl Opening {
             superblocks: [None, None],
             found: None,
         };
-        for (place, offset) in [(0, 0), (1, BLOCK_BYTES)] {
-            opening.todo.push_back((Reading::Superblock { place }, offset, BLOCK_BYTES));
-        }
-        opening.submit();
+        opening.begin();
         opening
+    }
+
+    fn begin(&mut self) {
+        self.stage = Stage::Superblocks;
+        self.superblocks = [None, None];
+        self.found = None;
+        for (place, offset) in [(0, 0), (1, BLOCK_BYTES)] {
+            self.todo.push_back((Reading::Superblock { place }, offset, BLOCK_BYTES));
+        }
+        self.submit();
+    }
+
+    // rule: store/odd-disk-is-read-whole
+    fn begin_anew(&mut self) -> Step {
+        self.whole = true;
+        self.begin();
+        Step::GoesOn
     }
 
     fn submit(&mut self) {
@@ -153,6 +185,9 @@ impl Opening {
         }
         self.submit();
         while self.outstanding == 0 {
+            if !self.whole && self.found.as_ref().is_some_and(Found::is_odd) {
+                return self.begin_anew();
+            }
             if self.stage == Stage::Sync {
                 return self.finish();
             }
@@ -186,8 +221,14 @@ impl Opening {
             Reading::Root => {
                 let bytes = result.map_err(|_| OutOfService::Damaged)?;
                 self.todo = found.take_root(&bytes).ok_or(OutOfService::Damaged)?;
+                self.whole |= found.bitmap.is_none();
+                found.whole = self.whole;
+                if !self.whole {
+                    self.todo.extend(found.bitmap_reads());
+                }
             }
-            Reading::Chunk { key, at } => found.take_chunk(key, at, result.ok(), &mut self.todo),
+            Reading::Bitmap { first } => found.take_bitmap(first, result.ok()),
+            Reading::Chunk { key, at } => found.take_chunk(key, at, result.ok()),
             Reading::Page { key, index, at } => found.take_page(key, index, at, result.ok()),
             Reading::Ring { at } => found.ring.put(&found.superblock, at, result.ok()),
             Reading::Data { lsn, crcs } => {
@@ -206,13 +247,14 @@ impl Opening {
     fn next_stage(&mut self) -> Result<(), OutOfService> {
         self.stage = match self.stage {
             Stage::Superblocks => {
-                let found = self.choose_superblock()?;
+                let mut found = self.choose_superblock()?;
+                found.whole = self.whole;
                 let root = found.layout.root_place(found.superblock.generation);
                 self.todo.push_back((Reading::Root, root, found.superblock.root_length));
                 self.found = Some(found);
-                Stage::Map
+                Stage::Root
             }
-            Stage::Map => {
+            Stage::Root => {
                 self.todo = self.found.iter().flat_map(Found::ring_reads).collect();
                 Stage::Ring
             }
@@ -220,6 +262,10 @@ impl Opening {
                 if let Some(found) = &mut self.found {
                     found.ring.end(&found.superblock);
                 }
+                self.todo = self.found.iter().flat_map(Found::page_reads).collect();
+                Stage::Map
+            }
+            Stage::Map => {
                 self.todo = self.found.iter().flat_map(Found::data_reads).collect();
                 Stage::Data
             }
@@ -296,7 +342,10 @@ impl Opening {
 
     fn finish(&mut self) -> Step {
         let Some(found) = self.found.take() else { return Step::GoesOn };
-        let recovered: Recovered = replay(found);
+        let recovered: Recovered = match replay(found) {
+            Ok(recovered) => recovered,
+            Err(Odd) => return self.begin_anew(),
+        };
         if !recovered.has_room() {
             return Step::Failed(OutOfService::Damaged);
         }
@@ -324,6 +373,8 @@ impl Found {
             superblock,
             layout,
             alone,
+            whole: false,
+            bitmap: None,
             table: Table::new(geometry, seed),
             ring: RingScan::default(),
             differing: BTreeSet::new(),
@@ -344,6 +395,7 @@ impl Found {
         if !named {
             return None;
         }
+        self.bitmap = root.bitmap;
         self.table.fences.extend(root.fences);
         self.table.highest_map = self.superblock.highest_map;
         let mut todo = VecDeque::new();
@@ -364,13 +416,64 @@ impl Found {
         Some(todo)
     }
 
-    fn take_chunk(
-        &mut self,
-        key: SegmentKey,
-        at: ChunkRef,
-        bytes: Option<Bytes>,
-        todo: &mut VecDeque<(Reading, u64, u64)>,
-    ) {
+    /// The place of root and bitmap.
+    fn place(&self) -> usize {
+        usize::from(self.superblock.generation % 2 == 1)
+    }
+
+    fn bitmap_reads(&self) -> impl Iterator<Item = (Reading, u64, u64)> {
+        let pages = self.table.named.pages();
+        let at = self.layout.bitmap_at[self.place()];
+        (0..pages).step_by(BITMAP_RUN_MAX).map(move |first| {
+            let count = BITMAP_RUN_MAX.min(pages - first) as u64;
+            let offset = at + first as u64 * BLOCK_BYTES;
+            (Reading::Bitmap { first }, offset, count * BLOCK_BYTES)
+        })
+    }
+
+    /// What is not as it was written shows in the crc over all of it.
+    fn take_bitmap(&mut self, first: usize, bytes: Option<Bytes>) {
+        let place = self.place();
+        let bytes = bytes.unwrap_or_default();
+        for (page, bytes) in (first..).zip(bytes.chunks_exact(4096)) {
+            let Ok(stored) = BitmapPage::decode(bytes) else { continue };
+            let crc = crc_field(bytes).unwrap_or_default();
+            let is_it = stored.uuid == self.superblock.uuid && stored.index as usize == page;
+            if !is_it || !self.table.named.load(place, page, &stored.bits, crc) {
+                self.bitmap = None;
+            }
+        }
+    }
+
+    // rule: store/odd-disk-is-read-whole
+    /// Something is not as a store that was stopped, killed or lost its power leaves it; or there is
+    /// no bitmap that can be used. To be asked when nothing is being read.
+    fn is_odd(&self) -> bool {
+        let named = self.bitmap == Some(self.table.named.crc(self.place()));
+        !named || self.damages.count > 0 || self.ring.newer || !self.ring.unreadable.is_empty()
+    }
+
+    /// The map pages that the journal names, and all of a segment that it drops; or all.
+    fn page_reads(&self) -> Vec<(Reading, u64, u64)> {
+        let mut reads = Vec::new();
+        let mut add = |key: SegmentKey, index: usize, at: PageRef| {
+            let reading = Reading::Page { key, index, at };
+            reads.push((reading, self.layout.slot_offset(at.slot), BLOCK_BYTES));
+        };
+        if self.whole {
+            for (key, segment) in self.table.segments() {
+                segment.pages_away().for_each(|(index, away)| add(key, index, away.live));
+            }
+            return reads;
+        }
+        for (key, index) in self.ring.pages_named(self.table.geometry.pages_per_segment) {
+            let away = self.table.segment(key).and_then(|segment| segment.away(index));
+            away.into_iter().for_each(|away| add(key, index, away.live));
+        }
+        reads
+    }
+
+    fn take_chunk(&mut self, key: SegmentKey, at: ChunkRef, bytes: Option<Bytes>) {
         let page = bytes.filter(|bytes| crc_field(bytes) == Some(at.crc));
         let page = page.and_then(|bytes| SegmentPage::decode(&bytes).ok()).filter(|page| {
             page.uuid == self.superblock.uuid && page.key == key && page.chunk == at.chunk
@@ -387,8 +490,7 @@ impl Found {
                 self.lose_page(key, index, at, at.lsn);
                 continue;
             }
-            let reading = Reading::Page { key, index, at };
-            todo.push_back((reading, self.layout.slot_offset(at.slot), BLOCK_BYTES));
+            self.table.add_away(key, index, at);
         }
     }
 
@@ -401,7 +503,7 @@ impl Found {
                 && page.lsn == at.lsn
         });
         match page {
-            Some(page) => self.table.load_page(key, index, at, &page),
+            Some(page) => self.table.load_page(key, index, &page),
             None => self.lose_page(key, index, at, self.superblock.lsn),
         }
     }

@@ -1,13 +1,13 @@
-//! The map of a disk: all segments and all their map pages, resident in memory.
-//!
-//! Only this module knows that they are resident; a cache can take its place.
+//! The map of a disk: all segments, and of their map pages those that are in memory. The rest is
+//! where the durable checkpoint has it, and comes when it is asked for (`load.rs`).
 
+use crate::named::Named;
 use gabion_format::{
     BlockEntry, BlockState, CHUNK_PAGES, ChunkRef, Lsn, MapPage, PAGE_BLOCKS, PageRef, SegmentKey,
     SegmentMeta, Slot,
 };
 use gabion_types::{BlockIndex, BlockRange, Epoch, Flaws, MapIndex, Prng, Seq, VolumeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// 128 blocks.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub(crate) struct Page {
     pub(crate) dirty: bool,
     /// A scrub found it damaged where it lies; told, and cleared when it lies elsewhere.
     pub(crate) rotten: bool,
+    /// The checkpoint under way will write it.
+    pub(crate) due: bool,
+    /// Asked for since the last look for pages that may go.
+    pub(crate) recent: bool,
     /// It may have unknown blocks.
     pub(crate) unknown: bool,
 }
@@ -42,6 +46,8 @@ impl Page {
             pending: None,
             dirty: false,
             rotten: false,
+            due: false,
+            recent: true,
             unknown: false,
         }
     }
@@ -73,6 +79,28 @@ impl Page {
         let refs = [self.live, self.pending].into_iter().flatten().map(|at| at.slot);
         refs.chain(self.spare)
     }
+
+    /// What is on the disk is all that it says.
+    fn away(&self) -> Option<Away> {
+        let stays = self.dirty || self.due || self.pending.is_some();
+        let live = self.live.filter(|_| !stays)?;
+        Some(Away { live, spare: self.spare })
+    }
+}
+
+/// A map page that is on the disk only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Away {
+    pub(crate) live: PageRef,
+    pub(crate) spare: Option<Slot>,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// There is no such page: its blocks were never written.
+    None,
+    Away(Away),
+    Here(Box<Page>),
 }
 
 /// A segment page.
@@ -100,7 +128,7 @@ pub(crate) struct Segment {
     /// Its zone: where its next slots are looked for.
     pub(crate) cursor: Slot,
     /// Empty until the first block is written.
-    pages: Vec<Option<Box<Page>>>,
+    pages: Vec<Place>,
     pub(crate) chunks: Vec<Chunk>,
 }
 
@@ -130,7 +158,13 @@ pub(crate) struct Table {
     volumes: BTreeMap<VolumeId, u32>,
     pub(crate) fences: BTreeMap<VolumeId, Epoch>,
     pub(crate) highest_map: MapIndex,
+    /// Slots of all blocks with data, of whatever page.
+    pub(crate) named: Named,
     dirty: Vec<PageKey>,
+    /// Pages in memory.
+    here: usize,
+    /// Where the last look for pages that may go ended.
+    hand: SegmentKey,
     /// Two for each map page and segment page there is.
     places_needed: u64,
     places_held: u64,
@@ -147,7 +181,10 @@ impl Table {
             volumes: BTreeMap::new(),
             fences: BTreeMap::new(),
             highest_map: MapIndex::default(),
+            named: Named::new(geometry.slots),
             dirty: Vec::new(),
+            here: 0,
+            hand: SegmentKey::new(VolumeId::new(0), gabion_types::SegmentIndex::new(0)),
             places_needed: 0,
             places_held: 0,
             next_instance: 0,
@@ -225,10 +262,18 @@ impl Table {
             }
         }
         let before = places.len();
-        for page in segment.pages.iter().flatten() {
-            freed.extend(page.entries.iter().filter_map(BlockEntry::slot));
+        for place in &segment.pages {
+            let page = match place {
+                Place::None => continue,
+                Place::Away(_) => unreachable!("all its pages are read before a segment goes"),
+                Place::Here(page) => page,
+            };
+            let slots = page.entries.iter().filter_map(BlockEntry::slot);
+            slots.clone().for_each(|slot| self.named.clear(slot));
+            freed.extend(slots);
             places.extend(page.places());
             self.places_needed -= 2;
+            self.here -= 1;
         }
         for chunk in segment.chunks.iter().filter(|chunk| chunk.used) {
             places.extend(chunk.places());
@@ -251,10 +296,12 @@ impl Table {
             self.places_needed += 2;
         }
         let place = segment.pages.get_mut(index)?;
-        if place.is_none() {
+        if matches!(place, Place::None) {
             self.places_needed += 2;
+            self.here += 1;
+            *place = Place::Here(Box::new(Page::new()));
         }
-        let page = place.get_or_insert_with(|| Box::new(Page::new()));
+        let Place::Here(page) = place else { unreachable!("a page is read before it changes") };
         if !page.dirty {
             page.dirty = true;
             self.dirty.push(PageKey { key, instance: segment.instance, index });
@@ -262,23 +309,46 @@ impl Table {
         Some(page)
     }
 
-    /// A page as a checkpoint has it.
-    pub(crate) fn load_page(
-        &mut self,
-        key: SegmentKey,
-        index: usize,
-        at: PageRef,
-        stored: &MapPage,
-    ) {
-        let Some(page) = self.page_to_change(key, index) else { return };
+    /// A page of which a segment page tells where it is.
+    pub(crate) fn add_away(&mut self, key: SegmentKey, index: usize, live: PageRef) {
+        let place = self.segments.get_mut(&key).and_then(|segment| segment.pages.get_mut(index));
+        let Some(place) = place.filter(|place| matches!(place, Place::None)) else { return };
+        *place = Place::Away(Away { live, spare: None });
+        self.places_needed += 2;
+        self.places_held += 1;
+    }
+
+    /// A page that was away, as it was read.
+    pub(crate) fn load_page(&mut self, key: SegmentKey, index: usize, stored: &MapPage) {
+        let place = self.segments.get_mut(&key).and_then(|segment| segment.pages.get_mut(index));
+        let Some(place) = place else { return };
+        let Place::Away(away) = *place else { return };
+        let mut page = Page::new();
         page.entries = stored.entries;
         page.lsn = stored.lsn;
         page.highest = stored.highest;
-        page.live = Some(at);
+        (page.live, page.spare) = (Some(away.live), away.spare);
         page.recount();
-        page.dirty = false;
-        self.dirty.pop();
-        self.places_held += 1;
+        *place = Place::Here(Box::new(page));
+        self.here += 1;
+    }
+
+    // rule: store/lost-page-is-bad-not-empty
+    /// A page that was away, and is not what was written, in a disk that serves. Its places stay its own.
+    pub(crate) fn lose_away(&mut self, key: SegmentKey, index: usize) {
+        let segment = self.segments.get_mut(&key);
+        let Some(segment) = segment else { return };
+        let Some(place) = segment.pages.get_mut(index) else { return };
+        let Place::Away(away) = *place else { return };
+        let mut page = Page::new();
+        page.entries = [BlockEntry::UNKNOWN; PAGE_BLOCKS as usize];
+        page.unknown = true;
+        page.lsn = away.live.lsn;
+        (page.live, page.spare) = (Some(away.live), away.spare);
+        *place = Place::Here(Box::new(page));
+        segment.meta.damaged = true;
+        self.here += 1;
+        self.page_to_change(key, index);
     }
 
     // rule: store/lost-page-is-bad-not-empty
@@ -290,6 +360,13 @@ impl Table {
         place: Option<Slot>,
         lsn: Lsn,
     ) {
+        let segment = self.segments.get_mut(&key);
+        let away = segment.and_then(|segment| segment.pages.get_mut(index));
+        if let Some(away @ Place::Away(_)) = away {
+            *away = Place::None;
+            self.places_needed -= 2;
+            self.places_held -= 1;
+        }
         let Some(page) = self.page_to_change(key, index) else { return };
         page.entries = [BlockEntry::UNKNOWN; PAGE_BLOCKS as usize];
         page.unknown = true;
@@ -332,7 +409,7 @@ impl Table {
     fn page_slots(&mut self, key: SegmentKey) -> Option<()> {
         let segment = self.segments.get_mut(&key)?;
         if segment.pages.is_empty() {
-            segment.pages.resize_with(self.geometry.pages_per_segment, || None);
+            segment.pages.resize_with(self.geometry.pages_per_segment, || Place::None);
             segment.chunks.resize(self.geometry.chunks_per_segment, Chunk::default());
         }
         Some(())
@@ -341,7 +418,57 @@ impl Table {
     /// Of the very segment that the key was made for.
     pub(crate) fn page_mut(&mut self, at: PageKey) -> Option<&mut Page> {
         let segment = self.segments.get_mut(&at.key).filter(|is| is.instance == at.instance)?;
-        segment.pages.get_mut(at.index)?.as_deref_mut()
+        match segment.pages.get_mut(at.index)? {
+            Place::None | Place::Away(_) => None,
+            Place::Here(page) => Some(page),
+        }
+    }
+
+    /// The place of a page of that very segment, if it is on the disk only.
+    pub(crate) fn away(&self, at: PageKey) -> Option<Away> {
+        self.segments.get(&at.key).filter(|is| is.instance == at.instance)?.away(at.index)
+    }
+
+    pub(crate) fn pages_here(&self) -> usize {
+        self.here
+    }
+
+    // promise: bounded
+    // rule: store/map-pages-come-and-go
+    /// Lets go of pages that are on the disk as they are here, and that nobody asked for since the
+    /// last look, until so many are left. Those of `used` stay.
+    pub(crate) fn evict(&mut self, left: usize, used: &BTreeSet<(SegmentKey, usize)>) {
+        // In the second round what was asked for goes as well.
+        for _ in 0..2 {
+            let from = self.hand;
+            let keys = self.segments.range(from..).chain(self.segments.range(..from));
+            for key in keys.map(|(key, _)| *key).collect::<Vec<_>>() {
+                if self.here <= left {
+                    self.hand = key;
+                    return;
+                }
+                let Some(segment) = self.segments.get_mut(&key) else { continue };
+                for (index, place) in segment.pages.iter_mut().enumerate() {
+                    let Place::Here(page) = place else { continue };
+                    let Some(away) = page.away() else { continue };
+                    if used.contains(&(key, index)) || std::mem::take(&mut page.recent) {
+                        continue;
+                    }
+                    *place = Place::Away(away);
+                    self.here -= 1;
+                }
+            }
+        }
+    }
+
+    /// Somebody asks for these pages.
+    pub(crate) fn note_use(&mut self, key: SegmentKey, indices: impl Iterator<Item = usize>) {
+        let Some(segment) = self.segments.get_mut(&key) else { return };
+        for index in indices {
+            if let Some(Place::Here(page)) = segment.pages.get_mut(index) {
+                page.recent = true;
+            }
+        }
     }
 
     pub(crate) fn chunk_mut(
@@ -359,7 +486,7 @@ impl Table {
         let mut taken = std::mem::take(&mut self.dirty);
         taken.retain(|at| match self.page_mut(*at) {
             Some(page) => {
-                page.dirty = false;
+                (page.dirty, page.due) = (false, true);
                 true
             }
             None => false,
@@ -376,7 +503,7 @@ impl Table {
         ranges: impl Iterator<Item = BlockRange>,
     ) -> u32 {
         let segment = self.segments.get(&key);
-        let no_page = |index| segment.is_none_or(|is| is.page(index).is_none());
+        let no_page = |index| segment.is_none_or(|is| !is.has_page(index));
         let no_chunk =
             |at| segment.and_then(|is| is.chunks.get(at)).is_none_or(|chunk: &Chunk| !chunk.used);
         let mut places = 0;
@@ -401,17 +528,55 @@ impl Table {
 }
 
 impl Segment {
+    /// Of a page that is in memory, or that there is none of.
     pub(crate) fn block(&self, block: BlockIndex) -> BlockEntry {
-        self.page(page_of(block)).map_or(BlockEntry::ABSENT, |page| page.entries[within(block)])
+        self.known_block(block).expect("a page is read before it is asked")
     }
 
+    /// `None`: its page is on the disk only.
+    pub(crate) fn known_block(&self, block: BlockIndex) -> Option<BlockEntry> {
+        match self.pages.get(page_of(block)) {
+            None | Some(Place::None) => Some(BlockEntry::ABSENT),
+            Some(Place::Away(_)) => None,
+            Some(Place::Here(page)) => Some(page.entries[within(block)]),
+        }
+    }
+
+    /// In memory or not.
+    pub(crate) fn has_page(&self, index: usize) -> bool {
+        self.pages.get(index).is_some_and(|place| !matches!(place, Place::None))
+    }
+
+    /// One that is in memory.
     pub(crate) fn page(&self, index: usize) -> Option<&Page> {
-        self.pages.get(index)?.as_deref()
+        match self.pages.get(index)? {
+            Place::None | Place::Away(_) => None,
+            Place::Here(page) => Some(page),
+        }
+    }
+
+    pub(crate) fn away(&self, index: usize) -> Option<Away> {
+        match self.pages.get(index)? {
+            Place::None | Place::Here(_) => None,
+            Place::Away(away) => Some(*away),
+        }
+    }
+
+    /// Where the durable checkpoint has a page.
+    pub(crate) fn live(&self, index: usize) -> Option<PageRef> {
+        match self.pages.get(index)? {
+            Place::None => None,
+            Place::Away(away) => Some(away.live),
+            Place::Here(page) => page.live,
+        }
     }
 
     pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, &Page)> {
-        let pages = self.pages.iter().enumerate();
-        pages.filter_map(|(index, page)| Some((index, page.as_deref()?)))
+        (0..self.pages.len()).filter_map(|index| Some((index, self.page(index)?)))
+    }
+
+    pub(crate) fn pages_away(&self) -> impl Iterator<Item = (usize, Away)> {
+        (0..self.pages.len()).filter_map(|index| Some((index, self.away(index)?)))
     }
 }
 

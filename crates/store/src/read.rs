@@ -18,7 +18,7 @@ const BLOCK: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) asker: Asker,
-    key: SegmentKey,
+    pub(crate) key: SegmentKey,
     first: BlockIndex,
     blocks: Vec<ReadBlock>,
     /// Disk reads under way.
@@ -35,6 +35,13 @@ struct ReadBlock {
     slot: Option<Slot>,
     data: Option<Bytes>,
     tries: u32,
+}
+
+impl Read {
+    pub(crate) fn range(&self) -> BlockRange {
+        let count = u32::try_from(self.blocks.len()).expect("at most `REQUEST_BLOCKS_MAX`");
+        BlockRange::new(self.first, count).expect("as it was asked")
+    }
 }
 
 impl Disk {
@@ -195,7 +202,7 @@ impl Disk {
         let pages_end = page_of(from) + SCAN_PAGES_MAX;
         while at < self.table.geometry.segment_blocks {
             let index = page_of(BlockIndex::new(at));
-            if index >= pages_end {
+            if index >= pages_end || segment.away(index).is_some() {
                 break;
             }
             let page_end = (at / PAGE_BLOCKS + 1) * PAGE_BLOCKS;

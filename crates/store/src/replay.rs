@@ -7,6 +7,8 @@ use crate::decide::{Beyond, Data, NewestCase, Next, Verdict, decide_frame, newes
 use crate::disk::{Disk, Phase};
 use crate::driver::Driver;
 use crate::io::{Effect, Part, StoreEvent, StoreStats};
+use crate::load::Loads;
+use crate::named::Named;
 use crate::opening::{Damages, Found};
 use crate::pages::Table;
 use crate::slots::{Limbo, Slots};
@@ -49,8 +51,16 @@ struct Walk {
     entries_dropped: u64,
 }
 
-pub(crate) fn replay(found: Found) -> Recovered {
-    let Found { superblock, layout, alone, table, ring, differing, mut damages } = found;
+/// The whole map is to be read: it cannot be said what is free.
+#[derive(Debug)]
+pub(crate) struct Odd;
+
+pub(crate) fn replay(found: Found) -> Result<Recovered, Odd> {
+    let Found { superblock, layout, alone, whole, mut table, ring, differing, mut damages, .. } =
+        found;
+    if !whole {
+        table.unname(&ring.frames);
+    }
     let pages_lost = damages.told.iter().any(|damage| damage.part != Part::Superblock);
     let durable = ring.durable(&superblock);
     let highest = ring.highest;
@@ -80,11 +90,19 @@ pub(crate) fn replay(found: Found) -> Recovered {
     if walk.hole || ends_early {
         damages.add(Part::Journal, layout.journal_at, None);
     }
+    if !whole && (walk.damaged || damages.count > 0) {
+        return Err(Odd);
+    }
     if walk.damaged {
         walk.table.segments_mut().for_each(|(_, segment)| segment.meta.damaged = true);
     }
     let mut slots = Slots::new(layout.slots);
-    let doubled = walk.table.take_slots(&mut slots);
+    let doubled = if whole {
+        walk.table.take_slots(&mut slots)
+    } else {
+        slots = walk.table.slots_by_bitmap().ok_or(Odd)?;
+        Vec::new()
+    };
     for (key, slot) in &doubled {
         damages.add(Part::BlockPlace, layout.slot_offset(*slot), Some(*key));
     }
@@ -103,7 +121,7 @@ pub(crate) fn replay(found: Found) -> Recovered {
         durable: walk.last.max(highest.lsn).max(page_lsn),
         chain: walk.chain,
     };
-    Recovered {
+    Ok(Recovered {
         life: superblock.life.max(highest.life) + 1,
         generation: generation_above(superblock.generation, highest.generation),
         superblock,
@@ -117,7 +135,7 @@ pub(crate) fn replay(found: Found) -> Recovered {
         damages,
         frames: walk.frames,
         entries_dropped: walk.entries_dropped,
-    }
+    })
 }
 
 // rule: store/numbers-of-a-lost-superblock-never-again
@@ -221,27 +239,64 @@ impl Table {
     }
 
     fn highest_page_lsn(&self) -> Lsn {
+        let segments = || self.segments().map(|(_, segment)| segment);
+        let here = segments().flat_map(|segment| segment.pages().map(|(_, page)| page.lsn));
+        let away = segments().flat_map(|segment| segment.pages_away());
+        here.chain(away.map(|(_, away)| away.live.lsn)).max().unwrap_or_default()
+    }
+
+    // rule: store/bitmap-behind-map-pages
+    /// Before the replay: what the bitmap says of slots that the pages in memory, or the frames, name
+    /// is of no certain moment. The rest of it is right.
+    fn unname(&mut self, frames: &BTreeMap<Lsn, Frame>) {
+        self.slots_here().into_iter().for_each(|slot| self.named.clear(slot));
+        let entries = frames.values().flat_map(|frame| &frame.entries);
+        for (first, count) in entries.filter_map(Entry::extent) {
+            (0..count).for_each(|nth| self.named.clear(Slot::new(first.get().saturating_add(nth))));
+        }
+    }
+
+    /// After the replay: by the bitmap, and by the pages in memory. `None`: they don't agree.
+    fn slots_by_bitmap(&mut self) -> Option<Slots> {
+        let here = self.slots_here();
+        here.iter().for_each(|slot| self.named.clear(*slot));
+        if !here.into_iter().all(|slot| self.named.set(slot)) {
+            return None;
+        }
+        let mut slots = self.named.to_slots();
+        self.page_places().into_iter().all(|slot| slots.take(slot)).then_some(slots)
+    }
+
+    fn slots_here(&self) -> Vec<Slot> {
         let pages = self.segments().flat_map(|(_, segment)| segment.pages());
-        pages.map(|(_, page)| page.lsn).max().unwrap_or_default()
+        pages.flat_map(|(_, page)| page.entries.iter().filter_map(BlockEntry::slot)).collect()
+    }
+
+    /// Of segment pages and map pages.
+    fn page_places(&self) -> Vec<Slot> {
+        let mut places = Vec::new();
+        for (_, segment) in self.segments() {
+            for chunk in &segment.chunks {
+                places.extend(chunk.live.map(|at| at.slot).into_iter().chain(chunk.spare));
+            }
+            for (_, page) in segment.pages() {
+                places.extend(page.live.map(|at| at.slot).into_iter().chain(page.spare));
+            }
+            for (_, away) in segment.pages_away() {
+                places.extend([away.live.slot].into_iter().chain(away.spare));
+            }
+        }
+        places
     }
 
     /// Marks everything that the map names as taken. A slot that is named twice, or that is none,
     /// makes what names it unknown. Those slots, and in which segments.
     fn take_slots(&mut self, slots: &mut Slots) -> Vec<(SegmentKey, Slot)> {
         let mut doubled = Vec::new();
-        for (_, segment) in self.segments() {
-            let chunks = segment
-                .chunks
-                .iter()
-                .flat_map(|chunk| chunk.live.map(|at| at.slot).into_iter().chain(chunk.spare));
-            let pages = segment
-                .pages()
-                .flat_map(|(_, page)| page.live.map(|at| at.slot).into_iter().chain(page.spare));
-            // Two pages in one place: one of them would not have been read as itself.
-            chunks.chain(pages).for_each(|slot| {
-                slots.take(slot);
-            });
-        }
+        // Two pages in one place: one of them would not have been read as itself.
+        self.page_places().into_iter().for_each(|slot| {
+            slots.take(slot);
+        });
         for (key, segment) in self.segments() {
             for (index, page) in segment.pages() {
                 for (at, entry) in page.entries.iter().enumerate() {
@@ -253,6 +308,11 @@ impl Table {
         }
         for (key, index, at, _) in &doubled {
             self.make_unknown(*key, *index, *at);
+        }
+        // The bitmap is drawn anew as well.
+        self.named = Named::new(self.geometry.slots);
+        for slot in self.slots_here() {
+            self.named.set(slot);
         }
         doubled.into_iter().map(|(key, _, _, slot)| (key, slot)).collect()
     }
@@ -311,6 +371,8 @@ impl Recovered {
             reads: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
             verifies: Verifies::default(),
             pages_damaged: false,
+            loads: Loads::default(),
+            slots_lost: false,
             checkpoint: None,
             fences_asked: BTreeMap::new(),
             settled_asked: BTreeMap::new(),

@@ -46,8 +46,12 @@ impl Disk {
             owner_epoch: ask.owner_epoch,
             muted: false,
         };
-        let silent = matches!(ask.op, ReplicaOp::Advance { .. });
-        match self.take(now, asker, ask.op) {
+        self.take_request(now, asker, ask.op);
+    }
+
+    pub(crate) fn take_request(&mut self, now: Instant, asker: Asker, op: ReplicaOp) {
+        let silent = matches!(op, ReplicaOp::Advance { .. });
+        match self.take(now, asker, op) {
             Ok(Taken::UnderWay | Taken::Silent) => {}
             Ok(Taken::Answered(done)) => self.answer(&asker, Ok(done)),
             Err(_) if silent => {}
@@ -68,11 +72,11 @@ impl Disk {
         {
             return Err(refusal);
         }
-        if self.ops.len() + self.waiting.len() + self.reads.len() + self.verifies.queue.len()
-            >= REQUESTS_MAX
-        {
+        let held = self.ops.len() + self.waiting.len() + self.reads.len();
+        if held + self.verifies.queue.len() + self.loads.parked.len() >= REQUESTS_MAX {
             return Err(Refusal::Busy);
         }
+        let Some(op) = self.park(&asker, op)? else { return Ok(Taken::UnderWay) };
         let key = |segment| SegmentKey::new(asker.volume, segment);
         match op {
             ReplicaOp::Create { creation, first, count } => {
@@ -530,6 +534,7 @@ impl Disk {
         self.waiting.retain(|waiting| waiting.asker.from != origin);
         self.count_waiting();
         self.verifies.queue.retain(|verify| verify.asker.from != origin);
+        self.loads.forget(origin);
         let ops = self.ops.iter_mut().map(|(_, op)| &mut op.asker);
         let reads = self.reads.iter_mut().map(|(_, read)| &mut read.asker);
         ops.chain(reads).filter(|asker| asker.from == origin).for_each(|asker| asker.muted = true);

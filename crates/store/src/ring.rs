@@ -1,9 +1,10 @@
 //! Reading the journal ring: every frame of this life that the checkpoint does not cover.
 
+use crate::pages::page_of;
 use bytes::Bytes;
-use gabion_format::{Entry, Frame, Lsn, PAGE_BYTES, Superblock, frame_pages};
-use gabion_types::{Epoch, MapIndex, VolumeId};
-use std::collections::BTreeMap;
+use gabion_format::{Entry, Frame, Lsn, PAGE_BYTES, SegmentKey, Superblock, frame_pages};
+use gabion_types::{BlockIndex, Epoch, MapIndex, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The ring is read in parts of so many bytes.
 pub(crate) const RING_PART_BYTES: u64 = 256 << 10;
@@ -115,6 +116,30 @@ impl RingScan {
             | Entry::New { .. }
             | Entry::Gone { .. } => {}
         }
+    }
+
+    /// Map pages that the frames behind the checkpoint change, and all of the segments that they drop.
+    pub(crate) fn pages_named(&self, pages_per_segment: usize) -> BTreeSet<(SegmentKey, usize)> {
+        let mut named = BTreeSet::new();
+        for entry in self.frames.values().flat_map(|frame| &frame.entries) {
+            match entry {
+                Entry::Blocks { key, range, .. } => {
+                    let last = page_of(BlockIndex::new(range.end().get() - 1));
+                    let end = pages_per_segment.min(last + 1);
+                    named.extend((page_of(range.first())..end).map(|index| (*key, index)));
+                }
+                Entry::Join { key, .. } | Entry::Gone { key, .. } => {
+                    named.extend((0..pages_per_segment).map(|index| (*key, index)));
+                }
+                Entry::Fence { .. }
+                | Entry::Settled { .. }
+                | Entry::Promoted { .. }
+                | Entry::EpochStart { .. }
+                | Entry::New { .. }
+                | Entry::SawMap { .. } => {}
+            }
+        }
+        named
     }
 
     /// Everything up to it was synced, as the frames say.

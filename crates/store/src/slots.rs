@@ -36,6 +36,19 @@ impl Slots {
         Self { words, group_free, free: u64::from(count), count }
     }
 
+    /// With what these bits say, lowest bit of the first byte first; beyond `count` they are clear.
+    pub(crate) fn of(count: u32, bits: &[u8]) -> Self {
+        let mut slots = Self::new(count);
+        for (word, bytes) in slots.words.iter_mut().zip(bits.chunks_exact(8)) {
+            *word |= u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        }
+        for (free, group) in slots.group_free.iter_mut().zip(slots.words.chunks(GROUP_WORDS)) {
+            *free = group.iter().map(|word| word.count_zeros()).sum();
+        }
+        slots.free = slots.group_free.iter().map(|free| u64::from(*free)).sum();
+        slots
+    }
+
     pub(crate) fn free(&self) -> u64 {
         self.free
     }

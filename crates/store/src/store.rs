@@ -1,5 +1,6 @@
 //! The store: opening, then open, then stopped or out of service.
 
+use crate::account::Peek;
 use crate::config::StoreConfig;
 use crate::disk::{Disk, Phase};
 use crate::io::{Effect, Input, StoreStats};
@@ -81,6 +82,7 @@ impl Store {
                 | Input::OriginGone { .. }
                 | Input::SawMap(_)
                 | Input::ScrubShare(_)
+                | Input::WantPage { .. }
                 | Input::Tick => {}
             },
         }
@@ -103,7 +105,7 @@ impl Store {
             }
             Input::Stop => self.close(Effect::Stopped, Refusal::NotReady),
             Input::ScrubShare(percent) => opening.scrub_share(percent),
-            Input::OriginGone { .. } | Input::SawMap(_) | Input::Tick => {}
+            Input::OriginGone { .. } | Input::SawMap(_) | Input::WantPage { .. } | Input::Tick => {}
         }
     }
 
@@ -134,17 +136,26 @@ impl Store {
     }
 
     /// Where the data of a block lies; `None` where it has none here.
+    /// `peek` reads so many bytes from an offset on, where its map page is on the disk only.
     pub fn locate(
         &self,
         volume: VolumeId,
         segment: SegmentIndex,
         block: BlockIndex,
+        peek: &mut Peek<'_>,
     ) -> Option<BlockPlace> {
         let disk = self.disk()?;
-        let entry = disk.table.block(SegmentKey::new(volume, segment), block)?;
+        let entry = self.entry(volume, segment, block, peek)?;
         let BlockState::Data { slot, crc } = entry.state() else { return None };
         let offset = disk.layout.slot_offset(slot);
         Some(BlockPlace { offset, version: entry.version(), crc })
+    }
+
+    /// Its map page is on the disk only: `Input::WantPage` brings it.
+    pub fn is_away(&self, volume: VolumeId, segment: SegmentIndex, block: BlockIndex) -> bool {
+        let segment =
+            self.disk().and_then(|disk| disk.table.segment(SegmentKey::new(volume, segment)));
+        segment.is_some_and(|segment| segment.known_block(block).is_none())
     }
 
     /// What it holds, durably, in the order of volumes and segments.
@@ -202,7 +213,10 @@ fn handle_open(disk: &mut Disk, now: Instant, input: Input) {
         Input::SawMap(index) => disk.map_asked = disk.map_asked.max(index),
         Input::ScrubShare(percent) => disk.config.settings.scrub_share_percent = percent,
         Input::Stop => match disk.phase {
-            Phase::Serving => disk.phase = Phase::Stopping,
+            Phase::Serving => {
+                disk.phase = Phase::Stopping;
+                disk.refuse_parked(Refusal::NotReady);
+            }
             // The journal still has all that the checkpoint under way would cover.
             Phase::Recovering | Phase::Stopped | Phase::Out => {
                 if disk.phase != Phase::Out {
@@ -212,6 +226,9 @@ fn handle_open(disk: &mut Disk, now: Instant, input: Input) {
             }
             Phase::Stopping => {}
         },
+        Input::WantPage { volume, segment, block } => {
+            disk.want_page(SegmentKey::new(volume, segment), block);
+        }
         Input::Tick => {}
     }
 }

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod joins;
+mod loads;
 pub(crate) mod model;
 mod replay;
 mod requests;

@@ -28,8 +28,8 @@ pub(crate) struct Verifies {
 #[derive(Debug)]
 pub(crate) struct Verify {
     pub(crate) asker: Asker,
-    key: SegmentKey,
-    range: BlockRange,
+    pub(crate) key: SegmentKey,
+    pub(crate) range: BlockRange,
 }
 
 impl Disk {
@@ -96,7 +96,7 @@ impl Disk {
     pub(crate) fn verify_pages(&mut self, read: u64, key: SegmentKey, range: BlockRange) {
         let Some(segment) = self.table.segment(key) else { return };
         let last = page_of(BlockIndex::new(range.end().get() - 1));
-        let live = |index| Some((index, segment.page(index)?.live?));
+        let live = |index| Some((index, segment.live(index)?));
         let pages: Vec<_> = (page_of(range.first())..=last).filter_map(live).collect();
         for (index, at) in pages {
             self.count_read(read, true);

@@ -11,10 +11,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Inputs of the control plane that the data plane has not taken yet.
 const INPUTS_MAX: usize = 1024;
+/// A block is looked for so often while its map page is being read. Then it counts as a hole.
+const LOCATE_TRIES_MAX: usize = 200;
+const LOCATE_AGAIN: Duration = Duration::from_millis(10);
 
 pub struct DataPlane;
 
@@ -51,7 +55,11 @@ struct Shared {
 /// What the control plane puts in.
 pub(crate) enum Order {
     Input(Input),
-    Locate { block: BlockAddress, answer: oneshot::Sender<Vec<LocatedCopy>> },
+    /// The answer: none while map pages are being read; then it is asked again.
+    Locate {
+        block: BlockAddress,
+        answer: oneshot::Sender<Option<Vec<LocatedCopy>>>,
+    },
 }
 
 /// The queue is full, or the data plane ended: the input comes back.
@@ -137,9 +145,16 @@ impl DataSender {
 
     /// Where this node's copies of a block lie now; those that are holes are left out.
     pub async fn locate(&self, block: BlockAddress) -> Result<Vec<LocatedCopy>, Ended> {
-        let (answer, located) = oneshot::channel();
-        self.put(Order::Locate { block, answer }).await?;
-        located.await.map_err(|_| Ended)
+        for _ in 0..LOCATE_TRIES_MAX {
+            let (answer, located) = oneshot::channel();
+            self.put(Order::Locate { block, answer }).await?;
+            if let Some(located) = located.await.map_err(|_| Ended)? {
+                return Ok(located);
+            }
+            // Its map page is being read.
+            tokio::time::sleep(LOCATE_AGAIN).await;
+        }
+        Ok(Vec::new())
     }
 
     async fn put(&self, order: Order) -> Result<(), Ended> {

@@ -6,7 +6,7 @@ use super::guests::NbdGuests;
 use super::handle::Bound;
 use super::handle::Order;
 use super::links::Links;
-use super::locate::locate;
+use super::locate::{away, locate};
 use super::outbox::Outbox;
 use super::publish::{Published, Publisher};
 use gabion_engine::{
@@ -267,8 +267,11 @@ impl Plane {
                     self.feed(input);
                 }
                 Ok(Order::Locate { block, answer }) => {
+                    let wanted = away(&self.node, block);
+                    let located = wanted.is_empty().then(|| locate(&self.node, block));
+                    wanted.into_iter().for_each(|input| self.feed(input));
                     // Nobody waits any more: the caller gave up.
-                    let _gone = answer.send(locate(&self.node, block));
+                    let _gone = answer.send(located);
                 }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {

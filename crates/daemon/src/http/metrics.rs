@@ -148,9 +148,21 @@ impl Snapshot {
             ),
             (
                 "disk_damaged_pages",
-                "Pages of the map that a scrub found damaged, written anew",
+                "Pages of the map that were found damaged, and written anew",
                 true,
                 each(|it| it.store.damaged_pages),
+            ),
+            (
+                "disk_map_pages_read",
+                "Pages of the map that were read because somebody asked for them",
+                true,
+                each(|it| it.store.pages_loaded),
+            ),
+            (
+                "disk_map_pages",
+                "Pages of the map in memory, of 3 KiB each",
+                false,
+                each(|it| it.store.pages_here),
             ),
             (
                 "disk_scrubbed_bytes",

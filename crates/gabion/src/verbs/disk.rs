@@ -352,7 +352,7 @@ fn shown_text(path: &Path, shown: &Shown) -> String {
     }
     let _ = writeln!(
         text,
-        "journal    at {}, {}\nroot       at {} and {}, now {} bytes at {}\nbitmap     at {} and {} (not used)\n\
+        "journal    at {}, {}\nroot       at {} and {}, now {} bytes at {}\nbitmap     at {} and {}\n\
          pool       at {}, {} slots of 4 KiB\n",
         layout.journal_at,
         ByteSize(layout.journal_bytes),

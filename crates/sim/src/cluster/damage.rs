@@ -91,11 +91,13 @@ impl Cluster {
         prng: &mut Prng,
     ) {
         let Some(uuid) = self.map.disk(disk).map(|entry| entry.uuid) else { return };
-        let host = &mut self.machines[machine];
+        let host = &self.machines[machine];
         let Some(slot) = host.disks.iter().position(|disk| disk.uuid == uuid) else { return };
+        let disk = &host.disks[slot].virtual_disk;
+        let mut peek = |offset: u64| disk.page(offset / 4096).cloned();
         let place = host.node().and_then(|node| {
             let store = node.store(DiskSlot(u32::try_from(slot).expect("a few disks")))?;
-            store.locate(volume, segment, block)
+            store.locate(volume, segment, block, &mut peek)
         });
         let Some(place) = place else { return };
         let rot = match prng.below(4) {

@@ -4,7 +4,7 @@ use super::describe::input_kind;
 use super::{Cluster, Event};
 use crate::disk::{Snapshot, VirtualDisk};
 use crate::net::{Conn, Machine, Side};
-use crate::world::{Clock, Who};
+use crate::world::{Clock, Who, index};
 use gabion_cluster::{Map, NodeInfo};
 use gabion_node::{DiskSlot, GuestId, Input, LinkId, Node, NodeConfig, NodeDisk, NodeSettings};
 use gabion_types::{
@@ -201,6 +201,12 @@ pub fn who(machine: Machine) -> Who {
     Who::Node(u32::try_from(machine).expect("a few machines"))
 }
 
+/// How many map pages each disk of a process may keep in memory: most often fewer than it needs.
+pub(crate) fn map_pages_max(seed: u64) -> usize {
+    const DRAWN: [usize; 6] = [0, 1, 2, 4, 8, 32_768];
+    DRAWN[index(seed % DRAWN.len() as u64)]
+}
+
 impl Cluster {
     /// A process starts, with power if need be. Nothing if there is one.
     pub(super) fn start(&mut self, machine: Machine) {
@@ -213,6 +219,7 @@ impl Cluster {
         let settings = NodeSettings {
             limits: self.swarm.limits,
             link_unsent_max: self.swarm.link_unsent_max(),
+            map_pages_max: map_pages_max(seed),
             flaws: self.flaws,
             ..NodeSettings::default()
         };

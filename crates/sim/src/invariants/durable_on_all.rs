@@ -36,7 +36,7 @@ pub fn check(
         for disk in members.write_set().filter(|disk| whole || members.is_in_sync(*disk)) {
             let Some(place) = find(map, places, disk) else { continue };
             let Some(store) = place.store.filter(|store| store.is_serving()) else { continue };
-            let version = version(store.block(volume.id, *segment, *block));
+            let version = version(store.block(volume.id, *segment, *block, &mut place.peek()));
             let at = || format!("{} {segment} block {}", volume.id, block.get());
             let (other, same) = *first.get_or_insert((disk, version));
             if version != same {
@@ -56,7 +56,9 @@ pub fn check_synced(
     volume: &VolumeEntry,
     (segment, block): (SegmentIndex, BlockIndex),
 ) -> Result<(), Broken> {
-    let located = place.store.and_then(|store| store.locate(volume.id, segment, block));
+    let store = place.store;
+    let located =
+        store.and_then(|store| store.locate(volume.id, segment, block, &mut place.peek()));
     match located {
         Some(at) if place.disk.is_cached(at.offset) => {
             let (id, block) = (volume.id, block.get());

@@ -3,12 +3,14 @@
 
 use super::place::Place;
 use crate::oracle::Broken;
-use gabion_store::{SlotAccount, Store};
+use gabion_store::SlotAccount;
 
 /// Errors: slots that nothing names, or requests that nobody waits for.
 pub fn check(places: &[Place<'_>], held_requests: usize) -> Result<(), Broken> {
-    let serving = places.iter().filter_map(|place| place.store.filter(|store| store.is_serving()));
-    let accounts = serving.filter_map(Store::slot_account);
+    let account = |place: &Place<'_>| {
+        place.store.filter(|store| store.is_serving())?.slot_account(&mut place.peek())
+    };
+    let accounts = places.iter().filter_map(account);
     for (number, account) in accounts.enumerate() {
         check_account(account).map_err(|text| broken(format!("disk {number}: {text}")))?;
     }
@@ -19,6 +21,9 @@ pub fn check(places: &[Place<'_>], held_requests: usize) -> Result<(), Broken> {
 }
 
 fn check_account(account: SlotAccount) -> Result<(), String> {
+    if account.named_free > 0 {
+        return Err(format!("{} slots with data count as free: {account:?}", account.named_free));
+    }
     match account.leaked() {
         0 => Ok(()),
         leaked => Err(format!("{leaked} slots leaked: {account:?}")),

@@ -3,7 +3,6 @@
 use super::place::{self, Place};
 use crate::oracle::Broken;
 use gabion_cluster::Map;
-use gabion_store::Store;
 use gabion_types::{BlockIndex, Crc, DiskId, SegmentIndex, Version, VolumeId};
 
 /// Errors: the first block that differs, or a replica that nobody serves.
@@ -41,9 +40,9 @@ fn compare(
     Ok(())
 }
 
-fn find<'a>(map: &Map, places: &[Place<'a>], disk: DiskId) -> Result<&'a Store, Broken> {
-    let place = place::find(map, places, disk);
-    place.and_then(|place| place.store).ok_or_else(|| broken(format!("nobody serves {disk}")))
+fn find<'a>(map: &Map, places: &[Place<'a>], disk: DiskId) -> Result<Place<'a>, Broken> {
+    let place = place::find(map, places, disk).filter(|place| place.store.is_some());
+    place.ok_or_else(|| broken(format!("nobody serves {disk}")))
 }
 
 fn broken(text: String) -> Broken {
@@ -52,10 +51,11 @@ fn broken(text: String) -> Broken {
 
 /// What a store has of a block, without the place.
 fn located(
-    store: &Store,
+    place: Place<'_>,
     volume: VolumeId,
     segment: SegmentIndex,
     block: BlockIndex,
 ) -> Option<(Version, Crc)> {
-    store.locate(volume, segment, block).map(|place| (place.version, place.crc))
+    let located = place.store?.locate(volume, segment, block, &mut place.peek());
+    located.map(|found| (found.version, found.crc))
 }

@@ -4,7 +4,7 @@
 //! A takeover looks at nothing at or below the highest settled seq, and a delta join at nothing at
 //! or below the joiner's own: what is missing there stays missing.
 
-use super::place::{Place, find, held};
+use super::place::{Place, held};
 use crate::oracle::Broken;
 use gabion_cluster::Map;
 use gabion_types::{
@@ -48,17 +48,17 @@ fn read(
     segment: (VolumeId, SegmentIndex),
     members: &SegmentMembers,
 ) -> Option<Replica> {
-    let (store, held) = held(map, places, disk, segment)?;
+    let (place, held) = held(map, places, disk, segment)?;
     // What rots in a frame that nothing proves durable is dropped as torn at the next start, and
     // told to the next fence, which takes the replica out. A sound disk never loses what it synced.
-    let told = held.dropped_from.is_some() && find(map, places, disk)?.disk.has_rotted();
+    let told = held.dropped_from.is_some() && place.disk.has_rotted();
     if held.creation != members.creation || held.damaged || told {
         return None;
     }
     let reach = held.highest.max(held.next.previous()).max(held.settled);
     // Promoted, and not told yet: what was installed counts as well, and is not told here.
     let reach = if held.joined.is_some() { Seq::new(u64::MAX) } else { reach };
-    let blocks = store.blocks(segment.0, segment.1);
+    let blocks = place.store?.blocks(segment.0, segment.1, &mut place.peek());
     Some(Replica { disk, settled: held.settled, reach, blocks })
 }
 

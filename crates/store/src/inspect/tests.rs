@@ -85,7 +85,7 @@ fn rot_of_each_structure_is_found_and_told_with_its_place() {
 fn a_rotten_and_an_unreadable_block_are_told_by_name() {
     let world = used();
     let place = |block| {
-        let at = world.store.locate(VolumeId::new(1), SegmentIndex::new(1), BlockIndex::new(block));
+        let at = world.locate(VolumeId::new(1), SegmentIndex::new(1), BlockIndex::new(block));
         at.unwrap().offset
     };
     let mut disk = world.disk.clone();

@@ -187,7 +187,7 @@ fn a_tail_whose_data_is_not_there_is_dropped_and_told_until_the_next_epoch_start
     // The disk said that it was synced, and lied.
     let volume = VolumeId::new(1);
     let block = gabion_types::BlockIndex::new(1);
-    let place = world.store.locate(volume, SegmentIndex::new(0), block).unwrap();
+    let place = world.locate(volume, SegmentIndex::new(0), block).unwrap();
     world.disk.rot(place.offset);
     world.cut();
     let mut world = World::on(world.disk, 2);
@@ -251,11 +251,18 @@ fn a_map_page_that_the_disk_lost_makes_its_blocks_bad_not_empty() {
     world.cut();
     let mut disk = world.disk;
     disk.put(numbers[0] * PAGE as u64, &before.page(numbers[0]));
+    // Who reads the whole map when it opens says so at once.
+    let mut whole = World::with(disk.clone(), 1, StoreConfig { whole_map: true, ..config() });
+    whole.run();
+    assert!(whole.opened.as_ref().unwrap().damaged && report(&mut whole, 2).damaged);
     let mut world = World::on(disk, 1);
     world.run();
-    assert!(world.opened.as_ref().unwrap().damaged && report(&mut world, 2).damaged);
+    assert!(!report(&mut world, 2).damaged, "nobody has looked");
     assert_eq!(world.read_one(0, 0), without(BlockKind::Bad, Version::NEVER));
     assert_eq!(world.read_one(0, 130), data(version(1, 2), 130));
+    assert!(report(&mut world, 2).damaged);
+    assert!(world.events.iter().any(|event| matches!(event, StoreEvent::Damaged(_))));
+    assert_eq!(world.store.stats().damaged_pages, 1);
     let scan = ReplicaOp::Scan {
         segment: SegmentIndex::new(0),
         from: gabion_types::BlockIndex::default(),

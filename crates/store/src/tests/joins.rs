@@ -228,7 +228,7 @@ fn next_is_durable() {
 fn a_rotten_block_is_bad_until_it_is_repaired() {
     let mut world = World::new(1);
     world.ok(1, write(0, version(1, 1), 0, 8));
-    let place = world.store.locate(VolumeId::new(1), segment(0), BlockIndex::new(3)).unwrap();
+    let place = world.locate(VolumeId::new(1), segment(0), BlockIndex::new(3)).unwrap();
     world.disk.rot(place.offset + 77);
     // Nothing is known of it yet, so a repair has nothing to mend.
     world.ok(1, repair(vec![info(3, BlockKind::Data, version(1, 1))]));
@@ -249,7 +249,7 @@ fn a_rotten_block_is_bad_until_it_is_repaired() {
 fn an_unreadable_block_is_bad_alone_and_one_that_was_replaced_is_read_anew() {
     let mut world = World::new(1);
     world.ok(1, write(0, version(1, 1), 0, 8));
-    let place = world.store.locate(VolumeId::new(1), segment(0), BlockIndex::new(3)).unwrap();
+    let place = world.locate(VolumeId::new(1), segment(0), BlockIndex::new(3)).unwrap();
     world.disk.unreadable.push(place.offset / 4096);
     let seen = world.read(0, 0, 8);
     let bad: Vec<_> = seen.iter().filter(|seen| seen.kind == BlockKind::Bad).collect();

@@ -1,7 +1,7 @@
 //! A disk that loses, reorders and tears what was not synced, and a driver around a store.
 
 use crate::{
-    Effect, Input, NewDisk, Opened, Origin, OutOfService, Store, StoreConfig, StoreEvent,
+    Effect, Input, NewDisk, Opened, Origin, OutOfService, Settings, Store, StoreConfig, StoreEvent,
     format_disk,
 };
 use bytes::{Bytes, BytesMut};
@@ -168,7 +168,11 @@ impl World {
     }
 
     pub(crate) fn on(disk: ModelDisk, seed: u64) -> Self {
-        Self::with(disk, seed, StoreConfig { seed, ..config() })
+        // Those that were drawn: most often with fewer map pages in memory than are needed.
+        let pages_max = [0, 1, 2, 32_768][usize::try_from(seed % 4).unwrap()];
+        let pages_max = if seed < 1000 { 32_768 } else { pages_max };
+        let settings = Settings { pages_max, ..Settings::default() };
+        Self::with(disk, seed, StoreConfig { seed, settings, ..config() })
     }
 
     pub(crate) fn with(disk: ModelDisk, seed: u64, config: StoreConfig) -> Self {
@@ -339,10 +343,24 @@ impl World {
         }
     }
 
+    pub(crate) fn peek(&self) -> impl FnMut(u64) -> Option<Bytes> {
+        |offset| self.disk.read(offset, 4096).ok()
+    }
+
+    pub(crate) fn locate(
+        &self,
+        volume: VolumeId,
+        segment: SegmentIndex,
+        block: BlockIndex,
+    ) -> Option<crate::BlockPlace> {
+        self.store.locate(volume, segment, block, &mut self.peek())
+    }
+
     /// Every slot that is taken is taken by something.
     pub(crate) fn check_no_leak(&self) {
         let disk = self.store.disk().unwrap();
-        let account = self.store.slot_account().unwrap();
+        let account = self.store.slot_account(&mut self.peek()).unwrap();
+        assert_eq!(account.named_free, 0, "what is named is taken");
         let known = account.data + account.metadata + account.passing;
         assert_eq!(account.taken, known, "slots leaked");
         assert_eq!(disk.table.places_held(), account.metadata, "places are counted right");

@@ -11,7 +11,7 @@ fn verify(first: u32, count: u32) -> ReplicaOp {
 
 fn place(world: &World, block: u32) -> u64 {
     let block = BlockIndex::new(block);
-    world.store.locate(VolumeId::new(1), SegmentIndex::new(0), block).unwrap().offset
+    world.locate(VolumeId::new(1), SegmentIndex::new(0), block).unwrap().offset
 }
 
 // promise: no-silent-corruption
@@ -132,11 +132,14 @@ fn a_map_page_that_rotted_under_a_running_store_is_written_anew() {
     let key = gabion_format::SegmentKey::new(VolumeId::new(1), SegmentIndex::new(0));
     let live = |world: &World| {
         let disk = world.store.disk().unwrap();
-        let at = disk.table.segment(key).unwrap().page(0).unwrap().live.unwrap();
+        let at = disk.table.segment(key).unwrap().live(0).unwrap();
         disk.layout.slot_offset(at.slot)
     };
+    // It is in memory.
+    world.ask(1, verify(0, 8)).unwrap();
     let before = live(&world);
     world.disk.rot(before + 1000);
+    world.tick(Duration::from_secs(1));
     let checkpoints = world.store.stats().checkpoints;
     let Ok(ReplicaDone::Table { entries, .. }) = world.ask(1, verify(0, 8)) else { panic!() };
     assert!(entries.iter().all(|info| info.kind == BlockKind::Data));

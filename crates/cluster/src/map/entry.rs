@@ -156,4 +156,9 @@ impl VolumeEntry {
     pub fn is_ready(&self) -> bool {
         self.state == VolumeState::Ready
     }
+
+    /// How many segments guests see.
+    pub fn segment_count(&self) -> u32 {
+        u32::try_from(self.segments.len()).expect("a volume has as many as an index can tell")
+    }
 }

@@ -6,7 +6,7 @@ use super::model::{
 };
 use crate::{HeldSegment, HeldVolume, Input};
 use gabion_types::{
-    BlockIndex, BlockInfo, BlockKind, MapIndex, SegmentIndex, Seq, Version, VolumeId,
+    BlockIndex, BlockInfo, BlockKind, MapIndex, Prng, SegmentIndex, Seq, Version, VolumeId,
 };
 use gabion_wire::{EpochStart, FencedSegment, ReplicaDone, ReplicaOp};
 use proptest::prelude::*;
@@ -50,26 +50,27 @@ fn snapshot(world: &mut World) -> Snapshot {
 }
 
 struct Script {
+    prng: Prng,
     seq: u64,
     owner: u64,
 }
 
 impl Script {
-    fn version(&mut self, world: &mut World) -> Version {
+    fn version(&mut self) -> Version {
         self.seq += 1;
-        let back = world.prng.below(4);
+        let back = self.prng.below(4);
         version(
             self.owner.saturating_sub(back).max(1),
-            self.seq - world.prng.below(3).min(self.seq - 1),
+            self.seq - self.prng.below(3).min(self.seq - 1),
         )
     }
 
-    fn blocks(&mut self, world: &mut World, absent: bool) -> Vec<BlockInfo> {
-        let first = u32::try_from(world.prng.below(240)).unwrap();
+    fn blocks(&mut self, absent: bool) -> Vec<BlockInfo> {
+        let first = u32::try_from(self.prng.below(240)).unwrap();
         let mut blocks = Vec::new();
         for block in first..first + 8 {
-            let version = self.version(world);
-            match world.prng.below(5) {
+            let version = self.version();
+            match self.prng.below(5) {
                 0 => blocks.push(info(block, BlockKind::Zero, version)),
                 1 => blocks.push(info(block, BlockKind::Lost, version)),
                 2 if absent => blocks.push(info(block, BlockKind::Absent, Version::NEVER)),
@@ -81,26 +82,26 @@ impl Script {
     }
 
     fn op(&mut self, world: &mut World) -> ReplicaOp {
-        let index = u32::try_from(world.prng.below(u64::from(SEGMENTS))).unwrap();
+        let index = u32::try_from(self.prng.below(u64::from(SEGMENTS))).unwrap();
         let segment = SegmentIndex::new(index);
         let held = world.store.segment(VolumeId::new(1), segment);
         let creation = held.map_or(epoch(1), |held| held.creation);
         let joined = held.and_then(|held| held.joined).unwrap_or(epoch(self.owner));
-        let first = u32::try_from(world.prng.below(200)).unwrap();
-        let count = u32::try_from(world.prng.below(40)).unwrap() + 1;
-        match world.prng.below(40) {
+        let first = u32::try_from(self.prng.below(200)).unwrap();
+        let count = u32::try_from(self.prng.below(40)).unwrap() + 1;
+        match self.prng.below(40) {
             0..14 => {
-                let version = self.version(world);
+                let version = self.version();
                 write_settled(index, version, first, count, self.seq.saturating_sub(9))
             }
-            14..18 => zero(index, self.version(world), first, count),
+            14..18 => zero(index, self.version(), first, count),
             18..22 => {
-                let blocks = self.blocks(world, false);
+                let blocks = self.blocks(false);
                 let data = payload(&blocks);
                 ReplicaOp::Settle { segment, blocks, data }
             }
             22..28 => {
-                let blocks = self.blocks(world, true);
+                let blocks = self.blocks(true);
                 let data = payload(&blocks);
                 ReplicaOp::Install { segment, joined, blocks, data }
             }
@@ -126,20 +127,22 @@ impl Script {
             38 => ReplicaOp::Read { segment, range: range(first, count) },
             _ => {
                 self.owner += 1;
-                write(index, self.version(world), first, 1)
+                write(index, self.version(), first, 1)
             }
         }
     }
 }
 
-fn run(seed: u64, steps: u32) {
+/// Each step decides by its own number, so that what is left of a script does the same.
+fn run(seed: u64, steps: impl IntoIterator<Item = u64>) {
     let mut world = World::new(seed);
-    let mut script = Script { seq: 0, owner: 1 };
-    for _ in 0..steps {
+    let mut script = Script { prng: Prng::new(seed), seq: 0, owner: 1 };
+    for step in steps {
+        script.prng = Prng::new(step);
         let op = script.op(&mut world);
         let silent = matches!(op, ReplicaOp::Advance { .. });
         let mut requests = vec![world.send(script.owner, op)];
-        if world.prng.chance(1, 3) {
+        if script.prng.chance(1, 3) {
             let op = script.op(&mut world);
             if !matches!(op, ReplicaOp::Advance { .. }) {
                 requests.push(world.send(script.owner, op));
@@ -153,10 +156,10 @@ fn run(seed: u64, steps: u32) {
             assert!(world.step(), "a quiet disk has answered");
         }
         world.check_no_leak_now_and_then();
-        if world.prng.chance(1, 30) {
+        if script.prng.chance(1, 30) {
             world.input(Input::SawMap(MapIndex::new(script.seq)));
         }
-        if world.prng.chance(1, 25) {
+        if script.prng.chance(1, 25) {
             while world.store.stats().pending > 0 {
                 world.step();
             }
@@ -192,12 +195,16 @@ proptest! {
     // promise: self-describing
     // rule: store/bitmap-behind-map-pages
     #[test]
-    fn what_is_recovered_is_what_was(seed: u64) {
-        run(seed, 300);
+    fn what_is_recovered_is_what_was(
+        seed: u64,
+        steps in proptest::collection::vec(any::<u64>(), 1..400),
+    ) {
+        run(seed, steps);
     }
 }
 
 #[test]
 fn a_long_script_with_many_checkpoints() {
-    run(5, 3000);
+    let mut prng = Prng::new(5);
+    run(5, std::iter::repeat_with(|| prng.next_u64()).take(3000));
 }

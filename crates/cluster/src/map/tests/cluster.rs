@@ -76,9 +76,16 @@ impl Small {
     }
 
     pub(crate) fn apply(&mut self, from: Proposer, change: Change) -> Applied {
-        let command = Command { from, change };
+        self.append(&Command { from, change })
+    }
+
+    pub(crate) fn append(&mut self, command: &Command) -> Applied {
+        let Proposer { incarnation, number, .. } = command.from;
+        let last = self.numbers.entry(incarnation).or_default();
+        *last = number.max(*last);
+        self.lives = self.lives.max(incarnation.get());
         self.log.push(command.clone());
-        self.map.apply(MapIndex::new(self.log.len() as u64), &command)
+        self.map.apply(MapIndex::new(self.log.len() as u64), command)
     }
 
     /// Proposed by the present process of that node.
@@ -90,11 +97,11 @@ impl Small {
         applied.outcome
     }
 
-    pub(crate) fn proposer(&mut self, node: u32) -> Proposer {
+    /// Of what the present process of that node proposes next.
+    pub(crate) fn proposer(&self, node: u32) -> Proposer {
         let incarnation = self.incarnation(node);
-        let number = self.numbers.entry(incarnation).or_insert(0);
-        *number += 1;
-        Proposer { node: NodeId::new(node), incarnation, number: *number }
+        let number = self.numbers.get(&incarnation).map_or(1, |last| last + 1);
+        Proposer { node: NodeId::new(node), incarnation, number }
     }
 
     pub(crate) fn incarnation(&self, node: u32) -> Incarnation {
@@ -103,12 +110,14 @@ impl Small {
 
     /// A new process of that node.
     pub(crate) fn register(&mut self, node: u32) {
-        self.lives += 1;
-        let incarnation = Incarnation::new(self.lives);
-        self.numbers.insert(incarnation, 1);
+        assert_eq!(self.append(&self.new_process(node)).outcome, Outcome::Done);
+    }
+
+    /// What it proposes first.
+    pub(crate) fn new_process(&self, node: u32) -> Command {
+        let incarnation = Incarnation::new(self.lives + 1);
         let from = Proposer { node: NodeId::new(node), incarnation, number: 1 };
-        let change = Change::Register { node: Self::info(node), incarnation };
-        assert_eq!(self.apply(from, change).outcome, Outcome::Done);
+        Command { from, change: Change::Register { node: Self::info(node), incarnation } }
     }
 
     pub(crate) fn silence(&mut self, node: u32) {

@@ -10,6 +10,7 @@ use gabion_types::{
     Promotion, Removal, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, SegmentMembers, VolumeId,
 };
 use proptest::prelude::*;
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use std::collections::BTreeSet;
 
 /// What holds after every entry.
@@ -91,6 +92,23 @@ fn check_epochs(before: &Map, after: &Map) {
 struct Dice([u32; 5]);
 
 impl Dice {
+    fn command(self, small: &Small) -> Command {
+        let nodes = u32::try_from(small.map.nodes.len()).unwrap();
+        let node = 1 + self.0[4] / 256 % nodes;
+        if self.0[4].is_multiple_of(61) {
+            return small.new_process(node);
+        }
+        if self.0[4].is_multiple_of(59) {
+            let old = self.0[1] as usize % small.log.len();
+            return small.log[old].clone();
+        }
+        let incarnation = small.incarnation(node);
+        let node = NodeId::new(node);
+        let change = self.change(&small.map, node, incarnation);
+        let change = change.unwrap_or(Change::Revive { node, incarnation });
+        Command { from: small.proposer(node.get()), change }
+    }
+
     fn pick<T: Copy>(self, place: usize, items: impl Iterator<Item = T>) -> Option<T> {
         let items: Vec<_> = items.collect();
         let index = self.0[place] as usize;
@@ -204,51 +222,96 @@ impl Dice {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+/// A log of commands, as processes of up to five nodes write it: each as the map is then, some of a
+/// process that is gone. What is left of it when it is made small is a log too.
+#[derive(Debug)]
+struct Log;
+
+impl ReferenceStateMachine for Log {
+    type State = Small;
+    type Transition = Command;
+
+    fn init_state() -> BoxedStrategy<Small> {
+        (1_u32..6).prop_map(|nodes| Small::new(nodes, 2)).boxed()
+    }
+
+    fn transitions(small: &Small) -> BoxedStrategy<Command> {
+        let small = small.clone();
+        any::<[u32; 5]>().prop_map(move |dice| Dice(dice).command(&small)).boxed()
+    }
+
+    fn apply(mut small: Small, command: &Command) -> Small {
+        small.append(command);
+        small
+    }
+}
+
+/// Another one's map of the same log.
+#[derive(Debug)]
+struct Follower {
+    map: Map,
+}
+
+impl Follower {
+    fn append(&mut self, command: &Command) {
+        let before = self.map.clone();
+        let index = MapIndex::new(self.map.applied.get() + 1);
+        let outcome = self.map.apply(index, command).outcome;
+        check(&self.map);
+        check_epochs(&before, &self.map);
+        if outcome != Outcome::Done {
+            assert_eq!(before.volumes, self.map.volumes);
+            assert_eq!(before.disks, self.map.disks);
+        }
+    }
+
+    /// A proposal that comes twice changes nothing.
+    fn check_repeat(&self, command: &Command) {
+        let mut again = self.map.clone();
+        let applied = MapIndex::new(self.map.applied.get() + 1);
+        again.apply(applied, command);
+        assert_eq!(Map { applied, ..self.map.clone() }, again);
+    }
+}
+
+impl StateMachineTest for Follower {
+    type SystemUnderTest = Self;
+    type Reference = Log;
+
+    fn init_test(small: &Small) -> Self {
+        let mut follower = Self { map: Map::default() };
+        small.log.iter().for_each(|command| follower.append(command));
+        follower
+    }
 
     // rule: cluster/each-proposal-once
     // rule: cluster/in-sync-never-empty
-    #[test]
-    fn every_log_keeps_the_invariants(
-        nodes in 1_u32..6,
-        dice in proptest::collection::vec(any::<[u32; 5]>(), 1..160),
-    ) {
-        let mut small = Small::new(nodes, 2);
-        for dice in dice.into_iter().map(Dice) {
-            let before = small.map.clone();
-            let node = 1 + dice.0[4] / 256 % nodes;
-            if dice.0[4].is_multiple_of(61) {
-                small.register(node);
-                check(&small.map);
-                check_epochs(&before, &small.map);
-                continue;
-            }
-            let incarnation = small.incarnation(node);
-            let change = dice.change(&small.map, NodeId::new(node), incarnation);
-            let Some(change) = change else { continue };
-            let outcome = small.by(node, change);
-            check_epochs(&before, &small.map);
-            if outcome != Outcome::Done {
-                prop_assert_eq!(&before.volumes, &small.map.volumes);
-                prop_assert_eq!(&before.disks, &small.map.disks);
-            }
-            let again = dice.0[1] as usize % small.log.len();
-            let old = small.log[again].clone();
-            let before = small.map.clone();
-            small.apply(old.from, old.change);
-            let applied = small.map.applied;
-            prop_assert_eq!(Map { applied, ..before }, small.map.clone());
-        }
-        let mut again = Map::default();
-        for (index, command) in small.log.iter().enumerate() {
-            let index = u64::try_from(index).unwrap() + 1;
-            again.apply(MapIndex::new(index), command);
-        }
-        prop_assert_eq!(&again, &small.map);
-        let text = serde_json::to_string(&small.map).unwrap();
-        prop_assert_eq!(&serde_json::from_str::<Map>(&text).unwrap(), &small.map);
+    fn apply(mut follower: Self, small: &Small, command: Command) -> Self {
+        follower.append(&command);
+        follower.check_repeat(&command);
+        follower.check_repeat(&small.log[small.log.len() / 2]);
+        follower
     }
+
+    fn check_invariants(follower: &Self, small: &Small) {
+        assert_eq!(follower.map, small.map);
+    }
+
+    fn teardown(follower: Self, _: Small) {
+        let text = serde_json::to_string(&follower.map).unwrap();
+        assert_eq!(serde_json::from_str::<Map>(&text).unwrap(), follower.map);
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn every_log_keeps_the_invariants(sequential 1..160 => Follower);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn no_command_panics(commands in proptest::collection::vec(command(), 1..40)) {

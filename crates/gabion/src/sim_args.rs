@@ -48,6 +48,9 @@ pub struct SimRunArgs {
     /// Of the seed's guests, only these, or none
     #[arg(long, value_name = "LIST", requires = "seed", conflicts_with_all = ["nodes", "store", "seeds", "time"])]
     pub guests: Option<List<usize>>,
+    /// Of one store's run, only so many requests
+    #[arg(long, value_name = "COUNT", requires_all = ["seed", "store"], conflicts_with_all = ["seeds", "time"])]
+    pub actions: Option<u64>,
 
     /// What would my cluster do: a cluster of so many nodes, each with one disk and one guest
     #[arg(long, value_name = "N", conflicts_with = "seeds")]

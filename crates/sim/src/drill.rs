@@ -103,7 +103,9 @@ pub fn world(flaw: Flaw) -> World {
         Flaw::ReadDuringUnresolvedWrite => {
             storming(Storm { guests: 5, hot: 3, ..storm(&[Kill, Pause, Isolate, SlowDisk]) })
         }
-        Flaw::ReadAfterLease => storming(Storm { disk_times: SLOW_READS, ..storm(&[Pause]) }),
+        Flaw::ReadAfterLease => {
+            storming(Storm { disk_times: SLOW_READS, depth: 16, think: BUSY, ..storm(&[Pause]) })
+        }
         Flaw::ForwardedTwice => storming(Storm { guests: 5, hot: 2, ..storm(&[Reset]) }),
         Flaw::LeaseTwiceAsLong => {
             let every = Duration::from_millis(2500);
@@ -194,9 +196,9 @@ impl Storm {
             net: Spread::new(50, 500).with_tail(20_000, 200),
             disk_times: self.disk_times,
             consensus: ConsensusTimes::FAST,
-            strikes: Strike::draw(&mut strikes, self.faults, (self.every, chaos), (machines, None)),
+            strikes: Strike::draw(&mut strikes, self.faults, (self.every, chaos), (machines, &[])),
             chaos,
-            frail: None,
+            frail: Vec::new(),
             over_committed: false,
             disk_dies: false,
             rots: self.rots,
@@ -221,7 +223,16 @@ impl Storm {
         };
         let patience = Duration::from_secs(prng.between(1, 8));
         let (depth, think) = (self.depth, self.think);
-        GuestPlan { volume: 0, mix, depth, think, patience, forgets: self.forgets, nbd: false }
+        GuestPlan {
+            volume: 0,
+            mix,
+            depth,
+            think,
+            patience,
+            forgets: self.forgets,
+            nbd: false,
+            asks: None,
+        }
     }
 }
 

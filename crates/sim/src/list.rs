@@ -43,7 +43,10 @@ pub const PROMISES: &[Listed] = &[
     listed("exactly-once", "each request is answered once"),
     listed("whole-answers", "an answer fits its request"),
     listed("answers-in-time", "a store answers in its time while its disk is well"),
-    listed("volume-size", "a guest is told the size that the volume was made with"),
+    listed(
+        "volume-size",
+        "a guest is told the size that the volume was made with, or has grown to",
+    ),
     listed("recovers", "a disk opens after any stop, kill or power cut"),
     listed("locates", "a store knows where each block lies"),
     listed("store", "a store answers as the replica protocol says"),

@@ -51,7 +51,7 @@ impl World {
     pub fn run(self, options: Options, part: &Part) -> Report {
         match self {
             Self::Cluster => cluster::run_part(options, part),
-            Self::Store => solo::run(options),
+            Self::Store => solo::run_part(options, part),
         }
     }
 }

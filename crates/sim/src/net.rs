@@ -72,6 +72,9 @@ pub enum Presence {
 /// A dial that nobody answers fails after so long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// As between racks, not between towns.
+const LONGER: Spread = Spread::new(0, 500);
+
 /// Until a packet that was lost is sent again with success.
 const STRAGGLES: Spread = Spread::new(200_000, 3_000_000);
 
@@ -82,6 +85,8 @@ pub struct Network<M> {
     cuts: BTreeSet<(Machine, Machine)>,
     /// Ways on which everything takes so much longer.
     slow: BTreeMap<(Machine, Machine), Duration>,
+    /// What everything takes longer on a way than on the shortest, for good: some are longer.
+    longer: BTreeMap<(Machine, Machine), Duration>,
     delay: Spread,
     prng: Prng,
     next: u64,
@@ -93,8 +98,14 @@ pub struct Network<M> {
 }
 
 impl<M> Network<M> {
-    pub fn new(machines: usize, delay: Spread, prng: Prng) -> Self {
+    pub fn new(machines: usize, delay: Spread, mut prng: Prng) -> Self {
+        let ways = (0..machines).flat_map(|from| (0..machines).map(move |to| (from, to)));
+        let mut longer = BTreeMap::new();
+        if prng.chance(1, 2) {
+            longer = ways.map(|way| (way, LONGER.draw(&mut prng))).collect();
+        }
         Self {
+            longer,
             connections: BTreeMap::new(),
             presence: vec![Presence::Off; machines],
             cuts: BTreeSet::new(),
@@ -363,7 +374,8 @@ impl<M> Network<M> {
     }
 
     fn way(&mut self, from: Machine, to: Machine) -> Duration {
-        let more = self.slow.get(&(from, to)).copied().unwrap_or_default();
+        let of = |ways: &BTreeMap<_, Duration>| ways.get(&(from, to)).copied().unwrap_or_default();
+        let more = of(&self.slow) + of(&self.longer);
         self.delay.draw(&mut self.prng) + more
     }
 

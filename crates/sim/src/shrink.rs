@@ -1,11 +1,14 @@
-//! Makes a failing seed small: leaves out faults, then guests, as long as the same promise breaks.
+//! Makes a failing seed small: leaves out faults, then guests, as long as the same promise breaks; of
+//! a store's run all but its first requests.
 //!
 //! Source: Zeller and Hildebrandt, Simplifying and Isolating Failure-Inducing Input (ddmin).
 
 use crate::caught;
-use crate::cluster::{self, Part};
+use crate::cluster::{self, Part, Swarm};
+use crate::many::World;
 use crate::oracle::Broken;
 use crate::report::Options;
+use crate::solo;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -25,23 +28,17 @@ pub struct Shrunk {
     pub cut_short: bool,
 }
 
-/// A part of a seed's schedule that still breaks what the whole of it breaks.
-pub fn shrink(seed: u64, broken: &Broken, budget: Budget) -> Shrunk {
-    let swarm = cluster::plan(seed);
+/// A part of what a seed decides that still breaks what the whole of it breaks.
+pub fn shrink(world: World, seed: u64, broken: &Broken, budget: Budget) -> Shrunk {
     let run = |part: &Part| {
-        let report = cluster::run_part(Options { seed, watch: false }, part);
+        let report = world.run(Options { seed, watch: false }, part);
         report.broken.is_some_and(|other| is_same(broken, &other))
     };
     let mut search = Search { run: &run, budget, runs: 0, cut_short: false };
-    let mut part = Part::default();
-    let troubles = search
-        .smallest(swarm.troubles(), |troubles| Part { troubles: Some(troubles), guests: None });
-    part.troubles = Some(troubles);
-    let guests = (0..swarm.guests.len()).collect();
-    let troubles = part.troubles.clone();
-    let guests =
-        search.smallest(guests, |guests| Part { troubles: troubles.clone(), guests: Some(guests) });
-    part.guests = (guests.len() < swarm.guests.len()).then_some(guests);
+    let part = match world {
+        World::Cluster => search.smallest_schedule(&cluster::plan(seed)),
+        World::Store => search.shortest(solo::plan(seed).actions),
+    };
     Shrunk { part, runs: search.runs, cut_short: search.cut_short }
 }
 
@@ -62,6 +59,31 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// First fewer faults, then fewer guests.
+    fn smallest_schedule(&mut self, swarm: &Swarm) -> Part {
+        let of = |troubles| Part { troubles: Some(troubles), ..Part::default() };
+        let part = of(self.smallest(swarm.troubles(), of));
+        let guests = (0..swarm.guests.len()).collect();
+        let guests = self.smallest(guests, |guests| Part { guests: Some(guests), ..part.clone() });
+        Part { guests: (guests.len() < swarm.guests.len()).then_some(guests), ..part }
+    }
+
+    /// Requests come one after the other: the first that have to be there. Halves what is left
+    /// between what is enough and what is not.
+    fn shortest(&mut self, all: u64) -> Part {
+        let of = |actions| Part { actions: Some(actions), ..Part::default() };
+        let (mut too_few, mut enough) = (0, all);
+        while too_few + 1 < enough {
+            let half = u64::midpoint(too_few, enough);
+            if self.fails(&of(half)) {
+                enough = half;
+            } else {
+                too_few = half;
+            }
+        }
+        of(enough)
+    }
+
     /// Leaves out halves, quarters and so on, down to single items.
     fn smallest<T: Ord + Copy>(
         &mut self,
@@ -113,7 +135,8 @@ mod tests {
         let budget = Budget { runs_max, until: Instant::now() + Duration::from_secs(60) };
         let mut search = Search { run, budget, runs: 0, cut_short: false };
         let all = (0..40).map(Trouble::Strike).chain([Trouble::Rot, Trouble::Finale]).collect();
-        let left = search.smallest(all, |troubles| Part { troubles: Some(troubles), guests: None });
+        let of = |troubles| Part { troubles: Some(troubles), ..Part::default() };
+        let left = search.smallest(all, of);
         (left, search.runs, search.cut_short)
     }
 
@@ -132,6 +155,15 @@ mod tests {
         assert_eq!((left, cut_short), (wanted.into(), false));
         assert!(runs < 100, "{runs} runs");
         assert_eq!(search(&|_| true, 200).0, BTreeSet::new());
+    }
+
+    #[test]
+    fn the_shortest_run_is_found() {
+        let run = |part: &Part| part.actions.is_some_and(|actions| actions >= 123);
+        let budget = Budget { runs_max: 50, until: Instant::now() + Duration::from_secs(60) };
+        let mut search = Search { run: &run, budget, runs: 0, cut_short: false };
+        assert_eq!(search.shortest(6000).actions, Some(123));
+        assert!(search.runs < 14, "{} runs", search.runs);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod model;
 mod script;
 
 use crate::caught::caught;
-use crate::cluster::map_pages_max;
+use crate::cluster::{Part, map_pages_max};
 use crate::content::Label;
 use crate::disk::{DiskTimes, PowerCut, Rot, VirtualDisk};
 use crate::invariants::no_write_under_read;
@@ -127,13 +127,24 @@ pub fn run(options: Options) -> Report {
     run_flawed(options, Flaws::NONE)
 }
 
+/// What a seed decides before the first event.
+pub fn plan(seed: u64) -> Plan {
+    Plan::draw(&mut Prng::new(seed))
+}
+
+/// Runs a part of what a seed decides.
+pub fn run_part(options: Options, part: &Part) -> Report {
+    let actions = part.actions.unwrap_or(u64::MAX);
+    run_drill(options, Flaws::NONE, |plan| plan.actions = plan.actions.min(actions))
+}
+
 /// With a store of which a rule is switched off.
 pub fn run_flawed(options: Options, flaws: Flaws) -> Report {
     run_drill(options, flaws, |_| {})
 }
 
 /// With a plan that was changed after it was drawn.
-pub fn run_drill(options: Options, flaws: Flaws, change: fn(&mut Plan)) -> Report {
+pub fn run_drill(options: Options, flaws: Flaws, change: impl Fn(&mut Plan)) -> Report {
     let mut prng = Prng::new(options.seed);
     let mut plan = Plan::draw(&mut prng);
     change(&mut plan);

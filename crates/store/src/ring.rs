@@ -45,6 +45,7 @@ impl RingScan {
             let at = self.looked_to;
             self.looked_to += RING_PART_BYTES;
             match part {
+                Some(bytes) if self.carry.is_empty() => self.look(superblock, &bytes, false),
                 Some(bytes) => {
                     let mut bytes_all = std::mem::take(&mut self.carry);
                     bytes_all.extend_from_slice(&bytes);

@@ -74,16 +74,22 @@ fn one(args: &SimRunArgs, seed: u64, as_json: bool) -> Result<(), Failure> {
     let part = Part {
         troubles: args.only.as_ref().map(|only| only.0.clone()),
         guests: args.guests.as_ref().map(|guests| guests.0.clone()),
+        actions: args.actions,
     };
+    let lacks = cluster::plan(seed).lacks(&part);
+    if !lacks.is_empty() {
+        let what = format!("seed {seed} has no {}", lacks.join(", no "));
+        return Err(Failure::new(Exit::Usage, what, "numbers are those of its schedule, from 0"));
+    }
     let report = world(args).run(Options { seed, watch: args.trace }, &part);
     if !as_json {
-        tell(args, &report);
+        tell(args, &report, &part);
     }
     let shrunk = report
         .broken
         .as_ref()
         .filter(|_| part == Part::default())
-        .and_then(|broken| made_small(args, seed, broken));
+        .map(|broken| made_small(args, seed, broken));
     let part = shrunk.as_ref().map_or(&part, |shrunk| &shrunk.part);
     let failed = report.broken.as_ref().map(|broken| failure(args, seed, broken, part));
     let text = || {
@@ -96,7 +102,7 @@ fn one(args: &SimRunArgs, seed: u64, as_json: bool) -> Result<(), Failure> {
 }
 
 /// The trace, or the story.
-fn tell(args: &SimRunArgs, report: &Report) {
+fn tell(args: &SimRunArgs, report: &Report, part: &Part) {
     if args.trace {
         let of = args.of.as_deref();
         let lines = report.lines.iter();
@@ -107,7 +113,9 @@ fn tell(args: &SimRunArgs, report: &Report) {
         print_lines(report.story.iter().map(ToString::to_string).chain([String::new()]));
     }
     if !args.store && args.nodes.is_none() {
-        println!("seed {}: {}", report.seed, cluster::plan(report.seed).summary());
+        let mut swarm = cluster::plan(report.seed);
+        swarm.keep(part);
+        println!("seed {}: {}", report.seed, swarm.summary());
     }
 }
 
@@ -213,16 +221,13 @@ fn schedule_lines(swarm: &Swarm) -> Vec<String> {
     lines
 }
 
-fn made_small(args: &SimRunArgs, seed: u64, broken: &Broken) -> Option<Shrunk> {
-    if args.store {
-        return None;
-    }
+fn made_small(args: &SimRunArgs, seed: u64, broken: &Broken) -> Shrunk {
     eprintln!("seed {seed} breaks {}: looking for the least that breaks it", broken.promise);
     let budget = Budget { runs_max: SHRINK_RUNS_MAX, until: Instant::now() + SHRINK_MOST };
-    let shrunk = shrink(seed, broken, budget);
+    let shrunk = shrink(world(args), seed, broken, budget);
     let how = if shrunk.cut_short { "stopped after" } else { "done with" };
     eprintln!("{how} {} runs", shrunk.runs);
-    Some(shrunk)
+    shrunk
 }
 
 fn many(args: &SimRunArgs, as_json: bool) -> Result<(), Failure> {
@@ -257,10 +262,10 @@ fn many(args: &SimRunArgs, as_json: bool) -> Result<(), Failure> {
     });
     progress.done();
     let took = began.elapsed();
-    let smallest = sums.failures.first_key_value().map(|(seed, broken)| {
-        let part = made_small(args, *seed, broken).map(|shrunk| shrunk.part).unwrap_or_default();
-        failure(args, *seed, broken, &part)
-    });
+    let smallest = sums
+        .failures
+        .first_key_value()
+        .map(|(seed, broken)| failure(args, *seed, broken, &made_small(args, *seed, broken).part));
     let text = || {
         let mut text = format!("from seed {}: {}", seeds.first, summary(&sums, took));
         for (seed, broken) in sums.failures.iter().take(FAILURES_SHOWN) {
@@ -358,13 +363,27 @@ fn directed(args: &SimRunArgs, nodes: usize, as_json: bool) -> Result<(), Failur
     let prng = gabion_types::Prng::new(seed);
     let report = cluster::run_swarm(Options { seed, watch: args.trace }, swarm, prng);
     if !as_json {
-        tell(args, &report);
+        tell(args, &report, &Part::default());
     }
-    show(as_json, &directed_json(&report), || directed_text(&report));
+    let replay = directed_replay(args, nodes, seed);
+    show(as_json, &directed_json(&report), || directed_text(&report, &replay));
     end(usize::from(report.broken.is_some()), 1)
 }
 
-fn directed_text(report: &Report) -> String {
+/// What to type to see the same scenario again.
+fn directed_replay(args: &SimRunArgs, nodes: usize, seed: u64) -> String {
+    let SimRunArgs { kill, rf, down, apart, .. } = args;
+    let mut typed = format!("gabion sim run --seed {seed} --nodes {nodes} --rf {rf} --kill {kill}");
+    for cut in &args.cut {
+        typed.push_str(&format!(" --cut {},{}", cluster::named(cut.0), cluster::named(cut.1)));
+    }
+    if args.witness {
+        typed.push_str(" --witness");
+    }
+    format!("{typed} --down {}ms --apart {}ms", down.0.as_millis(), apart.0.as_millis())
+}
+
+fn directed_text(report: &Report, replay: &str) -> String {
     let at = |at: gabion_types::Instant| format!("{:.1} s", at.nanos() as f64 / 1e9);
     let rows: Vec<_> = report
         .waits
@@ -389,7 +408,9 @@ fn directed_text(report: &Report) -> String {
             "nothing was lost: {} operations were checked, and every block was read at the end",
             report.operations
         ),
-        Some(broken) => format!("BROKEN {}: {}", broken.promise, broken.text),
+        Some(broken) => {
+            format!("BROKEN {}: {}\nreplay it: {replay} --trace", broken.promise, broken.text)
+        }
     };
     format!("{table}\n\n{whole}\n{lost}")
 }

@@ -19,8 +19,8 @@ impl Cluster {
             return false;
         }
         let drawn = index(self.damage_prng.below(self.machines.len() as u64));
-        // What the frail one holds may be damaged already.
-        let machine = self.swarm.frail.unwrap_or(drawn);
+        // What a frail one holds may be damaged already.
+        let machine = self.swarm.frail.first().copied().unwrap_or(drawn);
         let disks = self.machines[machine].disks.len();
         let copies = self.swarm.volumes.iter().map(|volume| usize::from(volume.rf)).max();
         let with_disks = self.swarm.disks.iter().filter(|disks| **disks > 0).count();
@@ -48,7 +48,22 @@ impl Cluster {
         }
         let mut prng = self.damage_prng.fork();
         let drawn = index(prng.below(self.machines.len() as u64));
-        self.rot_some(self.swarm.frail.unwrap_or(drawn), ROTS_MAX, &mut prng);
+        let frail = self.swarm.frail.first().copied();
+        let machine = frail.or_else(|| self.dies_unnoticed()).unwrap_or(drawn);
+        self.rot_some(machine, ROTS_MAX, &mut prng);
+    }
+
+    /// A machine with a disk that died, which nobody has asked for anything since: what is on it counts
+    /// as a copy still.
+    fn dies_unnoticed(&self) -> Option<Machine> {
+        let counts = |uuid| {
+            let mut disks = self.map.disks().values();
+            disks.any(|disk| disk.uuid == uuid && disk.is_in_service())
+        };
+        let mut hosts = self.machines.iter();
+        hosts.position(|host| {
+            host.disks.iter().any(|disk| disk.virtual_disk.is_dead() && counts(disk.uuid))
+        })
     }
 
     pub(super) fn rot_some(&mut self, machine: Machine, most: u64, prng: &mut Prng) {
@@ -100,17 +115,37 @@ impl Cluster {
             store.locate(volume, segment, block, &mut peek)
         });
         let Some(place) = place else { return };
+        let what = || format!("{volume} {segment} block {}", block.get());
+        self.rot_page((machine, slot), place.offset / 4096, what, prng);
+    }
+
+    /// Whatever it is: also a frame, a page of the map, a root.
+    pub(super) fn rot_anything(&mut self, machine: Machine, slot: usize, prng: &mut Prng) {
+        let disk = &mut self.machines[machine].disks[slot].virtual_disk;
+        if let Some(page) = disk.pick_written() {
+            disk.may_lose_map();
+            self.rot_page((machine, slot), page, || "any page".to_string(), prng);
+        }
+    }
+
+    fn rot_page(
+        &mut self,
+        (machine, slot): (Machine, usize),
+        page: u64,
+        what: impl Fn() -> String,
+        prng: &mut Prng,
+    ) {
         let rot = match prng.below(4) {
             0 => Rot::Flip { bit: prng.below(4096 * 8) },
             1 => Rot::Unreadable,
-            2 => Rot::Misdirected { from: place.offset / 4096 - 1 },
+            2 => Rot::Misdirected { from: page.saturating_sub(1) },
             _ => Rot::Zeroed,
         };
         self.count("rot");
-        let numbers = [machine as u64, slot as u64, place.offset];
+        let numbers = [machine as u64, slot as u64, page];
         self.trace.note_with(self.queue.now(), Who::World, "rot", numbers, || {
-            format!("{volume} {segment} block {} {rot:?}", block.get())
+            format!("{} {rot:?}", what())
         });
-        self.machines[machine].disks[slot].virtual_disk.rot(place.offset / 4096, rot);
+        self.machines[machine].disks[slot].virtual_disk.rot(page, rot);
     }
 }

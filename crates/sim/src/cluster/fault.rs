@@ -43,9 +43,13 @@ pub enum FaultKind {
     Move,
     /// Nor this: a volume is deleted and made anew under the same name.
     Remake,
+    /// Nor this: a volume grows.
+    Grow,
     ReadError,
     WriteError,
     SyncError,
+    /// A disk answers everything with an error, until another one comes in its place.
+    DeadDisk,
     /// A disk says that it has written, and has not.
     LostWrite,
     /// A disk writes to another place.
@@ -86,7 +90,7 @@ pub(super) const LASTS: [Spread; 3] = [
 ];
 
 impl FaultKind {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutAll,
@@ -106,9 +110,11 @@ impl FaultKind {
         Self::Leaderless,
         Self::Move,
         Self::Remake,
+        Self::Grow,
         Self::ReadError,
         Self::WriteError,
         Self::SyncError,
+        Self::DeadDisk,
         Self::LostWrite,
         Self::AstrayWrite,
         Self::BitRot,
@@ -130,6 +136,7 @@ impl FaultKind {
             Self::ReadError
             | Self::WriteError
             | Self::SyncError
+            | Self::DeadDisk
             | Self::LostWrite
             | Self::AstrayWrite
             | Self::BitRot
@@ -153,7 +160,8 @@ impl FaultKind {
             | Self::Unseat
             | Self::Leaderless
             | Self::Move
-            | Self::Remake => false,
+            | Self::Remake
+            | Self::Grow => false,
         }
     }
 
@@ -174,11 +182,14 @@ impl FaultKind {
             | Self::PowerCutAll
             | Self::Reset
             | Self::SlowWay
-            | Self::ClockJump => true,
-            Self::Cut | Self::CutOneWay | Self::Isolate | Self::Remake => false,
+            | Self::ClockJump
+            | Self::Remake
+            | Self::Grow => true,
+            Self::Cut | Self::CutOneWay | Self::Isolate => false,
             Self::ReadError
             | Self::WriteError
             | Self::SyncError
+            | Self::DeadDisk
             | Self::LostWrite
             | Self::AstrayWrite
             | Self::BitRot
@@ -208,9 +219,11 @@ impl FaultKind {
             Self::Leaderless => "leaderless",
             Self::Move => "move",
             Self::Remake => "remake",
+            Self::Grow => "grow",
             Self::ReadError => "read-error",
             Self::WriteError => "write-error",
             Self::SyncError => "sync-error",
+            Self::DeadDisk => "dead-disk",
             Self::LostWrite => "lost-write",
             Self::AstrayWrite => "astray-write",
             Self::BitRot => "bit-rot",
@@ -241,9 +254,11 @@ impl FaultKind {
             Self::Leaderless => "nobody leads for some seconds",
             Self::Move => "somebody asks that another node owns a volume",
             Self::Remake => "a volume is deleted and made anew under the same name",
+            Self::Grow => "a volume grows while guests use it",
             Self::ReadError => "a read of a disk is an error, once",
             Self::WriteError => "a write to a disk is an error: it is out for good",
             Self::SyncError => "a sync of a disk is an error: it is out for good",
+            Self::DeadDisk => "a disk answers everything with an error, until it is replaced",
             Self::LostWrite => "a disk says that it has written, and has not",
             Self::AstrayWrite => "a disk writes to another place than it was told",
             Self::BitRot => "blocks of a machine rot while guests work",
@@ -262,16 +277,21 @@ impl Cluster {
         let strike = self.swarm.strikes[number];
         let Strike { kind, lasts, one, other, seed, .. } = strike;
         let mut prng = Prng::new(seed);
-        self.count(kind.name());
+        if !self.can_strike(kind, one) {
+            return;
+        }
         let numbers = [one as u64, other as u64, u64::from(lasts.subsec_millis())];
         self.trace.note_with(self.queue.now(), Who::World, kind.name(), numbers, || {
             format!("number {number} of the schedule, for {:.3} s", lasts.as_secs_f64())
         });
         self.tell_strike(&strike);
-        self.inflict(strike, &mut prng);
+        if self.inflict(strike, &mut prng) {
+            self.count(kind.name());
+        }
     }
 
-    fn inflict(&mut self, strike: Strike, prng: &mut Prng) {
+    /// False: nothing came of it.
+    fn inflict(&mut self, strike: Strike, prng: &mut Prng) -> bool {
         let Strike { kind, lasts, one, other, .. } = strike;
         match kind {
             FaultKind::Kill => {
@@ -330,16 +350,51 @@ impl Cluster {
             FaultKind::ClockJump => self.jump_clock(one, prng),
             FaultKind::Unseat => self.consensus.unseat(self.queue.now(), Duration::ZERO),
             FaultKind::Leaderless => self.consensus.unseat(self.queue.now(), lasts),
-            FaultKind::Move => self.move_volume(one, prng),
-            FaultKind::Remake => self.remake_volume(prng),
+            FaultKind::Move => return self.move_volume(one, prng),
+            FaultKind::Remake => return self.remake_volume(prng),
+            FaultKind::Grow => return self.grow_volume(prng),
             FaultKind::ReadError
             | FaultKind::WriteError
             | FaultKind::SyncError
+            | FaultKind::DeadDisk
             | FaultKind::LostWrite
             | FaultKind::AstrayWrite
             | FaultKind::BitRot
             | FaultKind::NewDisk
-            | FaultKind::OldDisk => self.damage(strike, prng),
+            | FaultKind::OldDisk => return self.damage(strike, prng),
+        }
+        true
+    }
+
+    /// What is down already does not go down again; a witness has no disk that could be slow.
+    fn can_strike(&self, kind: FaultKind, machine: Machine) -> bool {
+        let host = &self.machines[machine];
+        match kind {
+            FaultKind::Kill | FaultKind::PauseClock | FaultKind::Pause => host.is_running(),
+            FaultKind::Stop | FaultKind::Drain => host.is_running() && !host.stopping,
+            FaultKind::SlowDisk | FaultKind::StuckDisk => !host.disks.is_empty(),
+            FaultKind::PowerCut
+            | FaultKind::PowerCutAll
+            | FaultKind::Cut
+            | FaultKind::CutOneWay
+            | FaultKind::Isolate
+            | FaultKind::Reset
+            | FaultKind::SlowWay
+            | FaultKind::ClockJump
+            | FaultKind::Unseat
+            | FaultKind::Leaderless
+            | FaultKind::Move
+            | FaultKind::Remake
+            | FaultKind::Grow => true,
+            FaultKind::ReadError
+            | FaultKind::WriteError
+            | FaultKind::SyncError
+            | FaultKind::DeadDisk
+            | FaultKind::LostWrite
+            | FaultKind::AstrayWrite
+            | FaultKind::BitRot
+            | FaultKind::NewDisk
+            | FaultKind::OldDisk => true,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What goes wrong with disks and clocks while guests work. Damage that may cost a copy for good
-//! strikes the disks of one machine only, and nothing in such a run takes other copies away: so
-//! every promise must hold as if nothing had happened.
+//! strikes the disks of fewer machines than there are copies, and nothing in such a run takes other
+//! copies away: so every promise must hold as if nothing had happened.
 
 use super::fault::{FaultKind, Mend};
 use super::machine::{self, State, node_id, who};
@@ -18,16 +18,19 @@ const ROTS_MAX: u64 = 8;
 const JUMP: Spread = Spread::new(1_000, 5_000_000);
 
 impl Cluster {
-    pub(super) fn damage(&mut self, strike: Strike, prng: &mut Prng) {
+    /// False: it was to come already.
+    pub(super) fn damage(&mut self, strike: Strike, prng: &mut Prng) -> bool {
         let Strike { kind, lasts, one, .. } = strike;
         let slot = index(prng.below(self.machines[one].disks.len() as u64));
         let disk = &mut self.machines[one].disks[slot].virtual_disk;
         match kind {
             FaultKind::ReadError => disk.fail_next_read(),
-            FaultKind::WriteError => disk.set_next_write(NextWrite::Fails),
+            FaultKind::WriteError => return disk.set_next_write(NextWrite::Fails),
             FaultKind::SyncError => disk.fail_next_sync(),
-            FaultKind::LostWrite => disk.set_next_write(NextWrite::Vanishes),
-            FaultKind::AstrayWrite => disk.set_next_write(NextWrite::GoesAstray),
+            FaultKind::DeadDisk => disk.die(),
+            FaultKind::LostWrite => return disk.set_next_write(NextWrite::Vanishes),
+            FaultKind::AstrayWrite => return disk.set_next_write(NextWrite::GoesAstray),
+            FaultKind::BitRot if prng.chance(1, 4) => self.rot_anything(one, slot, prng),
             FaultKind::BitRot => self.rot_some(one, ROTS_MAX, prng),
             FaultKind::NewDisk => {
                 self.cut_power(one, prng);
@@ -57,8 +60,10 @@ impl Cluster {
             | FaultKind::Unseat
             | FaultKind::Leaderless
             | FaultKind::Move
-            | FaultKind::Remake => {}
+            | FaultKind::Remake
+            | FaultKind::Grow => return false,
         }
+        true
     }
 
     /// The disk is gone with all that it held, and another one is there.
@@ -87,10 +92,10 @@ impl Cluster {
 
     /// An operator puts new disks in the place of those that are out of service.
     pub(super) fn replace_bad_disks(&mut self) {
-        if let Some(machine) = self.swarm.frail {
+        for machine in self.swarm.frail.clone() {
             let bad: Vec<usize> = self.bad_disks(machine);
             if bad.is_empty() {
-                return;
+                continue;
             }
             self.kill(machine);
             self.machines[machine].state = State::Down;

@@ -57,15 +57,16 @@ pub struct Orphan {
 }
 
 impl Guest {
-    pub fn new(plan: GuestPlan, prng: Prng) -> Self {
+    pub fn new(mut plan: GuestPlan, prng: Prng) -> Self {
+        let asks = plan.asks.take();
         Self {
             volume: 0,
             plan,
             prng,
             state: GuestState::Away,
             nbd: None,
-            again: VecDeque::new(),
-            busy: true,
+            busy: asks.is_none(),
+            again: asks.unwrap_or_default().into(),
             acts: 0,
             answered: 0,
             wants_since: None,

@@ -123,7 +123,10 @@ impl Cluster {
         let size_bytes = self.swarm.volumes[self.guests[guest].plan.volume].size_bytes;
         match result {
             Ok(opened) => {
-                if opened.size_bytes != size_bytes {
+                // It may have grown.
+                let entry = self.map.volume(opened.volume);
+                let most = entry.map_or(u64::MAX, |entry| entry.spec.size_bytes);
+                if !(size_bytes..=most).contains(&opened.size_bytes) {
                     self.break_promise("volume-size", format!("guest {guest}: {opened:?}"));
                 }
                 let volume = self.place_of(opened.volume, size_bytes);

@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 
 /// Without an answer it asks again, elsewhere.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// A volume grows by so much at once. Units: blocks.
+const GROWS_MAX: u64 = 300;
 
 #[derive(Debug, Default)]
 pub struct Operator {
@@ -45,28 +47,47 @@ impl Cluster {
     }
 
     /// A volume is deleted and made anew under its name, if nothing else is asked.
-    pub(super) fn remake_volume(&mut self, prng: &mut Prng) {
+    pub(super) fn remake_volume(&mut self, prng: &mut Prng) -> bool {
         if !self.operator.is_done() {
-            return;
+            return false;
         }
         let volume = prng.pick(&self.swarm.volumes).expect("there is a volume").clone();
-        self.count("remade");
         let delete = AdminRequest::DeleteVolume { name: volume.name.clone(), force: true };
         self.operator.push(delete);
         self.operator.push(AdminRequest::CreateVolume { spec: spec(&volume), near: None });
+        self.begin_operating();
+        true
+    }
+
+    /// A volume becomes larger, if nothing else is asked and there is room for it. Guests stay where
+    /// they are.
+    pub(super) fn grow_volume(&mut self, prng: &mut Prng) -> bool {
+        if !self.operator.is_done() || self.swarm.is_small() {
+            return false;
+        }
+        let name = prng.pick(&self.swarm.volumes).expect("there is a volume").name.clone();
+        let Some(entry) = self.map.volume_by_name(&name) else { return false };
+        let more = prng.between(1, GROWS_MAX) * gabion_types::BLOCK_BYTES;
+        let size_bytes = entry.spec.size_bytes + more;
+        self.operator.push(AdminRequest::ResizeVolume { name, size_bytes });
+        self.begin_operating();
+        true
+    }
+
+    fn begin_operating(&mut self) {
         let number = self.operator.number;
         self.queue.after(self.no_time(), Event::Operate { number });
     }
 
     /// Asks that a machine owns some volume, if nothing else is asked.
-    pub(super) fn move_volume(&mut self, machine: Machine, prng: &mut Prng) {
-        if self.operator.is_done() {
-            let volumes = &self.swarm.volumes;
-            let name = prng.pick(volumes).expect("there is a volume").name.clone();
-            self.operator.push(AdminRequest::MoveVolume { name, to: node_id(machine) });
-            let number = self.operator.number;
-            self.queue.after(self.no_time(), Event::Operate { number });
+    pub(super) fn move_volume(&mut self, machine: Machine, prng: &mut Prng) -> bool {
+        if !self.operator.is_done() {
+            return false;
         }
+        let name = prng.pick(&self.swarm.volumes).expect("there is a volume").name.clone();
+        self.operator.push(AdminRequest::MoveVolume { name, to: node_id(machine) });
+        self.begin_operating();
+        true
     }
 
     /// Asks the next thing, or the last one again. `number`: of the request that is given up.
@@ -97,10 +118,14 @@ impl Cluster {
         self.trace.note_with(self.queue.now(), Who::World, "admin done", [number, 0, 0], || {
             format!("{reply:?}")
         });
-        let moves = matches!(self.operator.tasks.front(), Some(AdminRequest::MoveVolume { .. }));
+        // Whatever comes of these, they are not asked again.
+        let asked_once = matches!(
+            self.operator.tasks.front(),
+            Some(AdminRequest::MoveVolume { .. } | AdminRequest::ResizeVolume { .. })
+        );
         let deletes =
             matches!(self.operator.tasks.front(), Some(AdminRequest::DeleteVolume { .. }));
-        let done = moves
+        let done = asked_once
             || match &reply {
                 AdminReply::Done | AdminReply::Created { .. } => true,
                 // An earlier try did it.

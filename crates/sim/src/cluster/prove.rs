@@ -22,6 +22,9 @@ const STOPPING: Duration = Duration::from_secs(60);
 /// What the owners still want of the map comes within: then nobody takes a copy away any more for
 /// what is over.
 const QUIET: Duration = Duration::from_secs(3);
+/// Where copies are looked through all the time, the owners always want something: then it is waited
+/// for so long only, which is more than the longest `member.slow` and `fence.wait`.
+const NEVER_QUIET: Duration = Duration::from_secs(15);
 /// After the last trouble guests go on a little while.
 const GOES_ON: Duration = Duration::from_secs(2);
 
@@ -126,8 +129,8 @@ impl Cluster {
         self.replace_bad_disks();
         let missing = self.missing().or_else(|| self.not_given_back());
         self.is_whole();
-        let over = now.since(since) > HEALING / 2;
-        let calm = over || self.consensus.is_quiet(now, QUIET);
+        let most = if self.swarm.scrubs() { NEVER_QUIET } else { HEALING / 2 };
+        let calm = now.since(since) > most || self.consensus.is_quiet(now, QUIET);
         if missing.is_none() && now.since(since) > GOES_ON && calm {
             if self.let_a_disk_die() {
                 self.enter(Phase::Healing { since: now });
@@ -222,6 +225,11 @@ impl Cluster {
             let units = self.swarm.volumes[volume].size_bytes / unit_bytes;
             let from = (from / unit_bytes).min(units);
             let mut prng = self.prng.fork();
+            let firsts = (from..units).step_by(crate::world::index(part));
+            let asks = firsts.map(|first| {
+                let count = part.min(units - first);
+                OpPlan { kind, first, count }
+            });
             let plan = GuestPlan {
                 volume,
                 mix: Mix::draw(&mut prng, units, unit_bytes, part * unit_bytes),
@@ -230,15 +238,9 @@ impl Cluster {
                 patience: READING * 2,
                 forgets: false,
                 nbd: false,
+                asks: Some(asks.collect()),
             };
-            let mut guest = Guest::new(plan, prng);
-            guest.busy = false;
-            let firsts = (from..units).step_by(crate::world::index(part));
-            guest.again.extend(firsts.map(|first| {
-                let count = part.min(units - first);
-                OpPlan { kind, first, count }
-            }));
-            self.guests.push(guest);
+            self.guests.push(Guest::new(plan, prng));
             self.schedule_act(self.guests.len() - 1, Duration::from_micros(1));
         }
     }

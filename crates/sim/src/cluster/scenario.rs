@@ -82,7 +82,7 @@ impl Scenario {
             net: Spread::new(50, 200),
             disk_times: DiskTimes::FAST,
             consensus: ConsensusTimes::CALM,
-            frail: None,
+            frail: Vec::new(),
             over_committed: false,
             strikes,
             chaos,
@@ -152,6 +152,7 @@ fn guest(volume: usize, prng: &mut Prng) -> GuestPlan {
         patience: Duration::from_secs(3600),
         forgets: false,
         nbd: false,
+        asks: None,
     }
 }
 

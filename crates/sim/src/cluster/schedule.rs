@@ -44,6 +44,8 @@ pub struct Part {
     pub troubles: Option<BTreeSet<Trouble>>,
     /// Only these guests come; none given: all.
     pub guests: Option<BTreeSet<usize>>,
+    /// Where there is one store alone: only its first so many requests.
+    pub actions: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +58,7 @@ impl Strike {
         prng: &mut Prng,
         kinds: &[FaultKind],
         (every, chaos): (Duration, Duration),
-        (machines, frail): (usize, Option<Machine>),
+        (machines, frail): (usize, &[Machine]),
     ) -> Vec<Self> {
         let mut strikes = Vec::new();
         let mut at = FIRST;
@@ -65,7 +67,7 @@ impl Strike {
             let mut prng = prng.fork();
             let one = index(prng.below(machines as u64));
             let other = one + 1 + index(prng.below(machines as u64 - 1));
-            let one = frail.unwrap_or(one);
+            let one = if frail.is_empty() { one } else { pick(&mut prng, frail) };
             strikes.push(Self {
                 at,
                 kind: pick(&mut prng, kinds),
@@ -109,7 +111,9 @@ impl Swarm {
     pub fn summary(&self) -> String {
         let disks: Vec<_> = self.disks.iter().map(ToString::to_string).collect();
         let copies: BTreeSet<_> = self.volumes.iter().map(|volume| volume.rf.to_string()).collect();
-        let kinds: BTreeSet<_> = self.strikes.iter().map(|strike| strike.kind.name()).collect();
+        let strikes = || self.kept_strikes().map(|(_, strike)| strike);
+        let kinds: BTreeSet<_> = strikes().map(|strike| strike.kind.name()).collect();
+        let guests = (0..self.guests.len()).filter(|guest| self.has_guest(*guest));
         let kinds: Vec<_> = kinds.into_iter().collect();
         format!(
             "{} nodes with {} disks, {} volumes with {} copies, {} guests, {} faults in {} s ({})",
@@ -117,8 +121,8 @@ impl Swarm {
             disks.join("+"),
             self.volumes.len(),
             copies.into_iter().collect::<Vec<_>>().join(" or "),
-            self.guests.len(),
-            self.strikes.len(),
+            guests.count(),
+            strikes().count(),
             self.chaos.as_secs(),
             if kinds.is_empty() { "none".to_string() } else { kinds.join(", ") },
         )
@@ -139,6 +143,15 @@ impl Swarm {
     /// What strikes, with its number.
     pub fn kept_strikes(&self) -> impl Iterator<Item = (usize, &Strike)> {
         self.strikes.iter().enumerate().filter(|(number, _)| self.has(Trouble::Strike(*number)))
+    }
+
+    /// What a part names, and is not there.
+    pub fn lacks(&self, part: &Part) -> Vec<String> {
+        let all = self.troubles();
+        let troubles = part.troubles.iter().flatten().filter(|trouble| !all.contains(trouble));
+        let guests = part.guests.iter().flatten().filter(|guest| **guest >= self.guests.len());
+        let troubles = troubles.map(|trouble| format!("fault {trouble}"));
+        troubles.chain(guests.map(|guest| format!("guest {guest}"))).collect()
     }
 
     pub fn has_guest(&self, guest: usize) -> bool {
@@ -165,6 +178,9 @@ impl Part {
         if let Some(guests) = &self.guests {
             let items = guests.iter().map(ToString::to_string).collect();
             options.push_str(&format!(" --guests {}", list(items)));
+        }
+        if let Some(actions) = self.actions {
+            options.push_str(&format!(" --actions {actions}"));
         }
         options
     }

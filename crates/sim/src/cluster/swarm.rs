@@ -4,7 +4,7 @@ use super::fault::FaultKind;
 use super::schedule::{Part, Strike};
 use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
-use crate::workload::Mix;
+use crate::workload::{Mix, OpPlan};
 use crate::world::Spread;
 use gabion_types::{Duration, Limits, Prng, SegmentSize};
 
@@ -25,9 +25,9 @@ pub struct Swarm {
     pub net: Spread,
     pub disk_times: DiskTimes,
     pub consensus: ConsensusTimes,
-    /// The machine on which disks are damaged while guests work; then nothing takes the copies of
-    /// others away.
-    pub frail: Option<usize>,
+    /// The machines on which disks are damaged while guests work, fewer than there are copies; then
+    /// nothing takes the copies of others away.
+    pub frail: Vec<usize>,
     /// Volumes are promised more than the disks hold. Once faults are over guests give back what
     /// has no room with all copies.
     pub over_committed: bool,
@@ -67,6 +67,8 @@ pub struct GuestPlan {
     pub forgets: bool,
     /// It speaks NBD; else its node is asked as by gRPC.
     pub nbd: bool,
+    /// Exactly these requests; none given: it invents them.
+    pub asks: Option<Vec<OpPlan>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +172,8 @@ impl GuestPlan {
             self.mix.status = 0;
         }
         // A unit is a register of the judge's: many small ones take long.
-        if self.nbd && unit_bytes == gabion_types::BLOCK_BYTES && prng.chance(1, 2) {
+        let one_in = if unit_bytes == gabion_types::BLOCK_BYTES { 2 } else { 8 };
+        if self.nbd && prng.chance(1, one_in) {
             self.mix.count_max = prng.between(1, LARGE_REQUEST / unit_bytes);
         }
     }
@@ -197,8 +200,9 @@ impl Swarm {
         if room == Room::Promised {
             guests.iter_mut().for_each(|guest| guest.fill_up(u64::from(limits.part_bytes)));
         }
-        let frail = Self::draw_frail(prng, &disks, &volumes).filter(|_| room == Room::Ample);
-        let faults = FaultKind::draw(prng, frail.is_some());
+        let mut frail = Self::draw_frail(prng, &disks, &volumes);
+        frail.retain(|_| room == Room::Ample);
+        let faults = FaultKind::draw(prng, !frail.is_empty());
         if !faults.contains(&FaultKind::Remake) {
             guests.iter_mut().for_each(|guest| guest.draw_nbd(prng, unit_bytes));
         }
@@ -213,7 +217,6 @@ impl Swarm {
             guests,
             unit_bytes,
             settings: Self::draw_settings(prng),
-            frail,
             over_committed: room == Room::Promised,
             net: pick(
                 prng,
@@ -232,8 +235,9 @@ impl Swarm {
                 &mut prng.fork(),
                 &faults,
                 (fault_every, chaos),
-                (machines, frail),
+                (machines, &frail),
             ),
+            frail,
             chaos,
             disk_dies: prng.chance(1, 3),
             rots: prng.chance(1, 2),
@@ -243,6 +247,11 @@ impl Swarm {
         };
         swarm.draw_scrubs();
         swarm
+    }
+
+    /// What is free is not enough for more than was planned.
+    pub fn is_small(&self) -> bool {
+        self.disk_bytes != DISK
     }
 
     /// Copies are looked through without being asked.
@@ -289,14 +298,24 @@ impl Swarm {
     }
 
     /// In each third run; only where each block has a copy elsewhere.
-    fn draw_frail(prng: &mut Prng, disks: &[usize], volumes: &[VolumePlan]) -> Option<usize> {
-        let machine = crate::world::index(prng.below(disks.len() as u64));
-        let fits = disks[machine] > 0 && volumes.iter().all(|volume| volume.rf > 1);
-        (prng.chance(1, 3) && fits).then_some(machine)
+    fn draw_frail(prng: &mut Prng, disks: &[usize], volumes: &[VolumePlan]) -> Vec<usize> {
+        let mut machines: Vec<usize> = (0..disks.len()).filter(|one| disks[*one] > 0).collect();
+        let copies = volumes.iter().map(|volume| usize::from(volume.rf)).min().unwrap_or(1);
+        let most = if prng.chance(1, 3) { prng.between(1, 2) } else { 0 };
+        let count = crate::world::index(most).min(copies - 1);
+        let mut drawn = || {
+            let place = crate::world::index(prng.below(machines.len() as u64));
+            machines.swap_remove(place)
+        };
+        (0..count).map(|_| drawn()).collect()
     }
 
     fn draw_settings(prng: &mut Prng) -> Vec<(&'static str, String)> {
+        // In this order: a lease is at least three times as long as what renews it, and a silence
+        // twice as long as what breaks it.
         let drawn = [
+            ("lease.duration", pick(prng, &["4s", "6s"])),
+            ("ping.silence", pick(prng, &["1500ms", "3s"])),
             ("rebuild.wait", pick(prng, &["1s", "5s", "20s"])),
             ("rebuild.away", pick(prng, &["34%", "50%", "100%"])),
             ("fence.wait", pick(prng, &["300ms", "1s", "3s"])),
@@ -341,6 +360,7 @@ impl Swarm {
                     patience: Duration::from_millis(pick(prng, &[1500, 5000, 20_000, 600_000])),
                     forgets: prng.chance(1, 3),
                     nbd: false,
+                    asks: None,
                 }
             })
             .collect()

@@ -34,12 +34,12 @@ impl Cluster {
         places
     }
 
-    /// Without the stores of the machine on which disks lie, rot and go back: what they say is not
+    /// Without the stores of the machines on which disks lie, rot and go back: what they say is not
     /// what anybody can count on, and the copies elsewhere make up for it.
     fn sound_places(&self) -> Vec<Place<'_>> {
-        let frail = self.swarm.frail.map(|machine| &self.machines[machine].disks);
-        let is_frail =
-            |uuid: [u8; 16]| frail.is_some_and(|disks| disks.iter().any(|disk| disk.uuid == uuid));
+        let frail = self.swarm.frail.iter().flat_map(|machine| &self.machines[*machine].disks);
+        let frail: Vec<_> = frail.map(|disk| disk.uuid).collect();
+        let is_frail = |uuid| frail.contains(&uuid);
         let mut places = self.places();
         let frail = places.iter_mut().filter(|place| is_frail(place.uuid));
         frail.for_each(|place| place.store = None);
@@ -91,8 +91,14 @@ impl Cluster {
             let node = host.node().filter(|_| host.is_running())?;
             let (mut volumes, mut unserved) = (Vec::new(), Vec::new());
             for (volume, segments) in node.completing(host.local(now)) {
-                volumes.extend(node.map().volume(volume).map(|entry| (volume, entry.owner_epoch)));
-                unserved.extend(segments.into_iter().map(|segment| (volume, segment)));
+                let known = node.map().volume(volume);
+                volumes.extend(known.map(|entry| (volume, entry.owner_epoch)));
+                // It has yet to hear that the volume is longer.
+                let count =
+                    |entry: Option<&VolumeEntry>| entry.map_or(0, VolumeEntry::segment_count);
+                let longer = count(known)..count(self.map.volume(volume));
+                let segments = segments.into_iter().chain(longer.map(SegmentIndex::new));
+                unserved.extend(segments.map(|segment| (volume, segment)));
             }
             Some(Completing { node: node_id(machine), volumes, unserved })
         };

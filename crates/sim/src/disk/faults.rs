@@ -114,8 +114,13 @@ impl VirtualDisk {
         self.next_read_fails = true;
     }
 
-    pub fn set_next_write(&mut self, fate: NextWrite) {
-        self.next_write = fate;
+    /// False: another one is to come first.
+    pub fn set_next_write(&mut self, fate: NextWrite) -> bool {
+        let free = self.next_write == NextWrite::Good;
+        if free {
+            self.next_write = fate;
+        }
+        free
     }
 
     pub fn set_stuck(&mut self, stuck: bool) {
@@ -158,6 +163,7 @@ impl VirtualDisk {
 
     /// Where a write lands that goes astray.
     pub(super) fn astray(&mut self, bytes: u64) -> u64 {
+        self.may_lose_map();
         let pages = (self.capacity_bytes() - bytes) / BLOCK_BYTES;
         match self.pick_written() {
             Some(page) if self.prng.chance(1, 2) => page.min(pages) * BLOCK_BYTES,
@@ -192,6 +198,15 @@ impl VirtualDisk {
     /// Something on it changed by itself.
     pub fn has_rotted(&self) -> bool {
         self.rotted
+    }
+
+    /// What rots next may be a page that says where others lie.
+    pub fn may_lose_map(&mut self) {
+        self.lost_map = true;
+    }
+
+    pub fn has_lost_map(&self) -> bool {
+        self.lost_map
     }
 
     pub(super) fn write_in_part(&mut self, offset: u64, data: &Bytes) {

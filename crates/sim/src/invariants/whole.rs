@@ -1,14 +1,20 @@
 //! promise: majority-first, liveness. When nothing goes wrong any more, every segment has all its
 //! copies in-sync, and none is joining or stale.
 
-use gabion_cluster::{Map, NodeState, VolumeState};
+use gabion_cluster::{Map, NodeState, VolumeEntry, VolumeState};
+
+/// Deleted, and no disk that is there has anything of it left: only one that is missing holds it back.
+fn is_gone(map: &Map, volume: &VolumeEntry) -> bool {
+    let mut drops = map.nodes().keys().flat_map(|node| map.drops_for(*node));
+    volume.state == VolumeState::Deleting && !drops.any(|order| order.volume == volume.id)
+}
 
 /// What is not whole yet, in words; none if all is.
 pub fn missing(map: &Map) -> Option<String> {
     if let Some((node, _)) = map.nodes().iter().find(|(_, node)| node.state != NodeState::Alive) {
         return Some(format!("{node} is silent"));
     }
-    for volume in map.volumes().values() {
+    for volume in map.volumes().values().filter(|volume| !is_gone(map, volume)) {
         if volume.state != VolumeState::Ready {
             return Some(format!("{} is {:?}", volume.id, volume.state));
         }

@@ -146,6 +146,10 @@ impl Cluster {
     pub(super) fn jump_clock(&mut self, machine: Machine, prng: &mut Prng) {
         let now = self.queue.now();
         self.machines[machine].jump_clock(now, JUMP.draw(prng));
+        // The manager ends by it the leases of all others.
+        if self.consensus.leader() == Some(machine) {
+            self.machines.iter_mut().for_each(|host| host.bend(now));
+        }
         self.feed(machine, gabion_node::Input::Tick);
     }
 

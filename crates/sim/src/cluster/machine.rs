@@ -71,6 +71,8 @@ pub struct Host {
     pub drained: bool,
     /// Since when its clock stands still.
     stands_since: Option<Instant>,
+    /// When a clock that its lease hangs on last stood or jumped.
+    bent_at: Option<Instant>,
 }
 
 impl Host {
@@ -91,6 +93,7 @@ impl Host {
             stopping: false,
             drained: false,
             stands_since: None,
+            bent_at: None,
         }
     }
 
@@ -104,13 +107,25 @@ impl Host {
     /// All deadlines that it set before are nearer now.
     pub fn jump_clock(&mut self, now: Instant, ahead: Duration) {
         self.clock.jump(now, ahead);
+        self.bend(now);
         self.armed = None;
     }
 
     fn clock_goes_on(&mut self, now: Instant) {
         if let Some(since) = self.stands_since.take() {
             self.clock.hold_back(now, now.since(since));
+            self.bend(now);
         }
+    }
+
+    /// A lease from before ends at another moment than its owner or the manager counts on.
+    pub fn bend(&mut self, now: Instant) {
+        self.bent_at = Some(now);
+    }
+
+    /// It may still hold a lease from before its clock, or the manager's, stood or jumped.
+    pub fn is_bent(&self, now: Instant, lease: Duration) -> bool {
+        self.bent_at.is_some_and(|at| now.since(at) < lease)
     }
 
     /// The time by its clock.
@@ -230,6 +245,7 @@ impl Cluster {
         host.stopping = false;
         host.drained = false;
         host.armed = None;
+        host.bent_at = None;
         host.clock = Clock::new(now, Instant::from_nanos(self.prng.below(1 << 40)), host.ppm);
         let config = NodeConfig {
             cluster: CLUSTER,

@@ -1,7 +1,7 @@
 //! What has to hold at every moment, looked at while a run goes on.
 
 use super::machine::node_id;
-use super::{Cluster, FaultKind, GuestPlan, Strike};
+use super::{Cluster, GuestPlan};
 use crate::invariants::one_owner::Completing;
 use crate::invariants::place::Place;
 use crate::invariants::{
@@ -78,13 +78,6 @@ impl Cluster {
     }
 
     fn completing(&self) -> Vec<Completing> {
-        // Where clocks stand or jump, the lease says nothing; the fence does, and is looked at by
-        // what guests read.
-        let bent =
-            |strike: &Strike| matches!(strike.kind, FaultKind::PauseClock | FaultKind::ClockJump);
-        if self.swarm.strikes.iter().any(bent) {
-            return Vec::new();
-        }
         let now = self.queue.now();
         let machines = self.machines.iter().enumerate();
         let node = |(machine, host): (Machine, &super::machine::Host)| {
@@ -100,7 +93,10 @@ impl Cluster {
                 let segments = segments.into_iter().chain(longer.map(SegmentIndex::new));
                 unserved.extend(segments.map(|segment| (volume, segment)));
             }
-            Some(Completing { node: node_id(machine), volumes, unserved })
+            let id = node_id(machine);
+            let entry = self.map.nodes().get(&id);
+            let leased = entry.is_none_or(|entry| !host.is_bent(now, entry.lease));
+            Some(Completing { node: id, leased, volumes, unserved })
         };
         machines.filter_map(node).collect()
     }

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub struct Completing {
     pub node: NodeId,
+    /// Clocks went as a lease asks of them. Else two may take themselves for the owner, and only the
+    /// fence holds the older one back.
+    pub leased: bool,
     /// With the owner epochs that the node's own map names.
     pub volumes: Vec<(VolumeId, Epoch)>,
     /// Segments of them that it does not serve yet.
@@ -22,7 +25,9 @@ pub fn check(map: &Map, places: &[Place<'_>], nodes: &[Completing]) -> Result<()
     let mut owners = BTreeMap::new();
     for node in nodes {
         for (volume, epoch) in &node.volumes {
-            if let Some(other) = owners.insert(*volume, node.node) {
+            if node.leased
+                && let Some(other) = owners.insert(*volume, node.node)
+            {
                 return Err(broken(format!("{volume} is owned by {other} and {}", node.node)));
             }
             check_fences(map, places, node, (*volume, *epoch))?;

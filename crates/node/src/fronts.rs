@@ -321,6 +321,10 @@ impl Front {
         self.guests.is_empty() && self.requests.is_empty() && self.backlog.is_empty()
     }
 
+    pub fn guests(&self) -> usize {
+        self.guests.len()
+    }
+
     /// The map told of the volume once.
     pub fn is_known(&self) -> bool {
         self.known

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// NBD requests in flight of one connection, in parts. Full: its socket is not read.
 const NBD_IN_FLIGHT_MAX: u32 = 128;
 /// Payload bytes in flight of one connection: as much as its volume may hold on this node.
-const NBD_BYTES_IN_FLIGHT_MAX: u64 = crate::shares::VOLUME_BYTES_MAX;
+pub(crate) const NBD_BYTES_IN_FLIGHT_MAX: u64 = crate::shares::VOLUME_BYTES_MAX;
 
 /// How far a clean stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 //! before it is there.
 
 use crate::io::{Effect, GuestId};
-use crate::node::Node;
-use gabion_types::VolumeId;
+use crate::node::{NBD_BYTES_IN_FLIGHT_MAX, Node};
+use gabion_types::{Load, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 
 // promise: bounded
@@ -90,6 +90,10 @@ impl Shares {
         self.reserved_bytes
     }
 
+    fn reserved_of(&self, volume: VolumeId) -> u64 {
+        self.of_volume.get(&volume).copied().unwrap_or(0)
+    }
+
     /// Guests that are not read for want of room.
     pub fn waiting(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
@@ -97,13 +101,23 @@ impl Shares {
 
     /// Whether a volume that holds `held` of `total` may be given `bytes` more.
     fn admits(&self, volume: VolumeId, (held, total): (u64, u64), bytes: u64) -> bool {
-        let held = held + self.of_volume.get(&volume).copied().unwrap_or(0);
+        let held = held + self.reserved_of(volume);
         let free = NODE_BYTES_MAX.saturating_sub(total + self.reserved_bytes);
         held == 0 || held + bytes <= VOLUME_BYTES_MAX.min(free)
     }
 }
 
 impl Node {
+    /// Each guest may have been read once more while there was a little room.
+    pub(crate) fn share_loads(&self) -> impl Iterator<Item = Load> {
+        self.fronts.volumes().filter_map(|volume| {
+            let front = self.fronts.get(volume)?;
+            let used = front.held_bytes() + self.shares.reserved_of(volume);
+            let over = front.guests() as u64 * NBD_BYTES_IN_FLIGHT_MAX;
+            Some(Load::bytes("bytes of a volume's guests", used, VOLUME_BYTES_MAX + over))
+        })
+    }
+
     /// A guest's connection can use so many bytes: they are read if there is room for them.
     pub(crate) fn want(&mut self, guest: GuestId, volume: Option<VolumeId>, bytes: usize) {
         let Some(volume) = volume else {

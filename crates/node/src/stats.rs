@@ -109,6 +109,7 @@ impl Node {
             .chain(stores)
             .chain(self.owners.loads())
             .chain(self.fronts.loads())
+            .chain(self.share_loads())
             .collect()
     }
 

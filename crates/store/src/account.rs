@@ -1,13 +1,13 @@
 //! What takes a disk's slots and its memory, for the simulator's checks.
 
-use crate::config::{BAD_SLOTS_MAX, REQUESTS_MAX};
+use crate::config::{BAD_SLOTS_MAX, REQUESTS_MAX, WAITING_BLOCKS_MAX};
 use crate::disk::Disk;
 use crate::op::block_info;
 use crate::pages::{Away, Chunk, Page, page_of, within};
 use crate::store::Store;
 use bytes::Bytes;
 use gabion_format::{BlockEntry, MapPage, SegmentKey};
-use gabion_types::{BlockIndex, BlockInfo, Load, SegmentIndex, VolumeId};
+use gabion_types::{BLOCK_BYTES, BlockIndex, BlockInfo, Load, SegmentIndex, VolumeId};
 
 /// Reads 4 KiB of the disk from an offset on, as the store would find them: for who looks from outside
 /// at blocks whose map page is on the disk only.
@@ -42,10 +42,23 @@ impl Store {
     pub fn loads(&self) -> Vec<Load> {
         let Some(disk) = self.disk() else { return Vec::new() };
         let requests = disk.ops.len() + disk.waiting.len() + disk.reads.len();
-        let requests = requests + disk.loads.parked.len();
+        let requests = requests + disk.verifies.queue.len() + disk.loads.parked.len();
+        // The first one has no bound but its own.
+        let out = disk.ops.iter().map(|(_, op)| op.data_blocks());
+        let line = disk.waiting.iter().map(|waiting| u64::from(waiting.plan.data_blocks()));
+        let blocks = |what, used: u64, max: u64, alone: bool| {
+            let max = if alone { max.max(used) } else { max };
+            Load::bytes(what, used * BLOCK_BYTES, max * BLOCK_BYTES)
+        };
+        let alone = out.filter(|blocks| *blocks > 0).count() == 1;
+        let waits_alone = line.filter(|blocks| *blocks > 0).count() == 1;
         vec![
             Load::new("requests of a disk", requests, REQUESTS_MAX),
-            Load::new("slots known as bad", disk.bad.len(), BAD_SLOTS_MAX),
+            blocks("bytes of writes under way", disk.blocks_out, disk.blocks_out_max(), alone),
+            blocks("bytes in line", disk.blocks_waiting, WAITING_BLOCKS_MAX, waits_alone),
+            Load::new("map pages in memory", disk.table.pages_here(), disk.pages_most())
+                .that_lasts(),
+            Load::new("slots known as bad", disk.bad.len(), BAD_SLOTS_MAX).that_lasts(),
         ]
     }
 

@@ -259,8 +259,7 @@ impl Disk {
     /// checkpoint has to write come on top: those are bounded by what is under way and by the journal.
     pub(crate) fn evict_pages(&mut self) {
         let most = self.config.settings.pages_max;
-        let here = self.table.pages_here();
-        if here <= most.max(self.loads.most) {
+        if self.table.pages_here() <= self.pages_most() {
             return;
         }
         let step = most / 8 + 1;
@@ -268,6 +267,11 @@ impl Disk {
         self.table.evict(most.saturating_sub(step), &used);
         let left = self.table.pages_here();
         self.loads.most = if left <= most { 0 } else { left + step };
+    }
+
+    /// More are not in memory but within one input.
+    pub(crate) fn pages_most(&self) -> usize {
+        self.config.settings.pages_max.max(self.loads.most)
     }
 
     /// Pages that could not go can now.

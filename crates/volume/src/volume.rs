@@ -249,7 +249,7 @@ impl Volume {
             Load::new("requests of a volume", self.in_flight(), requests),
             Load::new("ops of a volume that have begun", count(self.begun), requests),
             Load::new("joiners filled at a time", self.fills.len(), FILLS_AT_ONCE),
-            Load { what: "bytes of filling in flight", used: self.fill_bytes, max: fill_bytes_max },
+            Load::bytes("bytes of filling in flight", self.fill_bytes, fill_bytes_max),
         ]
     }
 

@@ -34,6 +34,7 @@ impl Cluster {
         let waited = one.waits_since().map_or(Duration::ZERO, |since| now.since(since));
         match &one.state {
             GuestState::Away => self.open(guest),
+            GuestState::Away if self.phase.is_leaving() => self.schedule_act(guest, LOOK),
             GuestState::Opening { .. } if waited > OPEN_PATIENCE => self.hang_up(guest),
             GuestState::Attached { .. } if waited > one.plan.patience && self.is_chaos() => {
                 self.hang_up(guest);

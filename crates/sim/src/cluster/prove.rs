@@ -47,6 +47,10 @@ pub enum Phase {
     Reading {
         since: Instant,
     },
+    /// Guests are gone, and what they held with them.
+    Leaving {
+        since: Instant,
+    },
     /// All machines stop; then they start again.
     Stopping {
         since: Instant,
@@ -57,6 +61,10 @@ pub enum Phase {
 impl Phase {
     pub fn is_end(self) -> bool {
         self == Self::End
+    }
+
+    pub fn is_leaving(self) -> bool {
+        matches!(self, Self::Leaving { .. })
     }
 
     pub fn is_stopping(self) -> bool {
@@ -97,6 +105,7 @@ impl Cluster {
             Phase::Healing { since } => self.look_healing(now, since),
             Phase::Draining { since } => self.look_draining(now, since),
             Phase::Reading { since } => self.look_reading(now, since),
+            Phase::Leaving { since } => self.look_leaving(now, since),
             Phase::Stopping { since } => self.look_stopping(now, since),
         }
     }
@@ -264,7 +273,19 @@ impl Cluster {
             }
             return;
         }
-        self.next_finale(now);
+        (0..self.guests.len()).for_each(|guest| self.hang_up(guest));
+        self.enter(Phase::Leaving { since: now });
+    }
+
+    fn look_leaving(&mut self, now: Instant, since: Instant) {
+        match self.check_empty() {
+            Ok(()) => self.next_finale(now),
+            Err(broken) if now.since(since) > READING => {
+                self.break_promise(broken.promise, broken.text);
+            }
+            // What is under way without a guest may go on for a moment.
+            Err(_) => {}
+        }
     }
 
     fn next_finale(&mut self, now: Instant) {

@@ -77,6 +77,16 @@ impl Cluster {
         no_leaks::check(&self.places(), held + self.requests.open())
     }
 
+    /// When guests are gone, too.
+    pub(super) fn check_empty(&self) -> Result<(), Broken> {
+        let mut hosts = self.machines.iter().enumerate();
+        hosts.try_for_each(|(machine, host)| {
+            let Some(node) = host.node() else { return Ok(()) };
+            let bytes = node.stats().guest_bytes;
+            no_leaks::check_empty(node_id(machine), &node.loads(), bytes)
+        })
+    }
+
     fn completing(&self) -> Vec<Completing> {
         let now = self.queue.now();
         let machines = self.machines.iter().enumerate();

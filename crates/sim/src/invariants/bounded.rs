@@ -6,7 +6,7 @@ use gabion_types::Load;
 /// Errors: what is over its bound.
 pub fn check(loads: &[Load]) -> Result<(), Broken> {
     match loads.iter().find(|load| load.used > load.max) {
-        Some(Load { what, used, max }) => {
+        Some(Load { what, used, max, .. }) => {
             Err(Broken { promise: "bounded", text: format!("{what}: {used} of {max}") })
         }
         None => Ok(()),

@@ -1,9 +1,11 @@
 //! No slot and no buffer leaks: when all is quiet, each slot that is taken is named by the map or
-//! holds metadata, and no node holds a request. Source: DESIGN 5, 7.
+//! holds metadata, and no node holds a request. When guests are gone too, nothing that passes takes
+//! any of what is bounded. Source: DESIGN 5, 6, 7 ("no held request, no leaked slot or buffer").
 
 use super::place::Place;
 use crate::oracle::Broken;
 use gabion_store::SlotAccount;
+use gabion_types::{Load, NodeId};
 
 /// Errors: slots that nothing names, or requests that nobody waits for.
 pub fn check(places: &[Place<'_>], held_requests: usize) -> Result<(), Broken> {
@@ -22,6 +24,19 @@ pub fn check(places: &[Place<'_>], held_requests: usize) -> Result<(), Broken> {
     Ok(())
 }
 
+/// Of a node without guests. Errors: something takes room, and nothing is under way.
+pub fn check_empty(node: NodeId, loads: &[Load], guest_bytes: u64) -> Result<(), Broken> {
+    if guest_bytes > 0 {
+        return Err(broken(format!("{node} holds {guest_bytes} bytes of guests that are gone")));
+    }
+    match loads.iter().find(|load| !load.lasts && load.used > 0) {
+        Some(Load { what, used, .. }) => {
+            Err(broken(format!("{node} without guests: {what}: {used}")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// What a damaged page of the map named comes back at a start.
 fn check_account(account: SlotAccount, lost_map: bool) -> Result<(), String> {
     if account.named_free > 0 {
@@ -36,4 +51,20 @@ fn check_account(account: SlotAccount, lost_map: bool) -> Result<(), String> {
 
 fn broken(text: String) -> Broken {
     Broken { promise: "no-leaks", text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_gone_with_the_guests() {
+        let check = |used, bytes| {
+            let loads = [Load::new("requests", used, 8), Load::new("pages", 3, 8).that_lasts()];
+            check_empty(NodeId::new(1), &loads, bytes)
+        };
+        assert_eq!(check(0, 0), Ok(()));
+        assert!(check(1, 0).is_err());
+        assert!(check(0, 1).is_err());
+    }
 }

@@ -69,6 +69,8 @@ pub struct VirtualDisk {
     stuck: bool,
     /// Reading these pages is an error until they are written again.
     unreadable: BTreeSet<u64>,
+    /// What these pages hold is not what was last written there as far as the disk said.
+    spoiled: BTreeSet<u64>,
     prng: Prng,
     counts: DiskCounts,
 }
@@ -96,6 +98,7 @@ impl VirtualDisk {
             next_write: NextWrite::Good,
             stuck: false,
             unreadable: BTreeSet::new(),
+            spoiled: BTreeSet::new(),
             prng,
             counts: DiskCounts::default(),
         }
@@ -203,14 +206,26 @@ impl VirtualDisk {
             self.write_in_part(offset, data);
             return Err(DiskError::Io { errno: EIO });
         }
+        let told = pages(offset, data).map(|(page, _)| page);
         let offset = match fate {
             NextWrite::Good | NextWrite::Fails => offset,
-            NextWrite::Vanishes => return Ok(Bytes::new()),
-            NextWrite::GoesAstray => self.astray(data.len() as u64),
+            NextWrite::Vanishes => {
+                self.spoiled.extend(told);
+                return Ok(Bytes::new());
+            }
+            NextWrite::GoesAstray => {
+                self.spoiled.extend(told);
+                let offset = self.astray(data.len() as u64);
+                self.spoiled.extend(pages(offset, data).map(|(page, _)| page));
+                offset
+            }
         };
         self.completed += 1;
         for (page, chunk) in pages(offset, data) {
             self.unreadable.remove(&page);
+            if fate == NextWrite::Good {
+                self.spoiled.remove(&page);
+            }
             self.cache_page(page, chunk);
         }
         Ok(Bytes::new())

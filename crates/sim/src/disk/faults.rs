@@ -173,6 +173,7 @@ impl VirtualDisk {
 
     pub fn rot(&mut self, page: u64, rot: Rot) {
         self.rotted = true;
+        self.spoiled.insert(page);
         let old = self.page(page).cloned();
         let mut data = old
             .map_or_else(|| BytesMut::zeroed(index(BLOCK_BYTES)), |old| BytesMut::from(&old[..]));
@@ -207,6 +208,11 @@ impl VirtualDisk {
 
     pub fn has_lost_map(&self) -> bool {
         self.lost_map
+    }
+
+    /// A page holds what nobody wrote there: it rotted, or the disk lied about a write.
+    pub fn is_spoiled(&self, page: u64) -> bool {
+        self.spoiled.contains(&page)
     }
 
     pub(super) fn write_in_part(&mut self, offset: u64, data: &Bytes) {

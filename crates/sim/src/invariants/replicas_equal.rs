@@ -1,61 +1,85 @@
-//! promise: acked-survives. When nothing is in flight, all in-sync copies of a block are equal.
+//! promise: acked-survives. When nothing is in flight, all in-sync copies of a block are equal, and
+//! each disk holds what its map says. Source: DESIGN 7 ("all in-sync and equal"), 4.7, 5.
 
 use super::place::{self, Place};
 use crate::oracle::Broken;
-use gabion_cluster::Map;
-use gabion_types::{BlockIndex, Crc, DiskId, SegmentIndex, Version, VolumeId};
+use gabion_cluster::{Map, VolumeEntry, VolumeState};
+use gabion_store::BlockPlace;
+use gabion_types::{
+    BLOCK_BYTES, BlockIndex, BlockInfo, BlockKind, Crc, DiskId, SegmentIndex, Version, VolumeId,
+    block_crc,
+};
 
-/// Errors: the first block that differs, or a replica that nobody serves.
+/// What one copy has of a block.
+type Copied = (BlockKind, Version, Option<Crc>);
+
+/// Errors: the first block that differs, or is not what its map says, or a replica that nobody serves.
 pub fn check(map: &Map, places: &[Place<'_>]) -> Result<(), Broken> {
-    for volume in map.volumes().values() {
+    let ready = |volume: &&VolumeEntry| volume.state == VolumeState::Ready;
+    for volume in map.volumes().values().filter(ready) {
         for (index, members) in (0..).zip(&volume.segments) {
-            let segment = SegmentIndex::new(index);
-            let blocks = map.limits().segment.blocks();
-            let [first, others @ ..] = &members.in_sync[..] else {
-                return Err(broken(format!("{} {segment}: no copy", volume.id)));
+            let segment = (volume.id, SegmentIndex::new(index));
+            let copies = members.in_sync.iter().map(|disk| {
+                let copy = copy(find(map, places, *disk)?, segment);
+                Ok((*disk, copy.map_err(|text| broken(segment, &format!("{disk}: {text}")))?))
+            });
+            let copies = copies.collect::<Result<Vec<_>, _>>()?;
+            let [first, others @ ..] = &copies[..] else {
+                return Err(broken(segment, "no copy"));
             };
-            for other in others {
-                compare(map, places, (volume.id, segment, blocks), (*first, *other))?;
-            }
+            let differs = others.iter().find_map(|other| difference(first, other));
+            differs.map_or(Ok(()), |text| Err(broken(segment, &text)))?;
         }
     }
     Ok(())
 }
 
-fn compare(
-    map: &Map,
-    places: &[Place<'_>],
-    (volume, segment, blocks): (VolumeId, SegmentIndex, u32),
-    (one, other): (DiskId, DiskId),
-) -> Result<(), Broken> {
-    let (left, right) = (find(map, places, one)?, find(map, places, other)?);
-    for block in (0..blocks).map(BlockIndex::new) {
-        let ours = located(left, volume, segment, block);
-        let theirs = located(right, volume, segment, block);
-        if ours != theirs {
-            let at = format!("{volume} {segment} block {}", block.get());
-            return Err(broken(format!("{at}: {one} has {ours:?}, {other} has {theirs:?}")));
+/// Errors: a block whose data are not on the disk.
+fn copy(
+    place: Place<'_>,
+    (volume, segment): (VolumeId, SegmentIndex),
+) -> Result<Vec<Copied>, String> {
+    let Some(store) = place.store else { return Ok(Vec::new()) };
+    let blocks = store.blocks(volume, segment, &mut place.peek());
+    let read = |info: BlockInfo| {
+        let located = store.locate(volume, segment, info.block, &mut place.peek());
+        if let Some(located) = located {
+            check_bytes(place, &located)
+                .map_err(|text| format!("block {}: {text}", info.block.get()))?;
         }
+        Ok((info.kind, info.version, located.map(|located| located.crc)))
+    };
+    blocks.into_iter().map(read).collect()
+}
+
+/// Errors: the bytes are others than those that the map names, and the disk did not spoil them.
+fn check_bytes(place: Place<'_>, located: &BlockPlace) -> Result<(), String> {
+    let page = located.offset / BLOCK_BYTES;
+    let found = place.disk.page(page).map(|bytes| block_crc(bytes));
+    if found == Some(located.crc) || place.disk.is_spoiled(page) {
+        return Ok(());
     }
-    Ok(())
+    Err(format!("{} at {} has {found:?}, not {:?}", located.version, located.offset, located.crc))
+}
+
+fn difference(
+    (one, ours): &(DiskId, Vec<Copied>),
+    (other, theirs): &(DiskId, Vec<Copied>),
+) -> Option<String> {
+    if ours.len() != theirs.len() {
+        return Some(format!("{one} or {other} does not hold it"));
+    }
+    let mut pairs = (0..).map(BlockIndex::new).zip(ours.iter().zip(theirs));
+    let (block, (ours, theirs)) = pairs.find(|(_, (ours, theirs))| ours != theirs)?;
+    Some(format!("block {}: {one} has {ours:?}, {other} has {theirs:?}", block.get()))
 }
 
 fn find<'a>(map: &Map, places: &[Place<'a>], disk: DiskId) -> Result<Place<'a>, Broken> {
     let place = place::find(map, places, disk).filter(|place| place.store.is_some());
-    place.ok_or_else(|| broken(format!("nobody serves {disk}")))
+    let nobody = || Broken { promise: "replicas-equal", text: format!("nobody serves {disk}") };
+    place.ok_or_else(nobody)
 }
 
-fn broken(text: String) -> Broken {
-    Broken { promise: "replicas-equal", text }
-}
-
-/// What a store has of a block, without the place.
-fn located(
-    place: Place<'_>,
-    volume: VolumeId,
-    segment: SegmentIndex,
-    block: BlockIndex,
-) -> Option<(Version, Crc)> {
-    let located = place.store?.locate(volume, segment, block, &mut place.peek());
-    located.map(|found| (found.version, found.crc))
+fn broken((volume, segment): (VolumeId, SegmentIndex), text: &str) -> Broken {
+    Broken { promise: "replicas-equal", text: format!("{volume} {segment} {text}") }
 }

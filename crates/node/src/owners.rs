@@ -167,6 +167,10 @@ impl Owners {
         owners.map(|(volume, _)| *volume)
     }
 
+    pub fn is_undecided(&self, volume: VolumeId, segment: SegmentIndex) -> bool {
+        self.owners.get(&volume).is_some_and(|owner| owner.core.is_undecided(segment))
+    }
+
     pub fn loads(&self) -> impl Iterator<Item = Load> {
         self.owners.values().flat_map(|owner| {
             owner.core.loads().into_iter().chain(owner.sessions.loads().collect::<Vec<_>>())

@@ -129,6 +129,11 @@ impl Node {
         self.owners.overlooked(now).collect()
     }
 
+    /// The volume is owned here, and has proposed other members for this segment.
+    pub fn is_undecided(&self, volume: VolumeId, segment: SegmentIndex) -> bool {
+        self.owners.is_undecided(volume, segment)
+    }
+
     /// Guests' requests that this node holds unanswered.
     pub fn held_requests(&self) -> usize {
         self.fronts.held()

@@ -240,6 +240,11 @@ impl Volume {
         unserved.map(|segment| segment.index).collect()
     }
 
+    /// A change of this segment's members is proposed, and its outcome not known.
+    pub fn is_undecided(&self, segment: SegmentIndex) -> bool {
+        self.proposals.freezes(segment)
+    }
+
     pub fn loads(&self) -> Vec<Load> {
         let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         let requests = count(self.limits.requests_per_volume.max(1));

@@ -4,6 +4,7 @@ use super::guest::{Flight, GuestState, Orphan};
 use super::machine::who;
 use super::{Cluster, Event};
 use crate::content::{self, Label};
+use crate::invariants::hold_not_fail::{self, Failed};
 use crate::net::Machine;
 use crate::oracle::{Units, WriteId};
 use crate::workload::{OpKind, OpPlan};
@@ -33,8 +34,8 @@ impl Cluster {
         let one = &self.guests[guest];
         let waited = one.waits_since().map_or(Duration::ZERO, |since| now.since(since));
         match &one.state {
-            GuestState::Away => self.open(guest),
             GuestState::Away if self.phase.is_leaving() => self.schedule_act(guest, LOOK),
+            GuestState::Away => self.open(guest),
             GuestState::Opening { .. } if waited > OPEN_PATIENCE => self.hang_up(guest),
             GuestState::Attached { .. } if waited > one.plan.patience && self.is_chaos() => {
                 self.hang_up(guest);
@@ -350,37 +351,24 @@ impl Cluster {
     ) -> Result<(), crate::oracle::Broken> {
         let now = self.queue.now();
         self.count("guest-error");
-        match error {
-            IoError::NoSpace => {
+        let ends = self.ends_somewhere(guest);
+        match hold_not_fail::check(error, ends, &format!("{:?}", flight.plan))? {
+            Failed::NoSpace => {
                 self.count("no-space");
                 self.trim_again(guest, flight.plan);
                 if let Some(write) = flight.write {
                     self.oracle.bound(write, now);
                 }
-                Ok(())
             }
-            IoError::Stopping | IoError::Gone if self.ends_somewhere(guest) => {
+            Failed::Elsewhere => {
                 let volume = self.guests[guest].volume;
                 if let Some(write) = flight.write {
                     self.orphans.push(Orphan { volume, write, gone_since: now });
                 }
                 self.guests[guest].again.push_back(flight.plan);
-                Ok(())
             }
-            IoError::Lost => Err(crate::oracle::Broken {
-                promise: "acked-survives",
-                text: format!("{:?} is lost", flight.plan),
-            }),
-            IoError::OutOfRange
-            | IoError::Misaligned
-            | IoError::TooLarge
-            | IoError::HeldTooLong
-            | IoError::Gone
-            | IoError::Stopping => Err(crate::oracle::Broken {
-                promise: "hold-not-fail",
-                text: format!("{:?} failed: {error}", flight.plan),
-            }),
         }
+        Ok(())
     }
 
     /// Its process stops, or its volume is deleted.

@@ -149,7 +149,9 @@ impl Cluster {
             self.enter(Phase::Draining { since: now });
         } else if now.since(since) > HEALING {
             let text = missing.unwrap_or_default();
-            self.break_promise("liveness", format!("not whole after {HEALING:?}: {text}"));
+            let whole = whole::missing(&self.map).is_none();
+            let promise = if whole { "liveness" } else { "whole" };
+            self.break_promise(promise, format!("not whole after {HEALING:?}: {text}"));
         }
     }
 

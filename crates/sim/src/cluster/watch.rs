@@ -5,8 +5,8 @@ use super::{Cluster, GuestPlan};
 use crate::invariants::one_owner::Completing;
 use crate::invariants::place::Place;
 use crate::invariants::{
-    bounded, durable_on_all, no_leaks, no_sleepers, no_write_under_read, one_owner, settled_on_all,
-    sound_sources,
+    bounded, durable_on_all, flush_means_flush, majority_first, no_leaks, no_sleepers,
+    no_write_under_read, one_owner, settled_on_all, sound_sources,
 };
 use crate::net::Machine;
 use crate::oracle::Broken;
@@ -125,8 +125,13 @@ impl Cluster {
         if !in_parts && entry.owner == Some((node_id(machine), incarnation)) {
             let aligned = [bytes.offset(), bytes.end()].iter().all(|at| at % BLOCK_BYTES == 0);
             let one_segment = blocks.iter().all(|(segment, _)| *segment == blocks[0].0);
-            let blocks = (&blocks[..], aligned && one_segment);
-            let result = durable_on_all::check(&self.map, &self.sound_places(), entry, blocks);
+            let whole = aligned && one_segment;
+            let (map, places) = (&self.map, self.sound_places());
+            let node = self.machines[machine].node();
+            let undecided = |segment| node.is_some_and(|node| node.is_undecided(entry.id, segment));
+            let result = majority_first::check(map, &places, entry, &blocks, undecided)
+                .and_then(|()| durable_on_all::check(map, &places, entry, (&blocks, whole)))
+                .and_then(|()| flush_means_flush::check(map, &places, entry, (&blocks, whole)));
             self.judge_watch(result);
         }
         for (segment, block) in blocks {
@@ -139,19 +144,10 @@ impl Cluster {
     /// promise: flush-means-flush. What was acknowledged before is in no disk's cache.
     pub(super) fn watch_flushed(&mut self, volume: usize) {
         let Some(entry) = self.entry(volume) else { return };
+        let acked = self.acked.iter().filter(|(of, _, _)| *of == volume);
+        let blocks: Vec<_> = acked.map(|(_, segment, block)| (*segment, *block)).collect();
         let places = self.sound_places();
-        let mut result = Ok(());
-        for (_, segment, block) in self.acked.iter().filter(|(of, _, _)| *of == volume) {
-            let Some(members) = entry.segments.get(segment.get() as usize) else { continue };
-            for disk in &members.in_sync {
-                let place = crate::invariants::place::find(&self.map, &places, *disk);
-                // What came after the flush may be on its way: it is no write that it covers.
-                let synced = place.map_or(Ok(()), |place| {
-                    durable_on_all::check_synced(&place, entry, (*segment, *block))
-                });
-                result = result.and(synced);
-            }
-        }
+        let result = flush_means_flush::check(&self.map, &places, entry, (&blocks, false));
         self.judge_watch(result);
     }
 

@@ -33,8 +33,10 @@ macro_rules! each_is_found {
 }
 
 each_is_found! {
-    acknowledge_before_map: AcknowledgeBeforeMap within 10, ["acked-survives", "settled-on-all"];
-    acknowledge_by_old_answers: AcknowledgeByOldAnswers within 20, ["acked-survives"];
+    acknowledge_before_map: AcknowledgeBeforeMap within 10,
+        ["majority-first", "durable-on-all", "settled-on-all"];
+    acknowledge_by_old_answers: AcknowledgeByOldAnswers within 20,
+        ["durable-on-all", "acked-survives"];
     fence_in_memory_only: FenceInMemoryOnly within 2, ["one-owner"];
     fence_before_writes_under_way: FenceBeforeWritesUnderWay within 10, ["store"];
     no_fence: NoFence within 2, ["store"];
@@ -45,11 +47,11 @@ each_is_found! {
         ["replicas-equal", "one-register", "acked-survives", "settled-on-all"];
     joiner_old_tail_counts: JoinerOldTailCounts within 20,
         ["one-register", "acked-survives", "settled-on-all", "replicas-equal"];
-    joiner_not_in_write_set: JoinerNotInWriteSet within 10, ["acked-survives"];
+    joiner_not_in_write_set: JoinerNotInWriteSet within 10, ["durable-on-all"];
     joiner_settled_advances: JoinerSettledAdvances within 20, ["settled-on-all"];
     settled_to_one_that_left: SettledToOneThatLeft within 20, ["settled-on-all"];
     settled_moves_with_epoch_start: SettledMovesWithEpochStart within 10, ["settled-on-all"];
-    no_restamp: NoRestamp within 10, ["acked-survives"];
+    no_restamp: NoRestamp within 10, ["durable-on-all"];
     install_always: InstallAlways within 10, ["store"];
     read_during_unresolved_write: ReadDuringUnresolvedWrite within 10,
         ["one-register", "acked-survives"];
@@ -61,7 +63,7 @@ each_is_found! {
     answer_before_sync: AnswerBeforeSync within 2, ["flush-means-flush"];
     trust_the_disk: TrustTheDisk within 10, ["no-silent-corruption"];
     lease_twice_as_long: LeaseTwiceAsLong within 10, ["one-owner"];
-    lost_wake_up: LostWakeUp within 10, ["liveness"];
+    lost_wake_up: LostWakeUp within 10, ["liveness", "whole"];
     // rule: volume/whoever-may-go-on-is-woken
     crowd_not_woken: CrowdNotWoken within 2, ["no-sleepers"];
     leaked_slot: LeakedSlot within 10, ["no-leaks"];

@@ -1,10 +1,9 @@
-//! promise: acked-survives, majority-first, flush-means-flush. A write is acknowledged when it is
-//! synced on every member of its blocks' write sets, as a majority has them. Source: DESIGN 1, 4.1.
+//! promise: acked-survives. A write is acknowledged when it is on every member of its blocks' write
+//! sets, as a majority has them. Source: DESIGN 1, 4.1.
 //!
 //! It is looked at in the moment in which an owner answers a guest of its own node: until then no
 //! other write of these blocks has begun, so all members have the same version of them. A request
-//! that is done in pieces may have got a joiner since its first one: that is owed by filling. A
-//! flush looks again at what was acknowledged before.
+//! that is done in pieces may have got a joiner since its first one: that is owed by filling.
 
 use super::place::{Place, find};
 use crate::oracle::Broken;
@@ -23,7 +22,7 @@ pub fn blocks(map: &Map, bytes: ByteRange) -> Vec<(SegmentIndex, BlockIndex)> {
 
 /// `whole`: all blocks were written at once.
 ///
-/// Errors: a block that some member of the write set has not, or only in its cache.
+/// Errors: a block that some member of the write set has not.
 pub fn check(
     map: &Map,
     places: &[Place<'_>],
@@ -42,33 +41,14 @@ pub fn check(
             if version != same {
                 let text =
                     format!("{}: acknowledged, {other} has {same}, {disk} has {version}", at());
-                return Err(Broken { promise: "acked-survives", text });
+                return Err(Broken { promise: "durable-on-all", text });
             }
-            check_synced(&place, volume, (*segment, *block))?;
         }
     }
     Ok(())
 }
 
-/// Errors: what the disk's map names for this block is in its cache only.
-pub fn check_synced(
-    place: &Place<'_>,
-    volume: &VolumeEntry,
-    (segment, block): (SegmentIndex, BlockIndex),
-) -> Result<(), Broken> {
-    let store = place.store;
-    let located =
-        store.and_then(|store| store.locate(volume.id, segment, block, &mut place.peek()));
-    match located {
-        Some(at) if place.disk.is_cached(at.offset) => {
-            let (id, block) = (volume.id, block.get());
-            let text = format!("{id} {segment} block {block}: {} is not synced", at.version);
-            Err(Broken { promise: "flush-means-flush", text })
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn version(info: Option<BlockInfo>) -> Version {
+/// What a member has to show of a block.
+pub fn version(info: Option<BlockInfo>) -> Version {
     info.filter(|info| info.kind != BlockKind::Bad).map_or(Version::NEVER, |info| info.version)
 }

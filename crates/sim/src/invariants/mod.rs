@@ -3,6 +3,9 @@
 pub mod bounded;
 pub mod durable_on_all;
 pub mod exactly_once;
+pub mod flush_means_flush;
+pub mod hold_not_fail;
+pub mod majority_first;
 pub mod no_leaks;
 pub mod no_sleepers;
 pub mod no_write_under_read;

@@ -45,7 +45,7 @@ fn check_blocks(
             if content::identify(unit_data, unit) == Found::Garbage {
                 let text =
                     format!("{segment} block {}: copied, and nobody wrote it", info.block.get());
-                return Err(Broken { promise: "no-silent-corruption", text });
+                return Err(Broken { promise: "sound-sources", text });
             }
         }
     }

@@ -1,5 +1,5 @@
-//! promise: majority-first, liveness. When nothing goes wrong any more, every segment has all its
-//! copies in-sync, and none is joining or stale.
+//! promise: liveness. When nothing goes wrong any more, every segment has all its copies in-sync, and
+//! none is joining or stale. Source: DESIGN 7 ("then heal and prove: all in-sync"), 4.2 and 4.7.
 
 use gabion_cluster::{Map, NodeState, VolumeEntry, VolumeState};
 

@@ -11,7 +11,7 @@ use crate::guests::GUESTS_MAX;
 use crate::io::GuestId;
 use crate::sessions::{NUMBER_WINDOW, OUTSTANDING_MAX};
 use gabion_types::{
-    Duration, Epoch, GuestOp, GuestResult, Instant, Load, MapIndex, NodeId, VolumeId,
+    Duration, Epoch, Flaw, Flaws, GuestOp, GuestResult, Instant, Load, MapIndex, NodeId, VolumeId,
 };
 use gabion_wire::{SessionMessage, SessionNumber};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -84,9 +84,14 @@ pub struct Fronts {
     sending: VecDeque<VolumeId>,
     /// Those whose link had no room when it was their turn. Bounded by the fronts.
     stuck: VecDeque<VolumeId>,
+    flaws: Flaws,
 }
 
 impl Fronts {
+    pub fn new(flaws: Flaws) -> Self {
+        Self { flaws, ..Self::default() }
+    }
+
     pub fn get(&self, volume: VolumeId) -> Option<&Front> {
         self.fronts.get(&volume)
     }
@@ -99,7 +104,8 @@ impl Fronts {
 
     pub fn or_insert(&mut self, volume: VolumeId, voided: MapIndex) -> &mut Front {
         self.dirty.insert(volume);
-        self.fronts.entry(volume).or_insert_with(|| Front::new(volume, voided))
+        let flaws = self.flaws;
+        self.fronts.entry(volume).or_insert_with(|| Front { flaws, ..Front::new(volume, voided) })
     }
 
     pub fn for_each(&mut self, each: impl FnMut(&mut Front)) {
@@ -235,6 +241,7 @@ pub struct Front {
     /// `Flush`es to be answered when all numbers below were sent, or the backlog has ended before.
     answers: Vec<(Epoch, u64, SessionNumber)>,
     outputs: VecDeque<FrontOutput>,
+    flaws: Flaws,
 }
 
 impl Front {
@@ -258,6 +265,7 @@ impl Front {
             flushes: Vec::new(),
             answers: Vec::new(),
             outputs: VecDeque::new(),
+            flaws: Flaws::NONE,
         }
     }
 
@@ -313,16 +321,16 @@ impl Front {
         }
     }
 
+    pub fn guests(&self) -> usize {
+        self.guests.len()
+    }
+
     pub fn has_guests(&self) -> bool {
         !self.guests.is_empty()
     }
 
     pub fn is_idle(&self) -> bool {
         self.guests.is_empty() && self.requests.is_empty() && self.backlog.is_empty()
-    }
-
-    pub fn guests(&self) -> usize {
-        self.guests.len()
     }
 
     /// The map told of the volume once.
@@ -436,7 +444,9 @@ impl Front {
         let sent = self.requests.values().any(|request| request.guest == guest && request.sent);
         self.requests.retain(|_, request| request.guest != guest);
         self.unsent.retain(|number| self.requests.contains_key(number));
-        self.count_bytes();
+        if !self.flaws.has(Flaw::LeakedBytes) {
+            self.count_bytes();
+        }
         match self.owner {
             Some((owner, Stage::Open)) => self.tell_hung_up(owner, guest),
             Some((_, Stage::Opening { .. })) if sent || attached => {
@@ -537,7 +547,11 @@ impl Front {
                 if current(owner_epoch) =>
             {
                 if let Some(request) = self.requests.remove(&number) {
-                    self.bytes -= request.op.payload_bytes();
+                    if self.flaws.has(Flaw::AnsweredTwice) {
+                        self.requests.insert(number, request.clone());
+                    } else {
+                        self.bytes -= request.op.payload_bytes();
+                    }
                     let (guest, tag) = (request.guest, request.tag);
                     self.outputs.push_back(FrontOutput::Done { guest, tag, result });
                 }

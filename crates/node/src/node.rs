@@ -124,7 +124,7 @@ impl Node {
                 (settings.flaws, settings.map_pages_max),
             ),
             owners: Owners::new(node),
-            fronts: Fronts::default(),
+            fronts: Fronts::new(settings.flaws),
             guests: Guests::new(nbd),
             shares: Shares::default(),
             lease: Lease::new(now, settings.lease, settings.renew_interval, settings.flaws),

@@ -27,6 +27,11 @@ pub struct Storm {
     requests: u32,
     /// Of the volume.
     segments: u64,
+    rf: u8,
+    /// Of what guests read and write.
+    unit_bytes: u64,
+    /// What damages disks strikes the first machine, all else the last one.
+    apart: bool,
     settings: &'static [(&'static str, &'static str)],
     script: Script,
 }
@@ -52,11 +57,15 @@ const CALM: Storm = Storm {
     rots: false,
     requests: 64,
     segments: 1,
+    rf: 2,
+    unit_bytes: 4096,
+    apart: false,
     settings: &[("rebuild.wait", "1s")],
     script: Script::None,
 };
 
 const BUSY: Spread = Spread::new(50, 2000);
+const IDLE: Spread = Spread::new(20_000, 80_000);
 
 /// A disk on which filling takes a while.
 const SLOW: DiskTimes = DiskTimes {
@@ -74,7 +83,9 @@ const SLOW_READS: DiskTimes = DiskTimes {
 
 /// The world in which it is found soonest.
 pub fn world(flaw: Flaw) -> World {
-    use FaultKind::{Cut, Isolate, Kill, Move, Pause, PowerCut, PowerCutAll, Reset, SlowDisk};
+    use FaultKind::{
+        BitRot, Cut, Isolate, Kill, Move, Pause, PowerCut, PowerCutAll, Reset, SlowDisk,
+    };
     let storm = |faults| Storm { faults, ..CALM };
     match flaw {
         Flaw::AcknowledgeBeforeMap => storming(storm(&[Isolate, Pause, Cut])),
@@ -128,6 +139,24 @@ pub fn world(flaw: Flaw) -> World {
         Flaw::TrustTheDisk => storming(Storm { rots: true, ..storm(&[]) }),
         Flaw::AdmitWithoutBound => {
             storming(Storm { depth: 16, think: BUSY, requests: 8, ..storm(&[]) })
+        }
+        Flaw::AnsweredTwice => storming(storm(&[Reset])),
+        Flaw::LeakedBytes => storming(Storm { depth: 16, ..storm(&[Isolate, Pause]) }),
+        Flaw::HeldFailed => storming(storm(&[Isolate, Kill])),
+        // Between a rot and the next write of its block.
+        Flaw::SourceUnchecked => storming(Storm {
+            rf: 3,
+            apart: true,
+            hot: BLOCKS,
+            every: Duration::from_millis(150),
+            think: IDLE,
+            ..storm(&[BitRot, Kill])
+        }),
+        Flaw::LastInstallSkipped => storming(Storm { hot: BLOCKS, ..storm(&[Kill]) }),
+        Flaw::TornMerge => storming(Storm { unit_bytes: 512, hot: 2, ..storm(&[]) }),
+        // What guests write goes over it; and it takes long until nobody hopes any more.
+        Flaw::InstallNotWritten | Flaw::NeverPromoted => {
+            storming(Storm { guests: 1, think: IDLE, hot: BLOCKS, ..storm(&[Kill]) })
         }
         Flaw::SettledMovesWithEpochStart => {
             storming(Storm { depth: 16, script: Script::EpochStart, ..storm(&[Kill]) })
@@ -188,15 +217,15 @@ impl Storm {
                 requests_per_volume: self.requests,
                 write_bytes_per_disk: 4 << 20,
             },
-            volumes: vec![VolumePlan { name: "vm".into(), size_bytes: BLOCKS * 4096, rf: 2 }],
+            volumes: vec![VolumePlan { name: "vm".into(), size_bytes: BLOCKS * 4096, rf: self.rf }],
             guests: (0..self.guests).map(|_| self.guest(prng)).collect(),
-            unit_bytes: 4096,
+            unit_bytes: self.unit_bytes,
             settings: self.settings.iter().map(|(name, value)| (*name, (*value).into())).collect(),
             clocks_ppm: (0..machines).map(|_| prng.between(920_000, 1_080_000)).collect(),
             net: Spread::new(50, 500).with_tail(20_000, 200),
             disk_times: self.disk_times,
             consensus: ConsensusTimes::FAST,
-            strikes: Strike::draw(&mut strikes, self.faults, (self.every, chaos), (machines, &[])),
+            strikes: self.strikes(&mut strikes, chaos, machines),
             chaos,
             frail: Vec::new(),
             over_committed: false,
@@ -206,6 +235,16 @@ impl Storm {
             damage_seed: prng.next_u64(),
             part: Part::default(),
         }
+    }
+
+    fn strikes(&self, prng: &mut Prng, chaos: Duration, machines: usize) -> Vec<Strike> {
+        let mut strikes = Strike::draw(prng, self.faults, (self.every, chaos), (machines, &[]));
+        if self.apart {
+            strikes.iter_mut().for_each(|strike| {
+                strike.one = if strike.kind.is_damage() { 0 } else { machines - 1 };
+            });
+        }
+        strikes
     }
 
     fn guest(&self, prng: &mut Prng) -> GuestPlan {

@@ -158,7 +158,7 @@ impl Plan {
     }
 }
 
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 
 /// Checks the payload of a write. Errors: `Invalid`, `BadPayload`.
 pub(crate) fn write_pieces(

@@ -3,7 +3,7 @@
 use crate::config::{REQUEST_BLOCKS_MAX, REQUESTS_MAX, STARTS_MAX, WAITING_BLOCKS_MAX};
 use crate::disk::{Asker, Disk, Phase};
 use crate::io::Origin;
-use crate::op::{After, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
+use crate::op::{After, BLOCK, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
 use crate::op::{is_fenced, listed_pieces, write_pieces};
 use gabion_format::{BlockState, Entry, Rule, SegmentKey};
 use gabion_types::{
@@ -433,7 +433,13 @@ impl Disk {
         }
         let places_coming = self.table.places_missing(plan.key, plan.ranges());
         let settled = plan.settled.map(|seq| (plan.key, seq));
-        let (entries, writes) = plan.lay(&extents);
+        let (entries, mut writes) = plan.lay(&extents);
+        if fills && self.config.flaws.has(Flaw::InstallNotWritten) {
+            let last = writes.last_mut().and_then(|(_, pieces)| pieces.last_mut());
+            if let Some(run) = last.filter(|run| run.len() > BLOCK) {
+                run.truncate(run.len() - BLOCK);
+            }
+        }
         self.places_coming += u64::from(places_coming);
         self.stats.writes += 1;
         let bytes = u64::from(blocks) * gabion_types::BLOCK_BYTES;

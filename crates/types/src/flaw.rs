@@ -53,10 +53,26 @@ pub enum Flaw {
     LeakedSlot,
     /// An owner's core is given all that the sessions have.
     AdmitWithoutBound,
+    /// A front keeps a request that was answered, and asks it again when its session opens anew.
+    AnsweredTwice,
+    /// What a guest held when it hung up counts as held for good.
+    LeakedBytes,
+    /// What waits for a second has waited too long, whatever the volume asks for.
+    HeldFailed,
+    /// What a copy is made from is not verified.
+    SourceUnchecked,
+    /// A copy counts as filled before the last run of blocks was installed.
+    LastInstallSkipped,
+    /// The map names the last block of an install, and nothing wrote it.
+    InstallNotWritten,
+    /// A write over a part of a block leaves the data that were in its last 512 bytes.
+    TornMerge,
+    /// A joiner that has everything is not made a member.
+    NeverPromoted,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 36] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -85,6 +101,14 @@ impl Flaw {
         Self::CrowdNotWoken,
         Self::LeakedSlot,
         Self::AdmitWithoutBound,
+        Self::AnsweredTwice,
+        Self::LeakedBytes,
+        Self::HeldFailed,
+        Self::SourceUnchecked,
+        Self::LastInstallSkipped,
+        Self::InstallNotWritten,
+        Self::TornMerge,
+        Self::NeverPromoted,
     ];
 }
 

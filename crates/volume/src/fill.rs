@@ -2,7 +2,7 @@
 //! full rebuild and resumed rebuild are this one loop.
 
 use crate::asks::Purpose;
-use crate::gather::Gather;
+use crate::gather::{BLOCK, Gather};
 use crate::io::VolumeEvent;
 use crate::segment::JoinStep;
 use crate::tail::RUN_BLOCKS_MAX;
@@ -11,7 +11,7 @@ use crate::window::{PAGE_ENTRIES, Window};
 use bytes::Bytes;
 use gabion_types::{
     BlockIndex, BlockInfo, BlockKind, BlockRange, DiskId, Epoch, Flaw, Flaws, Instant,
-    SegmentIndex, Seq, Version,
+    SegmentIndex, Seq, Version, block_crc,
 };
 use gabion_wire::{EpochStart, LinkClass, ReplicaOp};
 use std::collections::{BTreeMap, VecDeque};
@@ -104,6 +104,16 @@ pub(crate) fn ranges(blocks: &[BlockIndex]) -> VecDeque<BlockRange> {
         }
     }
     ranges.into_iter().filter_map(|(first, count)| BlockRange::new(first, count)).collect()
+}
+
+/// With the checksums of the data that came, whatever they were to be: only where that is a flaw.
+fn as_they_are(blocks: &[BlockInfo], data: &Bytes) -> Vec<BlockInfo> {
+    let mut chunks = data.chunks_exact(BLOCK);
+    let mut crc = |info: &BlockInfo| match info.kind {
+        BlockKind::Data => chunks.next().map_or(info.crc, block_crc),
+        BlockKind::Absent | BlockKind::Zero | BlockKind::Lost | BlockKind::Bad => info.crc,
+    };
+    blocks.iter().map(|info| BlockInfo { crc: crc(info), ..*info }).collect()
 }
 
 impl Volume {
@@ -221,6 +231,9 @@ impl Volume {
             if !fill.cut {
                 fill.cut = true;
                 fill.queued = differing(&fill.window, joiner, source, fill.joined, flaws);
+                if fill.window.end().is_none() && flaws.has(Flaw::LastInstallSkipped) {
+                    fill.queued.pop_back();
+                }
             }
             if let Some(range) = fill.queued.front().copied()
                 && (self.fill_bytes == 0 || self.fill_bytes + range.bytes() <= budget)
@@ -338,10 +351,15 @@ impl Volume {
         blocks: &[BlockInfo],
         data: &Bytes,
     ) -> bool {
+        let unchecked = self.settings.flaws.has(Flaw::SourceUnchecked);
         let Some(fill) = self.fill_mut(key, id) else { return true };
         let Some(gather) = fill.running.get_mut(&run) else { return true };
         gather.asked = None;
-        let fits = gather.absorb(disk, blocks, data).is_ok();
+        let fits = if unchecked {
+            gather.absorb(disk, &as_they_are(blocks, data), data).is_ok()
+        } else {
+            gather.absorb(disk, blocks, data).is_ok()
+        };
         self.advance_fill(now, key, run);
         fits
     }

@@ -6,8 +6,8 @@ use crate::order::{Op, OpKind, OpState, Yield};
 use crate::volume::Volume;
 use bytes::{Bytes, BytesMut};
 use gabion_types::{
-    BLOCK_BYTES, BlockRange, ByteRange, GuestData, GuestOp, GuestResult, HoldPolicy, Instant,
-    IoError, MappedExtent, SECTOR_BYTES, block_crc,
+    BLOCK_BYTES, BlockRange, ByteRange, Duration, Flaw, GuestData, GuestOp, GuestResult,
+    HoldPolicy, Instant, IoError, MappedExtent, SECTOR_BYTES, block_crc,
 };
 
 /// Blocks of one op that costs by entries and not by blocks.
@@ -245,7 +245,13 @@ impl Volume {
     /// on; what has not is dropped.
     // promise: hold-not-fail
     pub(crate) fn answer_held_too_long(&mut self, now: Instant) {
-        let HoldPolicy::FailAfter(deadline) = self.view.hold else { return };
+        let deadline = match self.view.hold {
+            HoldPolicy::FailAfter(deadline) => deadline,
+            HoldPolicy::NeverFail if self.settings.flaws.has(Flaw::HeldFailed) => {
+                Duration::from_secs(1)
+            }
+            HoldPolicy::NeverFail => return,
+        };
         let late: Vec<u64> = self
             .requests
             .iter()

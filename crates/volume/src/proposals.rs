@@ -177,7 +177,7 @@ impl Volume {
                 promotes.push(Promotion { segment: *segment, disk: *disk, joined });
             }
         }
-        if promotes.is_empty() {
+        if promotes.is_empty() || self.settings.flaws.has(Flaw::NeverPromoted) {
             return false;
         }
         self.proposals.copies_failed = 0;

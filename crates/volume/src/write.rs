@@ -16,6 +16,8 @@ use gabion_wire::{LinkClass, ReplicaOp};
 /// A write whose last member says it is full is sent again so often before its guest is told: by
 /// then what it had under older versions has reached the disk.
 const FULL_MAX: u32 = 3;
+/// What `SECTOR_BYTES` is for a slice.
+const SECTOR: usize = 512;
 
 impl Volume {
     pub(crate) fn begin_write(&mut self, now: Instant, id: OpId) {
@@ -249,7 +251,13 @@ impl Volume {
         let OpKind::Merge { within, patch } = &op.kind else { return };
         let mut merged = block.to_vec();
         merged.resize(BLOCK, 0);
-        merged[*within..*within + patch.len()].copy_from_slice(patch);
+        let mut bytes = patch.len();
+        if self.settings.flaws.has(Flaw::TornMerge) && bytes > SECTOR {
+            let last = *within + bytes - SECTOR..*within + bytes;
+            let is_data = merged[last].iter().any(|byte| *byte != 0);
+            bytes -= if is_data { SECTOR } else { 0 };
+        }
+        merged[*within..*within + bytes].copy_from_slice(&patch[..bytes]);
         let crcs = vec![block_crc(&merged)];
         op.kind = OpKind::Write { data: Bytes::from(merged), crcs };
         self.begin_write(now, id);

@@ -68,4 +68,12 @@ each_is_found! {
     crowd_not_woken: CrowdNotWoken within 2, ["no-sleepers"];
     leaked_slot: LeakedSlot within 10, ["no-leaks"];
     admit_without_bound: AdmitWithoutBound within 2, ["bounded"];
+    answered_twice: AnsweredTwice within 10, ["exactly-once"];
+    leaked_bytes: LeakedBytes within 10, ["no-leaks"];
+    held_failed: HeldFailed within 10, ["hold-not-fail"];
+    source_unchecked: SourceUnchecked within 20, ["sound-sources"];
+    last_install_skipped: LastInstallSkipped within 10, ["replicas-equal", "settled-on-all"];
+    install_not_written: InstallNotWritten within 20, ["replicas-equal", "acked-survives"];
+    torn_merge: TornMerge within 10, ["one-register", "acked-survives"];
+    never_promoted: NeverPromoted within 10, ["whole"];
 }

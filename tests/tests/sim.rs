@@ -3,6 +3,7 @@
 // A test fails by a panic; helpers of tests do too.
 #![allow(clippy::unwrap_used)]
 
+use gabion_sim::list;
 use gabion_sim::many::{Batch, World};
 use gabion_tests::fixture::program;
 use gabion_tests::run;
@@ -25,6 +26,12 @@ fn debug_and_release_give_the_same_traces() {
         let batch = Batch { world, first: 0, end: Some(SEEDS), until: None, threads: 2 };
         let sums = batch.run(|_| true);
         assert_eq!(sums.failures, BTreeMap::new());
+        if world == World::Cluster {
+            let faults = sums.faults();
+            let strikes = |name| faults.get(name).is_some_and(|count| *count > 0);
+            let never = list::faults().into_iter().filter(|fault| !strikes(fault.name));
+            assert_eq!(never.collect::<Vec<_>>(), [], "each kind of fault strikes");
+        }
         assert_eq!(said["hash"], format!("{:016x}", sums.hash), "{world:?}");
         assert_eq!(said["events"], sums.events);
     }

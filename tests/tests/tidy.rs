@@ -83,6 +83,7 @@ const PURE_DEPENDENCIES: &[&str] = &[
     "hmac",
     "sha2",
     "proptest",
+    "proptest-state-machine",
 ];
 
 /// What a pure crate's code never mentions.

@@ -440,3 +440,56 @@ fn directed_json(report: &Report) -> Value {
         "story": report.story.iter().map(line).collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+    use gabion_sim::cluster::Trouble;
+
+    fn typed(line: &str) -> SimRunArgs {
+        #[derive(Parser)]
+        struct Typed {
+            #[command(flatten)]
+            args: SimRunArgs,
+        }
+        Typed::try_parse_from(line.split(' ')).expect("it is typed as it is printed").args
+    }
+
+    /// What is printed runs: the program takes it.
+    fn is_taken(replay: &str) {
+        let line = format!("{replay} --trace");
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+
+    #[test]
+    fn a_failure_says_what_broke_what_goes_wrong_and_how_to_see_it_again() {
+        let seed = (0..).find(|seed| cluster::plan(*seed).strikes.len() > 5).expect("many have");
+        let broken = Broken { promise: "acked-survives", text: "block 3 is gone".to_string() };
+        let troubles = Some([Trouble::Strike(1), Trouble::Strike(4)].into());
+        let part = Part { troubles, guests: Some([0].into()), actions: None };
+        let failed = failure(&typed("run"), seed, &broken, &part);
+        assert_eq!(failed.schedule.len(), 3, "{:?}", failed.schedule);
+        let text = failed.text();
+        let replay = format!("gabion sim run --seed {seed} --only 1,4 --guests 0");
+        for part in ["acked-survives: block 3 is gone", "guests: guest0", &replay] {
+            assert!(text.contains(part), "{text}");
+        }
+        is_taken(&failed.replay);
+        let part = Part { actions: Some(17), ..Part::default() };
+        let failed = failure(&typed("run --store"), 3, &broken, &part);
+        assert_eq!(failed.replay, "gabion sim run --seed 3 --store --actions 17");
+        is_taken(&failed.replay);
+    }
+
+    #[test]
+    fn a_scenario_is_typed_as_it_was() {
+        let args = typed("run --nodes 5 --kill 2 --cut node1,node3 --witness --down 8s");
+        let replay = directed_replay(&args, 5, 9);
+        let wanted = "gabion sim run --seed 9 --nodes 5 --rf 2 --kill 2 --cut node1,node3 --witness \
+                      --down 8000ms --apart 0ms";
+        assert_eq!(replay, wanted);
+        is_taken(&replay);
+    }
+}

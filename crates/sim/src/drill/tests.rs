@@ -45,6 +45,15 @@ fn every_invariant_is_broken_by_a_flaw() {
     }
 }
 
+#[test]
+fn the_page_tells_of_every_drill() {
+    let page = include_str!("../../README.md");
+    for (flaw, seeds, promises) in DRILLS {
+        let row = format!("| `{flaw:?}` | {} | {seeds} |", promises.join(", "));
+        assert!(page.contains(&row), "the page has no row {row}");
+    }
+}
+
 each_is_found! {
     acknowledge_before_map: AcknowledgeBeforeMap within 10,
         ["majority-first", "durable-on-all", "settled-on-all"];

@@ -246,28 +246,35 @@ impl Node {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let renew = self.registered.then(|| self.lease.next_deadline());
+        self.deadlines().into_iter().filter_map(|(_, at)| at).min()
+    }
+
+    /// The parts of it that want to be woken by then.
+    pub fn due(&self, now: Instant) -> Vec<&'static str> {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let parts = self.deadlines().into_iter().filter(|(_, at)| due(*at));
+        parts.map(|(part, _)| part).collect()
+    }
+
+    fn deadlines(&self) -> [(&'static str, Option<Instant>); 12] {
         let stop = match self.stage {
             Stage::Releasing { until } | Stage::Closing { until } => Some(until),
             Stage::Running | Stage::Quiet | Stage::Stopped => None,
         };
         [
-            self.links.next_deadline(),
-            self.flow.next_deadline(self.settings.ping_silence),
-            self.proposals.next_deadline(),
-            self.disks.next_deadline(),
-            self.owners.next_deadline(),
-            self.manager.next_deadline(),
-            self.fronts.next_deadline(),
-            self.guests.next_deadline(),
-            renew,
-            stop,
-            self.openings_deadline(),
-            self.jobs_again,
+            ("links", self.links.next_deadline()),
+            ("flow", self.flow.next_deadline(self.settings.ping_silence)),
+            ("proposals", self.proposals.next_deadline()),
+            ("disks", self.disks.next_deadline()),
+            ("owners", self.owners.next_deadline()),
+            ("manager", self.manager.next_deadline()),
+            ("fronts", self.fronts.next_deadline()),
+            ("guests", self.guests.next_deadline()),
+            ("lease", self.renew_deadline()),
+            ("stop", stop),
+            ("openings", self.openings_deadline()),
+            ("jobs", self.jobs_again),
         ]
-        .into_iter()
-        .flatten()
-        .min()
     }
 
     // rule: node/quiet-before-all-stop — when all nodes stop, each lets go before any leaves: the

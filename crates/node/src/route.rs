@@ -13,11 +13,18 @@ use crate::sessions::Via;
 use gabion_cluster::{Change, VolumeState, manager};
 use gabion_nbd::Export;
 use gabion_store::Origin;
-use gabion_types::{Epoch, Instant, NodeId, VolumeId};
+use gabion_types::{Epoch, Flaw, Instant, NodeId, VolumeId};
 use gabion_volume::Input as VolumeInput;
 use gabion_wire::{
     Body, LinkClass, LinkMessage, Message, ReplicaAnswer, RequestId, SessionMessage,
 };
+
+/// How a renewal gets to the leader.
+#[derive(Clone, Copy, Debug)]
+enum RenewsBy {
+    Link(LinkId),
+    Myself,
+}
 
 impl Node {
     pub(crate) fn pump(&mut self) {
@@ -409,31 +416,40 @@ impl Node {
         }
     }
 
+    /// Where a renewal would go.
+    fn renews_by(&self) -> Option<RenewsBy> {
+        let leader = self.leader.filter(|_| self.registered)?;
+        if !matches!(self.stage, Stage::Running | Stage::Quiet | Stage::Releasing { .. }) {
+            return None;
+        }
+        if leader == self.config.node {
+            return Some(RenewsBy::Myself);
+        }
+        self.links.up(leader, LinkClass::Control).map(RenewsBy::Link)
+    }
+
+    // rule: node/sleeps-while-it-can-do-nothing
+    /// When the next renewal is due; none while there is nobody to send it to, or the node would be
+    /// awake all the time until there is.
+    pub(crate) fn renew_deadline(&self) -> Option<Instant> {
+        let flawed = self.registered && self.settings.flaws.has(Flaw::AwakeForNothing);
+        (flawed || self.renews_by().is_some()).then(|| self.lease.next_deadline())
+    }
+
     /// Sends a renewal when one is due; the leader's own goes without a link.
     pub(crate) fn renew(&mut self) {
-        let Some(leader) = self.leader.filter(|_| self.registered) else {
-            return;
-        };
-        if !matches!(self.stage, Stage::Running | Stage::Quiet | Stage::Releasing { .. }) {
-            return;
-        }
-        let me = self.config.node;
-        let link = self.links.up(leader, LinkClass::Control);
-        if leader != me && link.is_none() {
-            return;
-        }
-        let Some(number) = self.lease.due(self.now) else {
-            return;
-        };
+        let Some(by) = self.renews_by() else { return };
+        let Some(number) = self.lease.due(self.now) else { return };
         let (incarnation, term) = (self.config.incarnation, self.term);
-        match link {
-            Some(link) if leader != me => {
+        match by {
+            RenewsBy::Link(link) => {
                 let body = Body::Link(LinkMessage::Renew { incarnation, number, term });
                 let message = Message { request: RequestId(0), body };
                 self.send(link, message);
             }
-            Some(_) | None => {
-                self.manage(manager::Input::Renew { node: me, incarnation, number, term });
+            RenewsBy::Myself => {
+                let node = self.config.node;
+                self.manage(manager::Input::Renew { node, incarnation, number, term });
             }
         }
     }

@@ -503,10 +503,13 @@ impl Sessions {
         }
     }
 
+    // rule: node/sleeps-while-it-can-do-nothing
     pub fn next_deadline(&self) -> Option<Instant> {
+        // This node's own is not made void, nor is another one twice.
+        let may_be_void = |node: &NodeId| *node != self.me && !self.voiding.contains(node);
         let sessions = self.sessions.iter().filter_map(|(node, session)| match session.state {
             State::Awaited { since } | State::Broken { since } | State::Gathering { since, .. }
-                if self.core_serving && !self.serving && !self.voiding.contains(node) =>
+                if self.core_serving && !self.serving && may_be_void(node) =>
             {
                 Some(since + self.wait)
             }
@@ -517,7 +520,7 @@ impl Sessions {
             | State::Void { .. } => None,
         });
         let attaches = self.attaches.iter().flat_map(|attach| {
-            let waiting = attach.waiting.iter().filter(|node| !self.voiding.contains(node));
+            let waiting = attach.waiting.iter().filter(|node| may_be_void(node));
             waiting.map(|node| self.silent_at(*node, attach.since + self.wait))
         });
         sessions.chain(attaches).min()

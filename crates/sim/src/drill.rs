@@ -132,6 +132,7 @@ pub fn world(flaw: Flaw) -> World {
             segments: 4,
             ..storm(&[])
         }),
+        Flaw::AwakeForNothing => storming(storm(&[Isolate])),
         Flaw::LeakedSlot => {
             storming(Storm { depth: 16, think: BUSY, disk_times: SLOW, ..storm(&[Reset]) })
         }

@@ -40,6 +40,7 @@ pub const PROMISES: &[Listed] = &[
     listed("no-write-under-read", "no slot is written while it is read"),
     listed("no-leaks", "when all is quiet nothing holds a slot or a request that is not needed"),
     listed("no-sleepers", "whatever may go on is made to, as soon as it may"),
+    listed("no-spinning", "a node that woke by itself has done what was due, and sleeps again"),
     listed(
         "liveness",
         "once faults are over every request is answered, and what was asked for is done",

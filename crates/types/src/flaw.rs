@@ -69,10 +69,12 @@ pub enum Flaw {
     TornMerge,
     /// A joiner that has everything is not made a member.
     NeverPromoted,
+    /// A node wants to renew its lease also while there is nobody to ask.
+    AwakeForNothing,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -109,6 +111,7 @@ impl Flaw {
         Self::InstallNotWritten,
         Self::TornMerge,
         Self::NeverPromoted,
+        Self::AwakeForNothing,
     ];
 }
 

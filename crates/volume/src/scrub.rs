@@ -425,9 +425,12 @@ impl Volume {
     }
 
     /// When it goes on by itself.
-    pub(crate) fn scrub_deadline(&self) -> Option<Instant> {
+    // rule: node/sleeps-while-it-can-do-nothing
+    /// None also while the lease is over: the next one goes on with the scrub.
+    pub(crate) fn scrub_deadline(&self, now: Instant) -> Option<Instant> {
         let scrub = self.scrub.as_ref().filter(|scrub| scrub.pass.is_none())?;
-        (scrub.waits.is_none() && self.announced && self.releasing.is_none()).then_some(scrub.rests)
+        let goes_on = self.announced && self.releasing.is_none() && self.may_serve(now);
+        (scrub.waits.is_none() && goes_on).then_some(scrub.rests)
     }
 }
 

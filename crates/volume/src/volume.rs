@@ -111,6 +111,8 @@ pub struct Volume {
     looked: Instant,
     members_looked: Instant,
     look_at: Option<Instant>,
+    /// When a scrub that rests goes on.
+    scrub_at: Option<Instant>,
     pub(crate) lost: BTreeSet<(SegmentIndex, BlockIndex)>,
     pub(crate) counts: VolumeStats,
 }
@@ -171,6 +173,7 @@ impl Volume {
             looked: now,
             members_looked: now,
             look_at: None,
+            scrub_at: None,
             lost: BTreeSet::new(),
             counts: VolumeStats::default(),
         };
@@ -216,7 +219,7 @@ impl Volume {
             return None;
         }
         let tell = self.tells.first().map(|(at, _)| *at);
-        [tell, self.look_at, self.fence_until, self.scrub_deadline()].into_iter().flatten().min()
+        [tell, self.look_at, self.fence_until, self.scrub_at].into_iter().flatten().min()
     }
 
     /// `Serving` was said, and ownership has not ended.
@@ -439,6 +442,7 @@ impl Volume {
         } else {
             None
         };
+        self.scrub_at = self.scrub_deadline(now);
         self.look_at = every.map(|every| (self.looked + every).max(now + Duration::from_millis(1)));
     }
 

@@ -3,6 +3,7 @@
 use super::describe::input_kind;
 use super::{Cluster, Event};
 use crate::disk::{Snapshot, VirtualDisk};
+use crate::invariants::no_spinning;
 use crate::net::{Conn, Machine, Side};
 use crate::world::{Clock, Who, index};
 use gabion_cluster::{Map, NodeInfo};
@@ -71,6 +72,8 @@ pub struct Host {
     pub drained: bool,
     /// Since when its clock stands still.
     stands_since: Option<Instant>,
+    /// How many of its last turns by its own clock left something due.
+    idle_turns: u32,
     /// When a clock that its lease hangs on last stood or jumped.
     bent_at: Option<Instant>,
 }
@@ -93,6 +96,7 @@ impl Host {
             stopping: false,
             drained: false,
             stands_since: None,
+            idle_turns: 0,
             bent_at: None,
         }
     }
@@ -305,6 +309,7 @@ impl Cluster {
         host.life += 1;
         host.armed = None;
         host.stands_since = None;
+        host.idle_turns = 0;
         host.links.clear();
         host.sent.clear();
         host.ends.clear();
@@ -411,8 +416,18 @@ impl Cluster {
             host.armed = None;
             if host.is_running() {
                 self.feed(machine, Input::Tick);
+                self.check_turn(machine);
             }
         }
+    }
+
+    fn check_turn(&mut self, machine: Machine) {
+        let now = self.queue.now();
+        let host = &mut self.machines[machine];
+        let due = host.node().map(|node| node.due(host.local(now))).unwrap_or_default();
+        host.idle_turns = if due.is_empty() { 0 } else { host.idle_turns + 1 };
+        let result = no_spinning::check(node_id(machine), host.idle_turns, &due);
+        self.judge_watch(result);
     }
 
     pub(super) fn on_disk(&mut self, machine: Machine, slot: usize, life: u64, token: DiskToken) {

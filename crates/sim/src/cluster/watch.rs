@@ -181,7 +181,7 @@ impl Cluster {
         self.judge_watch(result);
     }
 
-    fn judge_watch(&mut self, result: Result<(), Broken>) {
+    pub(super) fn judge_watch(&mut self, result: Result<(), Broken>) {
         if let Err(broken) = result {
             self.broken.get_or_insert(broken);
         }

@@ -8,6 +8,7 @@ pub mod hold_not_fail;
 pub mod majority_first;
 pub mod no_leaks;
 pub mod no_sleepers;
+pub mod no_spinning;
 pub mod no_write_under_read;
 pub mod one_owner;
 pub mod place;

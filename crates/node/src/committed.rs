@@ -167,8 +167,20 @@ impl Node {
         for volume in volumes {
             self.follow_volume(volume);
         }
+        self.tell_of_disks_out();
         self.look_at_openings();
         self.disks.saw_map(self.now, self.index);
+    }
+
+    // rule: node/owners-hear-of-disks-that-are-out
+    /// An owner whose guests are silent would not meet such a disk, and its copies would count.
+    fn tell_of_disks_out(&mut self) {
+        let out = self.map.disks().iter().filter(|(_, disk)| !disk.is_in_service());
+        let out = out.map(|(id, _)| *id).collect();
+        let known = std::mem::replace(&mut self.disks_out, out);
+        for disk in self.disks_out.difference(&known) {
+            self.owners.feed_all(self.now, &VolumeInput::DiskOut { disk: *disk });
+        }
     }
 
     fn register(&mut self) {
@@ -378,6 +390,9 @@ impl Node {
             settings: &self.settings,
         };
         self.owners.begin(self.now, beginning);
+        for disk in &self.disks_out {
+            self.owners.disk_out(self.now, volume, *disk);
+        }
     }
 
     fn follow_front(&mut self, volume: VolumeId) {

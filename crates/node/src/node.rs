@@ -85,6 +85,8 @@ pub struct Node {
     pub(crate) recorded: BTreeSet<Job>,
     /// Jobs that a disk refused are tried again then.
     pub(crate) jobs_again: Option<Instant>,
+    /// Those that the map said were out of service when it was followed last.
+    pub(crate) disks_out: BTreeSet<DiskId>,
     pub(crate) map_dirty: bool,
     pub(crate) local: VecDeque<Local>,
     pub(crate) effects: VecDeque<Effect>,
@@ -133,6 +135,7 @@ impl Node {
             next_job: 1,
             recorded: BTreeSet::new(),
             jobs_again: None,
+            disks_out: BTreeSet::new(),
             map_dirty: false,
             local: VecDeque::new(),
             effects: VecDeque::new(),

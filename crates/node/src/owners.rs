@@ -5,7 +5,7 @@ use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use crate::settings::NodeSettings;
 use gabion_store::Origin;
 use gabion_types::{
-    Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, ScrubAsk, ScrubFound,
+    DiskId, Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, ScrubAsk, ScrubFound,
     SegmentIndex, VolumeId, VolumeView,
 };
 use gabion_volume::{
@@ -305,6 +305,10 @@ impl Owners {
     }
 
     /// To every owner: links, nodes, the lease.
+    pub fn disk_out(&mut self, now: Instant, volume: VolumeId, disk: DiskId) {
+        self.feed(now, volume, VolumeInput::DiskOut { disk });
+    }
+
     pub fn feed_all(&mut self, now: Instant, input: &VolumeInput) {
         for volume in self.owners.keys().copied().collect::<Vec<_>>() {
             self.feed(now, volume, input.clone());

@@ -60,6 +60,10 @@ pub enum Input {
     NodeDown {
         node: NodeId,
     },
+    /// The map says that it is out of service: nobody has to ask it first to find that out.
+    DiskOut {
+        disk: DiskId,
+    },
     /// The lease holds until then; the driver's clock, this node's. Later or earlier than before.
     Lease {
         until: Instant,

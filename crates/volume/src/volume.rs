@@ -199,6 +199,11 @@ impl Volume {
             Input::Unsent { request } => self.handle_unsent(request),
             Input::Room { node, class, bytes } => self.handle_room(now, node, class, bytes),
             Input::NodeDown { node } => self.handle_node_down(now, node),
+            Input::DiskOut { disk } => {
+                if self.disks.home(disk).is_some() {
+                    self.fail_disk(now, disk, MemberFailure::OutOfService);
+                }
+            }
             Input::Lease { until } => self.handle_lease(now, until),
             Input::Settings(settings) => {
                 self.settings = settings;

@@ -129,8 +129,9 @@ fn is_there(map: &Map, disk: DiskId) -> bool {
 fn has_place(map: &Map, room: &Room, members: &SegmentMembers, bytes: u64) -> bool {
     let mut avoid = Avoid::default();
     avoid.disks.extend(members.stale.iter().map(|stale| stale.disk));
-    let homes = members.write_set().filter_map(|disk| map.disk(disk)).map(|disk| disk.node);
-    avoid.nodes.extend(homes);
+    // Another disk of a node takes the place of one that is out.
+    let there = members.write_set().filter_map(|disk| map.disk(disk));
+    avoid.nodes.extend(there.filter(|disk| disk.is_in_service()).map(|disk| disk.node));
     !map.too_many_away() && room.pick(&avoid, bytes).is_some()
 }
 

@@ -53,12 +53,12 @@ impl Cluster {
         self.rot_some(machine, ROTS_MAX, &mut prng);
     }
 
-    /// A machine with a disk that died, which nobody has asked for anything since: what is on it counts
-    /// as a copy still.
+    /// A machine with a disk that died, and that is a member still: nobody has asked it for anything.
     fn dies_unnoticed(&self) -> Option<Machine> {
         let counts = |uuid| {
-            let mut disks = self.map.disks().values();
-            disks.any(|disk| disk.uuid == uuid && disk.is_in_service())
+            let Some(disk) = self.map.disk_by_uuid(uuid) else { return false };
+            let mut segments = self.map.volumes().values().flat_map(|volume| &volume.segments);
+            segments.any(|members| members.is_in_sync(disk))
         };
         let mut hosts = self.machines.iter();
         hosts.position(|host| {

@@ -1,7 +1,8 @@
 //! promise: liveness. When nothing goes wrong any more, every segment has all its copies in-sync, and
 //! none is joining or stale. Source: DESIGN 7 ("then heal and prove: all in-sync"), 4.2 and 4.7.
 
-use gabion_cluster::{Map, NodeState, VolumeEntry, VolumeState};
+use gabion_cluster::{DiskEntry, Map, NodeState, VolumeEntry, VolumeState};
+use gabion_types::DiskId;
 
 /// Deleted, and no disk that is there has anything of it left: only one that is missing holds it back.
 fn is_gone(map: &Map, volume: &VolumeEntry) -> bool {
@@ -19,7 +20,9 @@ pub fn missing(map: &Map) -> Option<String> {
             return Some(format!("{} is {:?}", volume.id, volume.state));
         }
         for (index, members) in volume.segments.iter().enumerate() {
-            let copies = members.in_sync.len() == usize::from(volume.spec.rf);
+            let there = |disk: &DiskId| map.disk(*disk).is_some_and(DiskEntry::is_in_service);
+            let copies = members.in_sync.len() == usize::from(volume.spec.rf)
+                && members.in_sync.iter().all(there);
             if !copies || !members.joining.is_empty() || !members.stale.is_empty() {
                 let (id, owner) = (volume.id, volume.owner);
                 return Some(format!("{id} (owner {owner:?}) segment {index}: {members:?}"));

@@ -209,6 +209,20 @@ fn who_does_not_answer_the_fence_is_removed_before_anything_is_served() {
     assert!(bench.serving);
 }
 
+// rule: node/owners-hear-of-disks-that-are-out
+#[test]
+fn a_disk_that_is_out_is_no_copy_also_while_guests_are_silent() {
+    let mut bench = Bench::serving(view());
+    bench.feed(Input::DiskOut { disk: disk(9) });
+    assert!(bench.proposed.is_empty(), "it has nothing of this volume");
+    bench.feed(Input::DiskOut { disk: disk(2) });
+    let (_, change) = bench.proposed.last().unwrap();
+    let OwnerChange::RemoveMembers { removals, add_joiner: true, .. } = change else {
+        panic!("{change:?}")
+    };
+    assert_eq!(removals.len(), 2, "all segments in one entry");
+}
+
 // rule: volume/who-is-known-to-be-silent-is-not-waited-for
 #[test]
 fn a_takeover_from_a_dead_node_does_not_wait_for_it() {

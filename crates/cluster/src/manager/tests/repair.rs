@@ -2,7 +2,7 @@
 
 use super::{ME, Rig, millis};
 use crate::command::Change;
-use crate::map::tests::Small;
+use crate::map::tests::{MIB, Small};
 use gabion_types::{DiskId, NodeId, OwnerChange, Removal, SegmentIndex};
 
 fn takeovers(rig: &Rig) -> Vec<NodeId> {
@@ -103,4 +103,15 @@ fn a_member_on_a_failed_disk_is_work_at_once() {
     rig.live(millis(4_000), &[]);
     let other = home(&rig, rig.small.volume().segments[0].in_sync[1]);
     assert_eq!(takeovers(&rig), [other]);
+}
+
+#[test]
+fn another_disk_of_a_node_takes_the_place_of_one_that_is_out() {
+    let mut rig = Rig::new(Small::new(2, 2));
+    let id = rig.small.create("vm", MIB, 2);
+    rig.small.record_all(id);
+    let disk = rig.small.volume().segments[0].in_sync[0];
+    rig.by(1, Change::DiskFailed { disk });
+    rig.live(millis(4_000), &[]);
+    assert_eq!(takeovers(&rig).len(), 1, "both nodes hold a copy, and one has another disk");
 }

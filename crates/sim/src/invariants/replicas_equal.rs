@@ -70,7 +70,10 @@ fn difference(
         return Some(format!("{one} or {other} does not hold it"));
     }
     let mut pairs = (0..).map(BlockIndex::new).zip(ours.iter().zip(theirs));
-    let (block, (ours, theirs)) = pairs.find(|(_, (ours, theirs))| ours != theirs)?;
+    // What a disk itself calls bad is given to nobody; it is mended when it is read or scrubbed.
+    let bad = |(kind, _, _): &Copied| *kind == BlockKind::Bad;
+    let differ = |ours, theirs| ours != theirs && !bad(ours) && !bad(theirs);
+    let (block, (ours, theirs)) = pairs.find(|(_, (ours, theirs))| differ(ours, theirs))?;
     Some(format!("block {}: {one} has {ours:?}, {other} has {theirs:?}", block.get()))
 }
 

@@ -111,9 +111,12 @@ pub fn world(flaw: Flaw) -> World {
             let faults = &[Pause, Kill, Cut, Isolate];
             storming(Storm { disk_times: SLOW, settings, ..storm(faults) })
         }
-        Flaw::ReadDuringUnresolvedWrite => {
-            storming(Storm { guests: 5, hot: 3, ..storm(&[Kill, Pause, Isolate, SlowDisk]) })
-        }
+        Flaw::ReadDuringUnresolvedWrite => storming(Storm {
+            guests: 5,
+            hot: 3,
+            depth: 8,
+            ..storm(&[Kill, Pause, Isolate, SlowDisk])
+        }),
         Flaw::ReadAfterLease => {
             storming(Storm { disk_times: SLOW_READS, depth: 16, think: BUSY, ..storm(&[Pause]) })
         }
@@ -160,7 +163,7 @@ pub fn world(flaw: Flaw) -> World {
             storming(Storm { guests: 1, think: IDLE, hot: BLOCKS, ..storm(&[Kill]) })
         }
         Flaw::SettledMovesWithEpochStart => {
-            storming(Storm { depth: 16, script: Script::EpochStart, ..storm(&[Kill]) })
+            storming(Storm { depth: 16, guests: 6, script: Script::EpochStart, ..storm(&[Kill]) })
         }
         Flaw::FenceBeforeWritesUnderWay
         | Flaw::NoFence

@@ -72,10 +72,10 @@ each_is_found! {
     joiner_not_in_write_set: JoinerNotInWriteSet within 10, ["durable-on-all"];
     joiner_settled_advances: JoinerSettledAdvances within 20, ["settled-on-all"];
     settled_to_one_that_left: SettledToOneThatLeft within 20, ["settled-on-all"];
-    settled_moves_with_epoch_start: SettledMovesWithEpochStart within 20, ["settled-on-all"];
+    settled_moves_with_epoch_start: SettledMovesWithEpochStart within 10, ["settled-on-all"];
     no_restamp: NoRestamp within 10, ["durable-on-all"];
     install_always: InstallAlways within 10, ["store"];
-    read_during_unresolved_write: ReadDuringUnresolvedWrite within 20,
+    read_during_unresolved_write: ReadDuringUnresolvedWrite within 10,
         ["one-register", "acked-survives"];
     read_after_lease: ReadAfterLease within 20, ["one-owner"];
     write_makes_segment: WriteMakesSegment within 5, ["store"];

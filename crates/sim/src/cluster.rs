@@ -55,7 +55,7 @@ const EVENTS_MAX: u64 = 30_000_000;
 
 /// What has to hold at every moment is looked at so often, beside each change of the map. Units:
 /// events.
-const WATCH_EVERY: u64 = 512;
+const WATCH_EVERY: u64 = 256;
 /// Where a rule is switched off, and few seeds have to do.
 const WATCH_FLAWED_EVERY: u64 = 32;
 

@@ -252,6 +252,13 @@ impl Asks {
         self.table.get_mut(&request)
     }
 
+    /// So much longer may the answers take.
+    pub(crate) fn put_off_blame(&mut self, by: Duration) {
+        for ask in self.table.values_mut() {
+            ask.first_sent = ask.first_sent + by;
+        }
+    }
+
     pub(crate) fn next_id(&mut self) -> RequestId {
         self.given += 1;
         RequestId(self.given)

@@ -6,7 +6,7 @@ use crate::segment::{JoinStep, Joiner, Phase};
 use crate::settle::Seqs;
 use crate::tail::Tail;
 use crate::volume::{SEGMENTS_PER_MESSAGE, Volume};
-use gabion_types::{DiskId, Flaw, Instant, SegmentIndex, Seq};
+use gabion_types::{DiskId, Duration, Flaw, Instant, SegmentIndex, Seq};
 use gabion_wire::{EpochStart, FenceReport, FencedSegment, LinkClass, ReplicaOp};
 use std::collections::BTreeMap;
 
@@ -69,6 +69,10 @@ impl Takeover {
 
     pub(crate) fn awaits_all(&self, disk: DiskId) -> bool {
         self.patient && !self.overdue && !self.has_report(disk)
+    }
+
+    pub(crate) fn wait_longer(&mut self, by: Duration) {
+        self.until = self.until + by;
     }
 
     pub(crate) fn is_overdue(&self, disk: DiskId) -> bool {

@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const LOOK_BUSY: Duration = Duration::from_millis(100);
 /// And so often while only copies are missing.
 const LOOK_DEGRADED: Duration = Duration::from_secs(1);
+/// A step that comes so much later than it was due has missed what was said meanwhile.
+const OWN_GAP: Duration = Duration::from_millis(100);
 /// A segment without writes for so long tells its members how far it is settled.
 pub(crate) const TELL_AFTER: Duration = Duration::from_millis(200);
 /// After a start of the whole cluster, members are waited for so many times longer.
@@ -189,6 +191,7 @@ impl Volume {
         if self.ended {
             return;
         }
+        self.forgive_own_gap(now);
         match input {
             Input::Guest { ticket, op } => self.handle_guest(now, ticket, op),
             Input::View { view, owned } => self.handle_view(now, view, owned),
@@ -213,6 +216,21 @@ impl Volume {
             Input::Tick => {}
         }
         self.conclude(now);
+    }
+
+    /// A step that comes late counts for nobody's slowness: what was said meanwhile is still to be
+    /// heard. The node hung, or its clock jumped.
+    // rule: volume/an-own-gap-blames-nobody
+    fn forgive_own_gap(&mut self, now: Instant) {
+        let gap = self.look_at.map_or(Duration::ZERO, |due| now.since(due));
+        if gap < OWN_GAP {
+            return;
+        }
+        self.asks.put_off_blame(gap);
+        for takeover in self.segments.iter_mut().filter_map(Segment::takeover_mut) {
+            takeover.wait_longer(gap);
+        }
+        self.fence_until = self.fence_until.map(|until| until + gap);
     }
 
     pub fn next_effect(&mut self) -> Option<Effect> {

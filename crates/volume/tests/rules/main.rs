@@ -209,6 +209,30 @@ fn who_does_not_answer_the_fence_is_removed_before_anything_is_served() {
     assert!(bench.serving);
 }
 
+// rule: volume/an-own-gap-blames-nobody
+#[test]
+fn an_owner_that_hung_removes_nobody_for_what_it_did_not_hear() {
+    let gap = Duration::from_mins(1);
+    let mut bench = Bench::new(view());
+    bench.answer_disk(1);
+    bench.wait(Duration::from_millis(500));
+    bench.now = bench.now + gap;
+    bench.feed(Input::Tick);
+    assert!(bench.proposed.is_empty(), "half of the time for the fence is left");
+    bench.answer_all();
+    assert!(bench.serving);
+
+    let range = bench.block(0, 1);
+    bench.write(1, range, 7);
+    bench.answer_disk(1);
+    bench.now = bench.now + gap;
+    bench.feed(Input::Lease { until: bench.now + gap });
+    bench.wait(Duration::from_secs(4));
+    assert!(bench.proposed.is_empty(), "{:?}", bench.proposed);
+    bench.wait(Duration::from_secs(2));
+    assert!(matches!(bench.proposed[..], [(_, OwnerChange::RemoveMembers { .. })]), "it is slow");
+}
+
 // rule: node/owners-hear-of-disks-that-are-out
 #[test]
 fn a_disk_that_is_out_is_no_copy_also_while_guests_are_silent() {

@@ -61,7 +61,6 @@ pub struct VirtualDisk {
     /// Gives errors on writes and syncs for good.
     dead: bool,
     rotted: bool,
-    lost_map: bool,
     next_sync_fails: bool,
     next_read_fails: bool,
     next_write: NextWrite,
@@ -92,7 +91,6 @@ impl VirtualDisk {
             slow: 1,
             dead: false,
             rotted: false,
-            lost_map: false,
             next_sync_fails: false,
             next_read_fails: false,
             next_write: NextWrite::Good,

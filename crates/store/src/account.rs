@@ -25,6 +25,8 @@ pub struct SlotAccount {
     pub named_free: u64,
     /// By what is not given out again yet, and by requests under way.
     pub passing: u64,
+    /// A page of the map cannot be read: what it named comes back at the next start.
+    pub page_lost: bool,
 }
 
 impl SlotAccount {
@@ -131,8 +133,12 @@ impl Disk {
         let away = || segments().flat_map(|segment| segment.pages_away().map(|(_, away)| away));
         let mut data = Vec::new();
         pages().for_each(|page| data.extend(page.entries.iter().filter_map(BlockEntry::slot)));
-        for stored in away().filter_map(|away| self.peeked(away, peek)) {
-            data.extend(stored.entries.iter().filter_map(BlockEntry::slot));
+        let mut page_lost = self.slots_lost;
+        for away in away() {
+            match self.peeked(away, peek) {
+                Some(page) => data.extend(page.entries.iter().filter_map(BlockEntry::slot)),
+                None => page_lost = true,
+            }
         }
         let of_page = |page: &Page| {
             let refs = [page.live, page.pending].iter().flatten().count();
@@ -156,6 +162,7 @@ impl Disk {
             data: data.len() as u64,
             metadata: metadata as u64,
             passing: passing as u64 + u64::from(ops.sum::<u32>()),
+            page_lost,
         }
     }
 }

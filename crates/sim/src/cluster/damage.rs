@@ -123,7 +123,6 @@ impl Cluster {
     pub(super) fn rot_anything(&mut self, machine: Machine, slot: usize, prng: &mut Prng) {
         let disk = &mut self.machines[machine].disks[slot].virtual_disk;
         if let Some(page) = disk.pick_written() {
-            disk.may_lose_map();
             self.rot_page((machine, slot), page, || "any page".to_string(), prng);
         }
     }

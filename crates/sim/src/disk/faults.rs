@@ -163,7 +163,6 @@ impl VirtualDisk {
 
     /// Where a write lands that goes astray.
     pub(super) fn astray(&mut self, bytes: u64) -> u64 {
-        self.may_lose_map();
         let pages = (self.capacity_bytes() - bytes) / BLOCK_BYTES;
         match self.pick_written() {
             Some(page) if self.prng.chance(1, 2) => page.min(pages) * BLOCK_BYTES,
@@ -199,15 +198,6 @@ impl VirtualDisk {
     /// Something on it changed by itself.
     pub fn has_rotted(&self) -> bool {
         self.rotted
-    }
-
-    /// What rots next may be a page that says where others lie.
-    pub fn may_lose_map(&mut self) {
-        self.lost_map = true;
-    }
-
-    pub fn has_lost_map(&self) -> bool {
-        self.lost_map
     }
 
     /// A page holds what nobody wrote there: it rotted, or the disk lied about a write.

@@ -11,12 +11,11 @@ use gabion_types::{Load, NodeId};
 pub fn check(places: &[Place<'_>], held_requests: usize) -> Result<(), Broken> {
     let account = |place: &Place<'_>| {
         let store = place.store.filter(|store| store.is_serving())?;
-        Some((store.slot_account(&mut place.peek())?, place.disk.has_lost_map()))
+        store.slot_account(&mut place.peek())
     };
     let accounts = places.iter().filter_map(account);
-    for (number, (account, lost_map)) in accounts.enumerate() {
-        check_account(account, lost_map)
-            .map_err(|text| broken(format!("disk {number}: {text}")))?;
+    for (number, account) in accounts.enumerate() {
+        check_account(account).map_err(|text| broken(format!("disk {number}: {text}")))?;
     }
     if held_requests > 0 {
         return Err(broken(format!("{held_requests} requests are held, and no guest waits")));
@@ -37,14 +36,13 @@ pub fn check_empty(node: NodeId, loads: &[Load], guest_bytes: u64) -> Result<(),
     }
 }
 
-/// What a damaged page of the map named comes back at a start.
-fn check_account(account: SlotAccount, lost_map: bool) -> Result<(), String> {
+fn check_account(account: SlotAccount) -> Result<(), String> {
     if account.named_free > 0 {
         return Err(format!("{} slots with data count as free: {account:?}", account.named_free));
     }
     match account.leaked() {
         0 => Ok(()),
-        _ if lost_map => Ok(()),
+        _ if account.page_lost => Ok(()),
         leaked => Err(format!("{leaked} slots leaked: {account:?}")),
     }
 }

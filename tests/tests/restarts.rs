@@ -10,9 +10,10 @@ use gabion_tests::fixture::wait;
 use rustix::process::Signal;
 use std::time::Duration;
 
-const STALL_MOST: Duration = Duration::from_secs(1);
+const STALL_MOST: Duration = Duration::from_millis(500);
 const LEAVE_MOST: Duration = Duration::from_secs(20);
 
+// rule: node/leaves-the-write-sets-first
 // promise: acked-survives, hold-not-fail
 #[test]
 fn nodes_are_restarted_in_turn_under_load() {

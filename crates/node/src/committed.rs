@@ -3,9 +3,10 @@
 use crate::disks::DiskCondition;
 use crate::fronts::{Front, OwnerNow};
 use crate::io::{Effect, NodeEvent};
-use crate::node::{Job, Node, Stage};
+use crate::node::{Job, Node};
 use crate::owners::Beginning;
 use crate::proposals::Source;
+use crate::stop::Stage;
 use gabion_cluster::{
     Change, Command, CreateOrder, DiskState, DropOrder, Map, VolumeState, manager,
 };
@@ -392,6 +393,9 @@ impl Node {
         self.owners.begin(self.now, beginning);
         for disk in &self.disks_out {
             self.owners.disk_out(self.now, volume, *disk);
+        }
+        for node in self.links.leaving().collect::<Vec<_>>() {
+            self.owners.feed_all(self.now, &VolumeInput::NodeLeaving { node });
         }
     }
 

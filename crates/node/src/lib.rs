@@ -17,6 +17,7 @@ mod sessions;
 mod settings;
 mod shares;
 mod stats;
+mod stop;
 #[cfg(test)]
 mod tests;
 

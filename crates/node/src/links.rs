@@ -90,6 +90,8 @@ struct Peer {
     /// It was up in this process's life.
     seen: bool,
     down: bool,
+    /// Its present process said that it is about to end.
+    leaving: bool,
 }
 
 #[derive(Debug)]
@@ -150,6 +152,9 @@ impl Links {
 
     /// The members of the map and their incarnations; links to others are closed.
     pub fn set_members(&mut self, now: Instant, members: &BTreeMap<NodeId, Incarnation>) {
+        for (node, peer) in &mut self.peers {
+            peer.leaving &= self.incarnations.get(node) == members.get(node);
+        }
         self.incarnations = members.clone();
         let gone: Vec<_> =
             self.peers.keys().copied().filter(|node| !members.contains_key(node)).collect();
@@ -162,6 +167,7 @@ impl Links {
                 missing_since: Some(now),
                 seen: false,
                 down: false,
+                leaving: false,
             });
         }
         self.tick(now);
@@ -182,6 +188,24 @@ impl Links {
 
     pub fn is_down(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_none_or(|peer| peer.down)
+    }
+
+    pub fn note_leaving(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.leaving = true;
+        }
+    }
+
+    /// Peers whose processes are about to end.
+    pub fn leaving(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.peers.iter().filter(|(_, peer)| peer.leaving).map(|(node, _)| *node)
+    }
+
+    /// Says it to all who can hear.
+    pub fn say_leaving(&mut self) {
+        let up: Vec<LinkId> =
+            self.peers.keys().filter_map(|node| self.up(*node, LinkClass::Control)).collect();
+        up.into_iter().for_each(|link| self.say(link, LinkMessage::Leaving));
     }
 
     /// A peer has not been seen in this process's life, and there is still hope.

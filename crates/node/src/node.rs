@@ -11,6 +11,7 @@ use crate::owners::Owners;
 use crate::proposals::Proposals;
 use crate::settings::NodeSettings;
 use crate::shares::Shares;
+use crate::stop::Stage;
 use gabion_cluster::{Manager, Map, manager};
 use gabion_nbd::NbdLimits;
 use gabion_types::{DiskId, Epoch, Instant, MapIndex, NodeId, Prng, SegmentIndex, VolumeId};
@@ -21,23 +22,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const NBD_IN_FLIGHT_MAX: u32 = 128;
 /// Payload bytes in flight of one connection: as much as its volume may hold on this node.
 pub(crate) const NBD_BYTES_IN_FLIGHT_MAX: u64 = crate::shares::VOLUME_BYTES_MAX;
-
-/// How far a clean stop has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    Running,
-    /// Guests are gone and volumes are let go; disks serve on, for owners elsewhere.
-    Quiet,
-    /// Guests are gone; the volumes are being released.
-    Releasing {
-        until: Instant,
-    },
-    /// The disks write their checkpoints.
-    Closing {
-        until: Instant,
-    },
-    Stopped,
-}
 
 /// What the map ordered a disk of this node to do and is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -210,6 +194,7 @@ impl Node {
         if self.map_dirty {
             self.map_dirty = false;
             self.follow_map();
+            self.look_who_needs_it();
             self.pump();
         }
         self.conclude_stop();
@@ -218,6 +203,9 @@ impl Node {
     }
 
     fn on_leader(&mut self, term: u64, leader: Option<NodeId>) {
+        if leader.is_some() && (term, leader) != (self.term, self.leader) {
+            self.proposals.leader_changed(self.now);
+        }
         self.term = term;
         self.leader = leader;
         self.lease.hurry(self.now);
@@ -260,10 +248,6 @@ impl Node {
     }
 
     fn deadlines(&self) -> [(&'static str, Option<Instant>); 12] {
-        let stop = match self.stage {
-            Stage::Releasing { until } | Stage::Closing { until } => Some(until),
-            Stage::Running | Stage::Quiet | Stage::Stopped => None,
-        };
         [
             ("links", self.links.next_deadline()),
             ("flow", self.flow.next_deadline(self.settings.ping_silence)),
@@ -274,48 +258,9 @@ impl Node {
             ("fronts", self.fronts.next_deadline()),
             ("guests", self.guests.next_deadline()),
             ("lease", self.renew_deadline()),
-            ("stop", stop),
+            ("stop", self.stop_deadline()),
             ("openings", self.openings_deadline()),
             ("jobs", self.jobs_again),
         ]
-    }
-
-    // rule: node/quiet-before-all-stop — when all nodes stop, each lets go before any leaves: the
-    // last release needs every copy.
-    fn on_quiesce(&mut self) {
-        if self.stage != Stage::Running {
-            return;
-        }
-        self.stage = Stage::Quiet;
-        self.guests.stop();
-        for volume in self.owners.volumes().collect::<Vec<_>>() {
-            self.owners.release(self.now, volume);
-        }
-    }
-
-    fn on_stop(&mut self) {
-        self.on_quiesce();
-        if self.stage == Stage::Quiet {
-            let until = self.now + self.settings.stop_wait;
-            self.stage = Stage::Releasing { until };
-        }
-    }
-
-    /// Guests first, then volumes, then disks; each for as long as there is time.
-    fn conclude_stop(&mut self) {
-        if let Stage::Releasing { until } = self.stage
-            && (self.owners.is_empty() || until <= self.now)
-        {
-            let until = self.now + self.settings.stop_wait;
-            self.stage = Stage::Closing { until };
-            self.disks.stop(self.now);
-            self.pump();
-        }
-        if let Stage::Closing { until } = self.stage
-            && (self.disks.all_stopped() || until <= self.now)
-        {
-            self.stage = Stage::Stopped;
-            self.effects.push_back(Effect::Stopped);
-        }
     }
 }

@@ -142,11 +142,21 @@ impl Proposals {
         decided
     }
 
+    // rule: node/proposals-follow-the-leader
+    /// Another node leads: what was proposed to the one before may be lost.
+    pub fn leader_changed(&mut self, now: Instant) {
+        self.propose_again(now, |_| true);
+    }
+
     pub fn tick(&mut self, now: Instant) {
+        self.propose_again(now, |pending| pending.again <= now);
+    }
+
+    fn propose_again(&mut self, now: Instant, which: impl Fn(&Pending) -> bool) {
         let late: Vec<_> = self
             .pending
             .iter_mut()
-            .filter(|(_, pending)| pending.again <= now)
+            .filter(|(_, pending)| which(pending))
             .map(|(number, pending)| {
                 pending.again = now + self.again;
                 (*number, pending.change.clone())
@@ -170,6 +180,7 @@ mod tests {
         Change::SetSetting { name: "a".into(), value: value.to_string() }
     }
 
+    // rule: node/proposals-follow-the-leader
     #[test]
     fn a_proposal_keeps_its_number_until_it_is_decided() {
         let mut proposals =
@@ -184,6 +195,9 @@ mod tests {
         proposals.tick(Instant::ZERO + Duration::from_secs(1));
         let again: Vec<_> = std::iter::from_fn(|| proposals.next_command()).collect();
         assert_eq!(again, vec![register.clone(), first.clone()]);
+        proposals.leader_changed(Instant::ZERO + Duration::from_secs(1));
+        let again: Vec<_> = std::iter::from_fn(|| proposals.next_command()).collect();
+        assert_eq!(again, vec![register.clone(), first.clone()], "at once");
         assert_eq!(proposals.decided(Instant::ZERO, first.from), Some(Source::Reconcile));
         assert_eq!(proposals.decided(Instant::ZERO, first.from), None);
         assert_eq!(proposals.decided(Instant::ZERO, register.from), Some(Source::Register));

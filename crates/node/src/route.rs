@@ -6,10 +6,11 @@ use crate::fronts::FrontOutput;
 use crate::guests::GuestsOutput;
 use crate::io::{Effect, GuestId, LinkId, NodeEvent, OpenError, OpenedVolume};
 use crate::links::LinkOutput;
-use crate::node::{Local, Node, Stage};
+use crate::node::{Local, Node};
 use crate::owners::{OwnerOutput, Owners};
 use crate::proposals::Source;
 use crate::sessions::Via;
+use crate::stop::Stage;
 use gabion_cluster::{Change, VolumeState, manager};
 use gabion_nbd::Export;
 use gabion_store::Origin;
@@ -108,6 +109,9 @@ impl Node {
         if class == LinkClass::Control {
             self.lease.hurry(now);
             self.renew();
+            if self.is_leaving() {
+                self.links.say_leaving();
+            }
             return;
         }
         if class == LinkClass::Data {
@@ -117,6 +121,9 @@ impl Node {
         }
         if self.links.usable(node) {
             self.owners.feed_all(now, &VolumeInput::LinkUp { node });
+            if self.links.leaving().any(|leaving| leaving == node) {
+                self.owners.feed_all(now, &VolumeInput::NodeLeaving { node });
+            }
         }
     }
 
@@ -147,6 +154,10 @@ impl Node {
             }
             LinkMessage::Renewed { number } => self.on_renewed(number),
             LinkMessage::ReleaseVolume { volume, idle } => self.on_ask_release(volume, idle),
+            LinkMessage::Leaving => {
+                self.links.note_leaving(node);
+                self.owners.feed_all(self.now, &VolumeInput::NodeLeaving { node });
+            }
             LinkMessage::Hello(_)
             | LinkMessage::Proof { .. }
             | LinkMessage::Refused { .. }

@@ -3,7 +3,8 @@
 use crate::disks::DiskCondition;
 use crate::guests::GUESTS_MAX;
 use crate::io::DiskSlot;
-use crate::node::{Node, Stage};
+use crate::node::Node;
+use crate::stop::Stage;
 use gabion_store::{Store, StoreStats};
 use gabion_types::{DiskId, Duration, Instant, Load, MapIndex, NodeId, SegmentIndex, VolumeId};
 use gabion_volume::VolumeStats;

@@ -57,6 +57,8 @@ impl Disk {
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     down: BTreeSet<NodeId>,
+    /// They said that they are about to go.
+    leaving: BTreeSet<NodeId>,
     away: BTreeSet<(NodeId, LinkClass)>,
     /// Those that take no data for the moment.
     full: BTreeSet<(NodeId, LinkClass)>,
@@ -67,6 +69,14 @@ const CLASSES: [LinkClass; 3] = [LinkClass::Control, LinkClass::Data, LinkClass:
 impl Links {
     pub(crate) fn is_down(&self, node: NodeId) -> bool {
         self.down.contains(&node)
+    }
+
+    pub(crate) fn is_leaving(&self, node: NodeId) -> bool {
+        self.leaving.contains(&node)
+    }
+
+    pub(crate) fn note_leaving(&mut self, node: NodeId) {
+        self.leaving.insert(node);
     }
 
     pub(crate) fn is_away(&self, node: NodeId, class: LinkClass) -> bool {
@@ -92,11 +102,13 @@ impl Links {
 
     pub(crate) fn note_down(&mut self, node: NodeId) {
         self.down.insert(node);
+        self.leaving.remove(&node);
         self.away.extend(CLASSES.map(|class| (node, class)));
     }
 
     pub(crate) fn note_up(&mut self, node: NodeId) {
         self.down.remove(&node);
+        self.leaving.remove(&node);
         self.away.retain(|(away, _)| *away != node);
         self.full.retain(|(full, _)| *full != node);
     }

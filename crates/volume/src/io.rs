@@ -60,6 +60,10 @@ pub enum Input {
     NodeDown {
         node: NodeId,
     },
+    /// It is about to go, and answers until then: its copies are to be done without.
+    NodeLeaving {
+        node: NodeId,
+    },
     /// The map says that it is out of service: nobody has to ask it first to find that out.
     DiskOut {
         disk: DiskId,
@@ -182,6 +186,8 @@ pub enum MemberFailure {
     RolledBack,
     NoSegment,
     NoFenceAnswer,
+    /// Nothing is wrong with it: its node is about to go.
+    Leaving,
 }
 
 /// What `volume show` says beyond the map. Units: bytes.

@@ -197,6 +197,23 @@ impl Volume {
         (overdue && self.needs_report(index, disk)).then_some(MemberFailure::NoFenceAnswer)
     }
 
+    /// It works, and is to be done without before its node goes. A takeover counts on it still.
+    // rule: volume/who-leaves-is-removed-while-it-answers
+    fn is_leaving(&self, index: SegmentIndex, disk: DiskId) -> bool {
+        let leaves = |home| home != self.me && self.links.is_leaving(home);
+        self.segment(index).is_serving() && self.disks.home(disk).is_some_and(leaves)
+    }
+
+    /// Why a member is to be removed, if so.
+    pub(crate) fn reason_to_remove(
+        &self,
+        index: SegmentIndex,
+        disk: DiskId,
+    ) -> Option<MemberFailure> {
+        let leaves = self.is_leaving(index, disk).then_some(MemberFailure::Leaving);
+        self.failure_of(index, disk).or(leaves)
+    }
+
     /// It lost what it had answered, and is to be removed. A write would make it reach as far as the
     /// others, and so hide that from the next owner; a settled seq would keep the delta from it.
     // rule: volume/nothing-for-a-replica-that-lost-something
@@ -213,11 +230,11 @@ impl Volume {
             && !self.disks.home(disk).is_none_or(away)
     }
 
-    /// An in-sync replica that works, and has answered the fence.
+    /// An in-sync replica that works and stays, and has answered the fence.
     pub(crate) fn is_sound(&self, index: SegmentIndex, disk: DiskId) -> bool {
         let reported =
             self.segment(index).takeover().is_none_or(|takeover| takeover.has_report(disk));
-        reported && self.failure_of(index, disk).is_none()
+        reported && self.reason_to_remove(index, disk).is_none()
     }
 
     /// Which segments have no usable copy, and whether copies are missing or too many.
@@ -234,7 +251,8 @@ impl Volume {
             let failing = members.write_set().any(|disk| self.failure_of(index, disk).is_some());
             let sound = |disk: &DiskId| self.failure_of(index, *disk).is_none();
             let held = failing && !members.in_sync.iter().any(sound);
-            self.degraded |= !whole || failing;
+            let leaving = members.write_set().any(|disk| self.is_leaving(index, disk));
+            self.degraded |= !whole || failing || leaving;
             if held != self.segments[at].held {
                 self.segments[at].held = held;
                 let segment = index.get();

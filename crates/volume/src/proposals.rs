@@ -125,7 +125,7 @@ impl Volume {
                 continue;
             }
             for disk in members.write_set() {
-                let Some(why) = self.failure_of(index, disk) else { continue };
+                let Some(why) = self.reason_to_remove(index, disk) else { continue };
                 failed.insert(disk, why);
                 let joiner = segment.joiners.get(&disk);
                 let bad = joiner.is_some_and(|joiner| now.since(joiner.seen) < NEW_COPY_PROVED);
@@ -142,7 +142,9 @@ impl Volume {
             return false;
         }
         for (disk, why) in failed {
-            self.disks.get_mut(disk).note_failure(now);
+            if why != MemberFailure::Leaving {
+                self.disks.get_mut(disk).note_failure(now);
+            }
             self.event(VolumeEvent::MemberFailed { disk, why });
         }
         if bad_choice {
@@ -278,6 +280,7 @@ impl Volume {
         let works =
             |state: &Disk| state.failed.is_none() && state.full.is_none() && state.may_return(now);
         !self.links.is_down(home)
+            && !self.links.is_leaving(home)
             && !self.links.is_away(home, LinkClass::Data)
             && self.disks.get(disk).is_none_or(works)
     }
@@ -332,7 +335,9 @@ impl Volume {
 fn removal(segment: SegmentIndex, disk: DiskId, why: MemberFailure) -> Removal {
     let (compare_all, may_return) = match why {
         MemberFailure::RolledBack | MemberFailure::NoSegment => (true, false),
-        MemberFailure::NodeDown | MemberFailure::NoFenceAnswer => (false, true),
+        MemberFailure::NodeDown | MemberFailure::NoFenceAnswer | MemberFailure::Leaving => {
+            (false, true)
+        }
         MemberFailure::OutOfService | MemberFailure::NoSpace | MemberFailure::Slow => {
             (false, false)
         }

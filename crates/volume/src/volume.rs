@@ -202,6 +202,10 @@ impl Volume {
             Input::Unsent { request } => self.handle_unsent(request),
             Input::Room { node, class, bytes } => self.handle_room(now, node, class, bytes),
             Input::NodeDown { node } => self.handle_node_down(now, node),
+            Input::NodeLeaving { node } => {
+                self.links.note_leaving(node);
+                self.members_dirty = true;
+            }
             Input::DiskOut { disk } => {
                 if self.disks.home(disk).is_some() {
                     self.fail_disk(now, disk, MemberFailure::OutOfService);

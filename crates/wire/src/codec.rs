@@ -65,7 +65,8 @@ pub fn decode(header: &Header, aux: &[u8], payload: Bytes) -> Result<Message, Wi
         | Kind::Pong
         | Kind::Renew
         | Kind::Renewed
-        | Kind::ReleaseVolume => Body::Link(link::decode(incoming)?),
+        | Kind::ReleaseVolume
+        | Kind::Leaving => Body::Link(link::decode(incoming)?),
         Kind::Create
         | Kind::Fence
         | Kind::Write

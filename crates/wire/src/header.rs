@@ -63,6 +63,7 @@ kinds! {
     Renew = 0x06 false,
     Renewed = 0x07 false,
     ReleaseVolume = 0x08 false,
+    Leaving = 0x09 false,
 
     Create = 0x20 false,
     Fence = 0x21 false,

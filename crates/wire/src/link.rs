@@ -65,6 +65,8 @@ pub enum LinkMessage {
         volume: VolumeId,
         idle: bool,
     },
+    /// This process is about to end: owners are to do without its disks, while it still answers.
+    Leaving,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -135,6 +135,7 @@ impl fmt::Display for LinkMessage {
             Self::ReleaseVolume { volume, idle } => {
                 write!(f, "release {volume}{}", if *idle { " if it is idle" } else { "" })
             }
+            Self::Leaving => f.write_str("leaving"),
         }
     }
 }

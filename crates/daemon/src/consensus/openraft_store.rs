@@ -180,12 +180,20 @@ impl OpenraftStore {
         self.asked.send_replace(Some(Instant::now()));
     }
 
-    /// Hands a command to a node that is thought to lead; it may know better.
+    /// Hands a command to a node that is thought to lead; it may know better. Asked twice: the first
+    /// call to a process that was restarted is lost, and only tells what to prove to the new one. Taken
+    /// twice it counts once, by its number.
     async fn forward(&self, to: NodeId, command: &Command) -> Result<(), ProposeError> {
         let mut client = self.peers.client(to).ok_or(ProposeError::Unreachable)?;
         let command = serde_json::to_vec(command).map_err(|_| ProposeError::Stopped)?.into();
-        let call = client.propose(ProposeRequest { command });
-        let answer = tokio::time::timeout(FORWARD_WAIT, call).await;
+        let request = ProposeRequest { command };
+        let twice = async {
+            match client.propose(request.clone()).await {
+                Ok(answer) => Ok(answer),
+                Err(_) => client.propose(request).await,
+            }
+        };
+        let answer = tokio::time::timeout(FORWARD_WAIT, twice).await;
         let answer = answer.ok().and_then(Result::ok).ok_or(ProposeError::Unreachable)?;
         let answer = answer.into_inner();
         if answer.taken {

@@ -5,7 +5,7 @@ use gabion_cluster::{Fact, MapEvent};
 use gabion_node::NodeEvent;
 use gabion_store::{Damage, StoreEvent};
 use gabion_types::{DiskId, NodeId, ScrubFound, ScrubKind, VolumeId};
-use gabion_volume::VolumeEvent;
+use gabion_volume::{MemberFailure, VolumeEvent};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -235,6 +235,11 @@ fn volume_event(event: &VolumeEvent) -> Text {
                 return Text::error("takeover", text);
             }
             Text::info("takeover", text)
+        }
+        VolumeEvent::MemberFailed { disk, why: MemberFailure::Leaving } => {
+            let text =
+                format!("the copies on disk {} are done without: its node stops", disk.get());
+            Text::info("member_leaves", text).disk(*disk)
         }
         VolumeEvent::MemberFailed { disk, why } => {
             let text = format!("the copies on disk {} failed: {why:?}", disk.get());

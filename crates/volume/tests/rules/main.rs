@@ -233,6 +233,50 @@ fn an_owner_that_hung_removes_nobody_for_what_it_did_not_hear() {
     assert!(matches!(bench.proposed[..], [(_, OwnerChange::RemoveMembers { .. })]), "it is slow");
 }
 
+// rule: volume/who-leaves-is-removed-while-it-answers
+#[test]
+fn a_node_that_stops_is_done_without_before_it_goes() {
+    let mut bench = Bench::serving(view());
+    bench.feed(Input::NodeLeaving { node: node(2) });
+    let proposed = |bench: &Bench| bench.proposed.last().map(|(_, change)| change.clone());
+    let Some(OwnerChange::RemoveMembers { removals, add_joiner: true, .. }) = proposed(&bench)
+    else {
+        panic!("{:?}", bench.proposed);
+    };
+    assert!(removals.iter().all(|one| one.disk == disk(2) && one.may_return && !one.compare_all));
+    assert_eq!(removals.len(), 2, "of both segments");
+    let range = bench.block(0, 1);
+    bench.write(1, range, 7);
+    assert_eq!(bench.writes(2), 1, "it is written to until the map says otherwise");
+    bench.answer_all();
+    assert_eq!(bench.done.get(&1), None, "the map decides who has to have it");
+    bench.commit(|view| {
+        let left = view.epoch;
+        view.segments.iter_mut().for_each(|members| replace_second(members, left));
+    });
+    bench.answer_all();
+    assert_eq!(bench.done.get(&1), DONE);
+
+    let returns = |bench: &Bench| {
+        let joins = bench.proposed.iter().filter_map(|(_, change)| {
+            let OwnerChange::AddJoining { joins, .. } = change else { return None };
+            Some(joins)
+        });
+        joins.flatten().filter(|(_, back)| *back == Some(disk(2))).count()
+    };
+    bench.commit(|view| view.segments.iter_mut().for_each(|members| members.joining.clear()));
+    bench.wait(Duration::from_secs(20));
+    assert_eq!(returns(&bench), 0, "not before it is back");
+    let (number, _) = *bench.proposed.last().unwrap();
+    let outcome = Outcome::Refused(gabion_types::RefusedChange::NoRoom);
+    bench.feed(Input::Proposed { number, outcome });
+    bench.feed(Input::LinkLost { node: node(2), class: LinkClass::Data });
+    bench.feed(Input::LinkUp { node: node(2) });
+    bench.answer_all();
+    bench.wait(Duration::from_secs(20));
+    assert!(returns(&bench) > 0);
+}
+
 // rule: node/owners-hear-of-disks-that-are-out
 #[test]
 fn a_disk_that_is_out_is_no_copy_also_while_guests_are_silent() {

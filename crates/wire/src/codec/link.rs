@@ -37,6 +37,7 @@ pub(super) fn encode(request: RequestId, link: &LinkMessage) -> Outgoing {
             out.aux.u8(u8::from(*idle));
             out
         }
+        LinkMessage::Leaving => Outgoing::new(Kind::Leaving, request),
     }
 }
 
@@ -104,6 +105,7 @@ pub(super) fn decode(mut from: Incoming<'_>) -> Result<LinkMessage, WireError> {
                 other => return Err(from.value("a flag", u64::from(other))),
             },
         },
+        Kind::Leaving => LinkMessage::Leaving,
         other => {
             return Err(WireError::UnknownKind { found: other.code() });
         }

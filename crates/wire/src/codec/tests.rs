@@ -231,6 +231,7 @@ fn samples() -> Vec<Message> {
     bodies.extend(sessions().into_iter().map(Body::Session));
     // What came later stands behind, so that the bytes of the others stay as they are.
     bodies.extend(later_ops().into_iter().map(ask));
+    bodies.push(Body::Link(LinkMessage::Leaving));
     bodies
         .into_iter()
         .zip(1..)

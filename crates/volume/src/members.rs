@@ -230,11 +230,11 @@ impl Volume {
             && !self.disks.home(disk).is_none_or(away)
     }
 
-    /// An in-sync replica that works and stays, and has answered the fence.
+    /// An in-sync replica that works and stays, and has answered the fence that it is there.
+    // rule: volume/never-remove-without-a-sound-copy
     pub(crate) fn is_sound(&self, index: SegmentIndex, disk: DiskId) -> bool {
-        let reported =
-            self.segment(index).takeover().is_none_or(|takeover| takeover.has_report(disk));
-        reported && self.reason_to_remove(index, disk).is_none()
+        let there = self.segment(index).takeover().is_none_or(|takeover| takeover.has_copy(disk));
+        there && self.reason_to_remove(index, disk).is_none()
     }
 
     /// Which segments have no usable copy, and whether copies are missing or too many.

@@ -67,6 +67,11 @@ impl Takeover {
         self.reports.contains_key(&disk)
     }
 
+    /// It reported, and has the segment.
+    pub(crate) fn has_copy(&self, disk: DiskId) -> bool {
+        self.reports.get(&disk).is_some_and(|report| report.present)
+    }
+
     pub(crate) fn awaits_all(&self, disk: DiskId) -> bool {
         self.patient && !self.overdue && !self.has_report(disk)
     }
@@ -258,8 +263,9 @@ impl Volume {
         if waiting {
             return;
         }
-        let sound = members.in_sync.iter().filter(|disk| self.is_sound(index, **disk));
-        let reports: Vec<(DiskId, FenceReport)> = sound
+        let working =
+            members.in_sync.iter().filter(|disk| self.failure_of(index, **disk).is_none());
+        let reports: Vec<(DiskId, FenceReport)> = working
             .filter_map(|disk| takeover.reports.get_key_value(disk))
             .map(|(d, r)| (*d, *r))
             .collect();

@@ -7,7 +7,7 @@ use crate::consensus::machine::Machine;
 use crate::consensus::network::Network;
 use crate::consensus::types::{LogId, Raft};
 use crate::consensus::{Committed, LeaderView, MetaStore, ProposeError, SharedMap};
-use crate::control::peers::Peers;
+use crate::control::peers::{PeerClient, Peers};
 use gabion_api::v1::ProposeRequest;
 use gabion_cluster::Command;
 use gabion_types::{ClusterId, NodeId, Prng};
@@ -180,22 +180,17 @@ impl OpenraftStore {
         self.asked.send_replace(Some(Instant::now()));
     }
 
-    /// Hands a command to a node that is thought to lead; it may know better. Asked twice: the first
-    /// call to a process that was restarted is lost, and only tells what to prove to the new one. Taken
-    /// twice it counts once, by its number.
+    /// Hands a command to a node that is thought to lead; it may know better. Taken twice, it counts
+    /// once by its number.
     async fn forward(&self, to: NodeId, command: &Command) -> Result<(), ProposeError> {
-        let mut client = self.peers.client(to).ok_or(ProposeError::Unreachable)?;
         let command = serde_json::to_vec(command).map_err(|_| ProposeError::Stopped)?.into();
         let request = ProposeRequest { command };
-        let twice = async {
-            match client.propose(request.clone()).await {
-                Ok(answer) => Ok(answer),
-                Err(_) => client.propose(request).await,
-            }
+        let propose = |mut client: PeerClient| {
+            let request = request.clone();
+            async move { client.propose(request).await }
         };
-        let answer = tokio::time::timeout(FORWARD_WAIT, twice).await;
-        let answer = answer.ok().and_then(Result::ok).ok_or(ProposeError::Unreachable)?;
-        let answer = answer.into_inner();
+        let answer = self.peers.ask(to, FORWARD_WAIT, propose).await;
+        let answer = answer.ok_or(ProposeError::Unreachable)?;
         if answer.taken {
             return Ok(());
         }

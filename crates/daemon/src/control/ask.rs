@@ -5,10 +5,10 @@ use crate::control::errors::{admin_error, no_majority};
 use crate::control::hub::Hub;
 use crate::control::internal::Local;
 use crate::control::observer::Observer;
-use crate::control::peers::{FORWARDED_KEY, Peers};
+use crate::control::peers::{FORWARDED_KEY, PeerClient, Peers};
 use crate::control::show::Told;
 use gabion_api::v1::{
-    ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
+    ConfirmMapRequest, ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
 };
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, Map};
 use gabion_types::NodeId;
@@ -112,24 +112,49 @@ impl Context {
         let _late = tokio::time::timeout(CATCH_UP_WAIT, reached).await;
     }
 
-    /// What these nodes say of themselves; those that don't are left out.
-    pub async fn told_by(&self, nodes: BTreeSet<NodeId>) -> Told {
+    /// Waits until this node's map has all that was decided before the call: it may have been cut off,
+    /// or have stood still. False: no leader says what that is, or it does not come.
+    pub async fn confirm_map(&self) -> bool {
+        let confirmed = async {
+            let index = match self.leader().leader? {
+                leader if leader == self.me => {
+                    self.store.confirm_leader().await?;
+                    return Some(());
+                }
+                leader => {
+                    let confirm = async |mut client: PeerClient| {
+                        client.confirm_map(ConfirmMapRequest {}).await
+                    };
+                    self.peers.ask(leader, TOLD_WAIT, confirm).await?.map_index?
+                }
+            };
+            let mut applied = self.map.applied();
+            applied.wait_for(|applied| *applied >= index).await.ok().map(|_| ())
+        };
+        tokio::time::timeout(TOLD_WAIT, confirmed).await.is_ok_and(|confirmed| confirmed.is_some())
+    }
+
+    /// What these nodes say of themselves; those that don't are left out. They are chosen by the map as
+    /// it is now.
+    pub async fn told_by(&self, nodes: impl FnOnce(&Map) -> BTreeSet<NodeId>) -> Told {
         let mut told = Told {
+            unconfirmed: !self.confirm_map().await,
             no_majority: !self.store.is_led(),
             short: self.observer.short(),
             ..Told::default()
         };
         let mut asked = JoinSet::new();
-        for node in nodes {
+        for node in self.map.read_map(nodes) {
             if node == self.me {
                 told.nodes.insert(node, self.local.stats());
                 continue;
             }
-            let Some(mut client) = self.peers.client(node) else { continue };
+            let peers = Arc::clone(&self.peers);
             asked.spawn(async move {
-                let call = client.local_stats(LocalStatsRequest {});
-                let answer = tokio::time::timeout(TOLD_WAIT, call).await;
-                answer.ok().and_then(Result::ok).map(|answer| (node, answer.into_inner()))
+                let ask = async |mut client: PeerClient| {
+                    client.local_stats(LocalStatsRequest {}).await
+                };
+                peers.ask(node, TOLD_WAIT, ask).await.map(|answer| (node, answer))
             });
         }
         while let Some(answer) = asked.join_next().await {
@@ -147,22 +172,24 @@ impl Context {
         if node == self.me {
             return Some(self.local.locate(block).await);
         }
-        let mut client = self.peers.client(node)?;
-        let answer = tokio::time::timeout(TOLD_WAIT, client.local_locate(block)).await;
-        answer.ok()?.ok().map(Response::into_inner)
+        let ask = |mut client: PeerClient| {
+            let block = block.clone();
+            async move { client.local_locate(block).await }
+        };
+        self.peers.ask(node, TOLD_WAIT, ask).await
     }
 
     pub async fn told_by_all(&self) -> Told {
-        self.told_by(self.map.read_map(|map| map.nodes().keys().copied().collect())).await
+        self.told_by(|map| map.nodes().keys().copied().collect()).await
     }
 
     /// By the owners of all volumes.
     pub async fn told_by_owners(&self) -> Told {
-        let owners = |map: &Map| {
+        self.told_by(|map| {
             let owners = map.volumes().values().filter_map(|volume| volume.owner);
             owners.map(|(node, _)| node).collect()
-        };
-        self.told_by(self.map.read_map(owners)).await
+        })
+        .await
     }
 }
 

@@ -60,7 +60,7 @@ impl Cluster for ClusterService {
             capacity: Some(capacity(map, &told)),
             ..StatusResponse::default()
         });
-        status.problems = problems(&status);
+        status.problems = problems(&status, told.unconfirmed);
         status.health = worst(&status).into();
         Ok(Response::new(status))
     }
@@ -87,6 +87,7 @@ impl Cluster for ClusterService {
         &self,
         _request: Request<ListSettingsRequest>,
     ) -> Result<Response<ListSettingsResponse>, Status> {
+        self.context.confirm_map().await;
         let set = self.context.map.read_map(|map| map.settings_set().clone());
         let settings = SETTINGS.iter().map(|setting| {
             let default_value = setting.text(setting.default);
@@ -257,10 +258,15 @@ fn capacity(map: &Map, told: &Told) -> Capacity {
 }
 
 /// Worst first.
-fn problems(status: &StatusResponse) -> Vec<String> {
+fn problems(status: &StatusResponse, unconfirmed: bool) -> Vec<String> {
     let mut problems = Vec::new();
     if status.leader.is_none() {
         problems.push("the cluster has no leader: no majority of the voters answers".to_owned());
+    } else if unconfirmed {
+        problems.push(format!(
+            "node {} may know what is old: no leader confirmed it; ask another node, or again",
+            status.answered_by
+        ));
     }
     let rank = |volume: &&Volume| match volume.health() {
         Health::Lost => 0,

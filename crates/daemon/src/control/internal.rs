@@ -5,7 +5,7 @@ use crate::control::guard::Guarded;
 use crate::control::peers::{INTERNAL_MESSAGE_BYTES_MAX, Peers};
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConsensusMessage, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
+    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
     LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
 };
 use gabion_cluster::Command;
@@ -85,6 +85,15 @@ impl Internal for InternalService {
             }
         };
         Ok(Response::new(answer))
+    }
+
+    async fn confirm_map(
+        &self,
+        _request: Request<ConfirmMapRequest>,
+    ) -> Result<Response<ConfirmMapResponse>, Status> {
+        let leads = self.store.confirm_leader().await.is_some();
+        let map_index = leads.then(|| *self.store.map().applied().borrow());
+        Ok(Response::new(ConfirmMapResponse { map_index }))
     }
 
     async fn local_stats(

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 /// Set on a call that a node passes on: it is not passed on again.
 pub const FORWARDED_KEY: &str = "gabion-forwarded";
@@ -97,6 +98,28 @@ impl Peers {
                 .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
         )
+    }
+
+    /// Asks a node twice: the first call to a process that was restarted is lost, and only tells what
+    /// to prove to the new one. For what may be done twice. Errors: none if it did not answer in time.
+    pub async fn ask<T, Answer>(
+        &self,
+        node: NodeId,
+        within: Duration,
+        call: impl Fn(PeerClient) -> Answer,
+    ) -> Option<T>
+    where
+        Answer: Future<Output = Result<Response<T>, Status>>,
+    {
+        let client = self.client(node)?;
+        let twice = async {
+            match call(client.clone()).await {
+                Ok(answer) => Ok(answer),
+                Err(_) => call(client).await,
+            }
+        };
+        let answer = tokio::time::timeout(within, twice).await;
+        answer.ok()?.ok().map(Response::into_inner)
     }
 }
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 pub struct Told {
     /// Nobody leads the cluster: leases run out, and all I/O waits.
     pub no_majority: bool,
+    /// No leader confirmed that this node's map is up to date.
+    pub unconfirmed: bool,
     pub nodes: BTreeMap<NodeId, LocalStatsResponse>,
     /// How long volumes are short of copies, as far as this node knows.
     pub short: BTreeMap<VolumeId, Duration>,
@@ -319,6 +321,8 @@ fn health(map: &Map, told: &Told, entry: &VolumeEntry, short: usize) -> (Health,
     }
     if told.no_majority {
         reasons.push("no majority of the voters is heard: its I/O waits".to_owned());
+    } else if told.unconfirmed {
+        reasons.push("no leader confirms that what this node knows is up to date".to_owned());
     }
     let since = told.short.get(&entry.id);
     let since = since.map_or(String::new(), |since| format!(", for {} s", since.as_secs()));

@@ -32,11 +32,11 @@ impl VolumesService {
     }
 
     async fn volume(&self, name: &str) -> Result<Volume, Status> {
-        let owner = |map: &Map| map.volume_by_name(name).map(|entry| entry.owner);
-        let owner =
-            self.context.map.read_map(owner).ok_or_else(|| no_volume(name).into_status())?;
-        let owner = owner.map(|(node, _)| node);
-        let told = self.context.told_by(owner.into_iter().collect()).await;
+        let owner = |map: &Map| {
+            let owner = map.volume_by_name(name).and_then(|entry| entry.owner);
+            owner.map(|(node, _)| node).into_iter().collect()
+        };
+        let told = self.context.told_by(owner).await;
         let shown = self.context.map.read_map(|map| {
             let entry = map.volume_by_name(name)?;
             Some(show::volume(map, &told, entry, true))

@@ -320,6 +320,37 @@ fn a_segment_that_nobody_has_does_not_keep_others_from_being_served() {
     assert!(bench.proposed.is_empty(), "nothing is removed from it");
 }
 
+// rule: volume/never-remove-without-a-sound-copy
+// promise: acked-survives
+#[test]
+fn a_copy_that_is_away_is_not_removed_for_a_disk_that_lost_its_own() {
+    let mut bench = Bench::new(view());
+    bench.disks.get_mut(&disk(1)).unwrap().durable.segments.remove(&SegmentIndex::new(1));
+    bench.answer_disk(1);
+    bench.feed(Input::NodeDown { node: node(2) });
+    let removed = |bench: &Bench| -> Vec<(u32, gabion_types::DiskId)> {
+        let changes = bench.proposed.iter().filter_map(|(_, change)| {
+            let OwnerChange::RemoveMembers { removals, .. } = change else { return None };
+            Some(removals)
+        });
+        changes.flatten().map(|removal| (removal.segment.get(), removal.disk)).collect()
+    };
+    assert_eq!(removed(&bench), [(0, disk(2))], "of segment 1 it is the only copy");
+    bench.commit(|view| {
+        let left = view.epoch;
+        replace_second(&mut view.segments[0], left);
+    });
+    while bench.answer(|ask| ask.disk != disk(2)) > 0 {}
+    assert!(bench.events.contains(&VolumeEvent::Held { segment: 1 }), "{:?}", bench.events);
+    bench.wait(Duration::from_secs(3));
+    assert_eq!(removed(&bench).len(), 1);
+    bench.feed(Input::LinkUp { node: node(2) });
+    while bench.answer(|_| true) > 0 {}
+    assert_eq!(removed(&bench).len(), 1, "one change at a time, and segment 0 wants its copy back");
+    bench.commit(|_| {});
+    assert_eq!(removed(&bench).last(), Some(&(1, disk(1))));
+}
+
 // rule: volume/asks-follow-their-disk
 #[test]
 fn what_a_disk_is_asked_follows_it_to_another_node() {

@@ -6,7 +6,7 @@ use crate::control::proof::Secret;
 use gabion_api::v1::internal_client::InternalClient;
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConsensusMessage, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
+    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
     LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
 };
 use gabion_types::{ClusterId, NodeId};
@@ -49,6 +49,13 @@ impl Internal for Told {
         &self,
         _request: tonic::Request<Streaming<SnapshotChunk>>,
     ) -> Result<tonic::Response<ConsensusMessage>, Status> {
+        Err(Status::internal("not asked here"))
+    }
+
+    async fn confirm_map(
+        &self,
+        _request: tonic::Request<ConfirmMapRequest>,
+    ) -> Result<tonic::Response<ConfirmMapResponse>, Status> {
         Err(Status::internal("not asked here"))
     }
 

@@ -111,7 +111,9 @@ pub struct Links {
     outputs: VecDeque<LinkOutput>,
     /// The last tick came much later than it was due.
     gap: bool,
-    /// When the next tick was due; one that comes much later says that the own loop stood still.
+    /// The own loop stood still since the last tick: the node hung, or its clock jumped.
+    hung: bool,
+    /// When the next tick was due; what comes much later says that the own loop stood still.
     expected: Option<Instant>,
 }
 
@@ -138,6 +140,7 @@ impl Links {
             inbound: BTreeMap::new(),
             outputs: VecDeque::new(),
             gap: false,
+            hung: false,
             expected: None,
         }
     }
@@ -257,6 +260,7 @@ impl Links {
 
     /// The driver's word that a link is gone.
     pub fn closed(&mut self, now: Instant, link: LinkId) {
+        self.look_for_gap(now);
         if let Some((node, class)) = self.dialled.remove(&link) {
             self.lose(now, node, class);
         } else if let Some(Inbound::Up { node, class, .. }) = self.inbound.remove(&link) {
@@ -424,10 +428,23 @@ impl Links {
         }
     }
 
+    /// After a gap in the own loop nobody is judged by what was not read or dialled meanwhile.
+    // rule: node/an-own-gap-blames-nobody
+    fn look_for_gap(&mut self, now: Instant) {
+        let late = self.expected.map_or(Duration::ZERO, |due| now.since(due));
+        if late > OWN_GAP {
+            self.hung = true;
+            self.expected = Some(now);
+            for peer in self.peers.values_mut() {
+                peer.missing_since = peer.missing_since.map(|since| since + late);
+            }
+        }
+    }
+
     /// Dials, pings, and judges silence. Called after the driver drained its sockets.
     pub fn tick(&mut self, now: Instant) {
-        // After a gap in the own loop nobody is judged by what was not read meanwhile.
-        let gap = self.expected.is_some_and(|due| now.since(due) > OWN_GAP);
+        self.look_for_gap(now);
+        let gap = std::mem::take(&mut self.hung);
         self.gap = gap;
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
             for class in CLASSES {

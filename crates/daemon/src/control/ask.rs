@@ -8,7 +8,8 @@ use crate::control::observer::Observer;
 use crate::control::peers::{FORWARDED_KEY, PeerClient, Peers};
 use crate::control::show::Told;
 use gabion_api::v1::{
-    ConfirmMapRequest, ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
+    ConfirmMapRequest, ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse,
+    LocalStatsRequest,
 };
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, Map};
 use gabion_types::NodeId;
@@ -151,9 +152,8 @@ impl Context {
             }
             let peers = Arc::clone(&self.peers);
             asked.spawn(async move {
-                let ask = async |mut client: PeerClient| {
-                    client.local_stats(LocalStatsRequest {}).await
-                };
+                let ask =
+                    async |mut client: PeerClient| client.local_stats(LocalStatsRequest {}).await;
                 peers.ask(node, TOLD_WAIT, ask).await.map(|answer| (node, answer))
             });
         }

@@ -5,8 +5,9 @@ use crate::control::guard::Guarded;
 use crate::control::peers::{INTERNAL_MESSAGE_BYTES_MAX, Peers};
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
-    LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
+    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest,
+    LocalLocateResponse, LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse,
+    SnapshotChunk,
 };
 use gabion_cluster::Command;
 use std::sync::Arc;

@@ -184,6 +184,29 @@ fn a_refused_reconnect_is_down_after_the_grace() {
     assert_eq!(pair.count(|output| matches!(output, LinkOutput::Down { .. })), 1);
 }
 
+// rule: node/an-own-gap-blames-nobody
+#[test]
+fn a_peer_that_is_not_there_yet_gets_its_time_also_from_a_node_that_hung() {
+    let mut pair = pair(1);
+    pair.refuse = true;
+    pair.pump();
+    pair.pass(2000);
+    pair.now = pair.now + Duration::from_mins(1);
+    pair.pass(10);
+    assert!(!pair.a.is_down(B), "it may still be starting");
+    pair.now = pair.now + Duration::from_mins(1);
+    let dialled: Vec<LinkId> =
+        (0..20).map(|link| LinkId(link * 2)).filter(|l| pair.a.dialled_to(*l).is_some()).collect();
+    for link in dialled {
+        let now = pair.now;
+        pair.a.closed(now, link);
+    }
+    pair.pump();
+    assert!(!pair.a.is_down(B), "the word of a link comes before the tick");
+    pair.pass(9000);
+    assert!(pair.a.is_down(B), "ten seconds are over");
+}
+
 #[test]
 fn what_comes_before_the_greeting_closes_the_link() {
     let mut pair = pair(1);

@@ -6,8 +6,9 @@ use crate::control::proof::Secret;
 use gabion_api::v1::internal_client::InternalClient;
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
-    LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
+    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest,
+    LocalLocateResponse, LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse,
+    SnapshotChunk,
 };
 use gabion_types::{ClusterId, NodeId};
 use std::sync::Mutex;

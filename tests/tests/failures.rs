@@ -7,7 +7,7 @@ use gabion::judge::{Judge, fill};
 use gabion::nbd_client::{NbdClient, NbdError, Patience, Request};
 use gabion::writer::{Writer, WriterPlan, read_back};
 use gabion_tests::command::Started;
-use gabion_tests::fixture::wait;
+use gabion_tests::fixture::{program, wait};
 use gabion_tests::{Cluster, needs, rounds, run};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -15,6 +15,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const STALL_MOST: Duration = Duration::from_secs(10);
+/// Exit codes.
+const NOT_FOUND: i32 = 4;
+const REFUSED: i32 = 5;
 
 fn paced(plan: WriterPlan) -> WriterPlan {
     WriterPlan { pace: Duration::from_millis(1), ..plan }
@@ -44,6 +47,36 @@ fn gets_on(writer: &Writer, most: Duration) {
     gabion::process::wait_for(most, went_on);
     let now = writer.progress();
     assert!(now.writes_acknowledged > before + 100, "it stands still: {now:?}");
+}
+
+/// It may have missed anything: what it says is what the cluster knows when it was asked.
+#[test]
+fn a_node_that_hung_does_not_answer_from_what_it_knew() {
+    let mut cluster = Cluster::start();
+    cluster.create("vm1", 64);
+    let apis = cluster.local.api_addresses();
+    let asks = |node: u32, arguments: &[&str]| {
+        let mut command = Command::new(program());
+        let api = &apis[node as usize - 1];
+        run(command.args(["--json", "--cluster", api]).args(arguments), Duration::from_secs(20))
+    };
+    for node in cluster.local.ids() {
+        let other = node % 3 + 1;
+        cluster.signal(node, Signal::STOP);
+        // One that leads is followed by another meanwhile.
+        let name = format!("made{node}");
+        wait("the others decide something", Duration::from_secs(30), || {
+            let made = asks(other, &["volume", "create", &name, "--size", "8MiB"]);
+            made.status.success() || made.code() == REFUSED
+        });
+        cluster.signal(node, Signal::CONT);
+        wait("it has heard the leader", Duration::from_secs(10), || {
+            let shown = asks(node, &["volume", "show", &name]);
+            assert_ne!(shown.code(), NOT_FOUND, "node {node} says so: {}", shown.err);
+            shown.status.success()
+        });
+        cluster.wait_healthy("vm1");
+    }
 }
 
 // promise: hold-not-fail

@@ -57,20 +57,6 @@ impl Proxy {
     }
 }
 
-/// A node that hung answers from what it knew, until it has heard what it missed.
-fn wait_caught_up(cluster: &Cluster, volume: &str) {
-    let apis = cluster.local.api_addresses();
-    let epoch = |api: &String| {
-        let mut command = Command::new(program());
-        command.args(["--cluster", api, "volume", "show", volume, "--json"]);
-        run(&mut command, LISTENS_MOST).json()["epoch"].clone()
-    };
-    wait("all nodes know the same", ENDS_MOST, || {
-        let epochs: Vec<Value> = apis.iter().map(epoch).collect();
-        epochs.windows(2).all(|two| two[0] == two[1])
-    });
-}
-
 /// Each node dies once, and hangs once; whatever the guest talks to is among them.
 fn strike_each_node(cluster: &mut Cluster, volume: &str, mut gets_on: impl FnMut(&str)) {
     // Copies that were begun for those that are away are filled at once.
@@ -83,7 +69,6 @@ fn strike_each_node(cluster: &mut Cluster, volume: &str, mut gets_on: impl FnMut
         cluster.signal(node, Signal::STOP);
         gets_on(&format!("node {node} hangs"));
         cluster.signal(node, Signal::CONT);
-        wait_caught_up(cluster, volume);
         cluster.wait_healthy(volume);
     }
 }

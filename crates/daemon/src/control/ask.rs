@@ -172,10 +172,7 @@ impl Context {
         if node == self.me {
             return Some(self.local.locate(block).await);
         }
-        let ask = |mut client: PeerClient| {
-            let block = block.clone();
-            async move { client.local_locate(block).await }
-        };
+        let ask = async |mut client: PeerClient| client.local_locate(block).await;
         self.peers.ask(node, TOLD_WAIT, ask).await
     }
 

@@ -9,6 +9,7 @@ mod fault;
 mod frail;
 mod guest;
 mod guests;
+mod loss;
 mod machine;
 mod nbd;
 mod operator;
@@ -37,6 +38,7 @@ use gabion_types::{DiskToken, Duration, Flaws, Incarnation, Instant, Prng, Volum
 use gabion_volume::VolumeEvent;
 use gabion_wire::Message;
 use guest::{Guest, Orphan};
+use loss::Lost;
 use machine::Host;
 pub(crate) use machine::map_pages_max;
 use operator::Operator;
@@ -123,6 +125,8 @@ pub struct Cluster {
     requests: ExactlyOnce,
     /// Blocks whose writes were acknowledged last.
     acked: VecDeque<Acked>,
+    /// A block that every copy has lost, if there is one.
+    lost: Option<Lost>,
     operator: Operator,
     last_refusal: Option<AdminReply>,
     phase: Phase,
@@ -204,6 +208,7 @@ impl Cluster {
             orphans: Vec::new(),
             requests: ExactlyOnce::default(),
             acked: VecDeque::new(),
+            lost: None,
             operator: Operator::default(),
             last_refusal: None,
             phase: Phase::Making,
@@ -332,6 +337,9 @@ impl Cluster {
     fn note_event(&mut self, machine: Machine, event: &NodeEvent) {
         if let NodeEvent::Volume { event: VolumeEvent::Scrubbed { found, .. }, .. } = event {
             *self.counts.entry("blocks-scrubs-mended").or_default() += found.mended_blocks;
+        }
+        if let NodeEvent::Volume { event: VolumeEvent::Lost { blocks, .. }, .. } = event {
+            *self.counts.entry("blocks-scrubs-lost").or_default() += u64::from(*blocks);
         }
         // From here on the last owner does nothing more.
         if let NodeEvent::Volume { volume, event: VolumeEvent::TookOver { .. } } = event {

@@ -10,6 +10,9 @@ use crate::workload::Mix;
 use crate::world::Spread;
 use gabion_types::{Duration, Flaw, Flaws, Limits, Prng, SegmentSize};
 
+/// Of the cluster map.
+type Settings = &'static [(&'static str, &'static str)];
+
 /// Three machines with a disk each, one volume, two copies.
 #[derive(Clone, Debug)]
 pub struct Storm {
@@ -32,7 +35,7 @@ pub struct Storm {
     unit_bytes: u64,
     /// What damages disks strikes the first machine, all else the last one.
     apart: bool,
-    settings: &'static [(&'static str, &'static str)],
+    settings: Settings,
     script: Script,
 }
 
@@ -156,6 +159,7 @@ pub fn world(flaw: Flaw) -> World {
             think: IDLE,
             ..storm(&[BitRot, Kill])
         }),
+        Flaw::LostAsZeros => losing(2, CALM.settings),
         Flaw::LastInstallSkipped => storming(Storm { hot: BLOCKS, ..storm(&[Kill]) }),
         Flaw::TornMerge => storming(Storm { unit_bytes: 512, hot: 2, ..storm(&[]) }),
         // What guests write goes over it; and it takes long until nobody hopes any more.
@@ -185,6 +189,11 @@ pub fn world(flaw: Flaw) -> World {
             plan.actions = 6000;
         }),
     }
+}
+
+/// All of this many copies of one block rot.
+fn losing(rf: u8, settings: Settings) -> World {
+    storming(Storm { rf, script: Script::Loss, think: IDLE, settings, ..CALM })
 }
 
 fn storming(storm: Storm) -> World {

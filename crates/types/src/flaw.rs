@@ -43,6 +43,8 @@ pub enum Flaw {
     AnswerBeforeSync,
     /// Data of a disk are used without a look at their checksum.
     TrustTheDisk,
+    /// What no copy has any more is read as zeros.
+    LostAsZeros,
     /// The owner counts twice the lease that it got.
     LeaseTwiceAsLong,
     /// What a broken link left unanswered is not asked again.
@@ -74,7 +76,7 @@ pub enum Flaw {
 }
 
 impl Flaw {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -98,6 +100,7 @@ impl Flaw {
         Self::SlotFreedUnderRead,
         Self::AnswerBeforeSync,
         Self::TrustTheDisk,
+        Self::LostAsZeros,
         Self::LeaseTwiceAsLong,
         Self::LostWakeUp,
         Self::CrowdNotWoken,

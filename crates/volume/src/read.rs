@@ -54,6 +54,9 @@ impl Volume {
         let OpState::Fetching(gather) = &mut op.state else { return };
         let lost = gather.lose_the_rest(Version::NEVER);
         lost.iter().for_each(|info| self.note_lost(segment, info.block));
+        if self.settings.flaws.has(Flaw::LostAsZeros) {
+            return self.fetched(now, id);
+        }
         self.finish(now, id, Err(IoError::Lost));
     }
 
@@ -130,7 +133,7 @@ impl Volume {
         for (disk, blocks, data) in repairs {
             self.repair(now, segment, disk, blocks, data);
         }
-        if !lost.is_empty() {
+        if !lost.is_empty() && !self.settings.flaws.has(Flaw::LostAsZeros) {
             lost.iter().for_each(|block| self.note_lost(segment, *block));
             self.finish(now, id, Err(IoError::Lost));
             return;

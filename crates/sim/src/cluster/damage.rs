@@ -98,7 +98,7 @@ impl Cluster {
         prng.pick(&copies).copied()
     }
 
-    fn rot_block(
+    pub(super) fn rot_block(
         &mut self,
         machine: Machine,
         disk: DiskId,

@@ -209,6 +209,7 @@ impl Cluster {
     pub(super) fn ask(&mut self, guest: usize, plan: OpPlan) {
         let now = self.queue.now();
         let volume = self.guests[guest].volume;
+        self.note_asked(volume, &plan);
         let (op, write) = self.request(volume, plan);
         let open = self.oracle.begin(now);
         let one = &mut self.guests[guest];
@@ -295,7 +296,9 @@ impl Cluster {
             (Err(_), _) => {}
         }
         let answer = match result {
-            Ok(data) => self.judge(guest, &flight, data),
+            Ok(data) => {
+                self.judge(guest, &flight, data).and_then(|()| self.judge_done(guest, &flight))
+            }
             Err(error) => self.judge_error(guest, &flight, error),
         };
         if let Err(broken) = answer {
@@ -351,6 +354,9 @@ impl Cluster {
     ) -> Result<(), crate::oracle::Broken> {
         let now = self.queue.now();
         self.count("guest-error");
+        if error == IoError::Lost && self.judge_lost(guest, flight)? {
+            return Ok(());
+        }
         let ends = self.ends_somewhere(guest);
         match hold_not_fail::check(error, ends, &format!("{:?}", flight.plan))? {
             Failed::NoSpace => {

@@ -9,7 +9,7 @@ use gabion_store::HeldSegment;
 use gabion_types::{DiskId, Duration, SegmentIndex, VolumeId};
 
 /// The first segment of the first volume is looked at.
-const SEGMENT: (VolumeId, SegmentIndex) = (VolumeId::new(1), SegmentIndex::new(0));
+pub(super) const SEGMENT: (VolumeId, SegmentIndex) = (VolumeId::new(1), SegmentIndex::new(0));
 
 /// A copy is left with a write that the others do not have and that nobody asks for again: owner
 /// and copy lose their processes when the copy has it and the owner's own disk has not.
@@ -23,6 +23,8 @@ pub enum Script {
     /// Power is cut between two answers to the start of an epoch: one copy has it durably, and the
     /// other one, whose highest seq lies below, loses it.
     EpochStart,
+    /// Every copy of one block rots.
+    Loss,
     /// The owner and the copy are back; the copy is to join.
     Returning { disk: DiskId, strikes_join: bool },
 }
@@ -34,8 +36,9 @@ impl Cluster {
             Script::None => {}
             Script::Orphan { .. } if self.phase_is_over() => {}
             Script::Orphan { strikes_join } => self.leave_orphan(strikes_join),
-            Script::EpochStart if self.phase_is_over() => {}
+            Script::EpochStart | Script::Loss if self.phase_is_over() => {}
             Script::EpochStart => self.part_epoch_start(),
+            Script::Loss => self.lose_block(),
             Script::Returning { disk, strikes_join } => self.strike_join(disk, strikes_join),
         }
     }

@@ -1,7 +1,7 @@
 //! Each rule is needed: switched off, the simulator finds it within so many seeds; with it, the same
 //! seed is silent.
 
-use super::{run, world};
+use super::{CALM, Settings, losing, run, world};
 use gabion_types::{Flaw, Flaws};
 
 /// Runs seeds until one breaks a promise, which has to be one of these.
@@ -15,6 +15,29 @@ fn found(flaw: Flaw, seeds: u64, promises: &[&str]) {
         return;
     }
     panic!("{flaw:?} is not found within {seeds} seeds");
+}
+
+/// Both copies of a block rot, or all three: whoever reads it is told, its owner lists it, and what is
+/// written over it is there.
+// promise: no-silent-corruption
+#[test]
+fn a_block_without_a_good_copy_is_told_listed_and_written_over() {
+    let scrubs: Settings = &[("scrub.light", "1s"), ("scrub.deep", "2s"), ("scrub.share", "100%")];
+    for (rf, settings) in [(2, CALM.settings), (3, CALM.settings), (2, scrubs)] {
+        let (mut told, mut scrubbed) = (0, 0);
+        for seed in 0..10 {
+            let report = run(&losing(rf, settings), seed, Flaws::NONE);
+            assert_eq!(report.broken, None, "{}", report.summary());
+            let count = |what| report.counts.get(what).copied().unwrap_or_default();
+            assert_eq!((count("script-loss"), count("rot")), (1, rf.into()), "seed {seed}");
+            assert!(count("lost-written") > 0, "seed {seed}");
+            told += count("lost-told");
+            scrubbed += count("blocks-scrubs-lost");
+        }
+        // The block, and the three around it; some write over it sooner.
+        assert!(told >= 20, "{told} with {rf} copies");
+        assert_eq!(scrubbed > 0, settings == scrubs, "{scrubbed} with {rf} copies");
+    }
 }
 
 macro_rules! each_is_found {
@@ -83,6 +106,7 @@ each_is_found! {
     no_sync_after_replay: NoSyncAfterReplay within 5, ["recovers"];
     slot_freed_under_read: SlotFreedUnderRead within 2, ["no-write-under-read"];
     answer_before_sync: AnswerBeforeSync within 2, ["flush-means-flush"];
+    lost_as_zeros: LostAsZeros within 2, ["no-silent-corruption"];
     trust_the_disk: TrustTheDisk within 10, ["no-silent-corruption"];
     lease_twice_as_long: LeaseTwiceAsLong within 10, ["one-owner"];
     lost_wake_up: LostWakeUp within 10, ["liveness", "whole"];

@@ -483,7 +483,9 @@ impl Front {
     fn send_backlog(&mut self) {
         loop {
             let oldest = self.requests.keys().next().copied().unwrap_or(self.next);
-            if self.requests.len() >= OUTSTANDING_MAX || self.next.0 - oldest.0 >= NUMBER_WINDOW {
+            let full =
+                self.requests.len() >= OUTSTANDING_MAX && !self.flaws.has(Flaw::SentWithoutBound);
+            if full || self.next.0 - oldest.0 >= NUMBER_WINDOW {
                 return;
             }
             let Some(request) = self.backlog.pop_front() else {

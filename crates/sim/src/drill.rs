@@ -28,11 +28,16 @@ pub struct Storm {
     disk_times: DiskTimes,
     rots: bool,
     requests: u32,
-    /// Of the volume.
+    /// Data of writes on their way to a disk at once. Units: bytes.
+    write_bytes: u64,
+    /// Of the volume, and how many segments they are in.
+    blocks: u64,
     segments: u64,
     rf: u8,
     /// Of what guests read and write.
     unit_bytes: u64,
+    /// Units of one request.
+    count_max: u64,
     /// What damages disks strikes the first machine, all else the last one.
     apart: bool,
     settings: Settings,
@@ -45,7 +50,7 @@ pub enum World {
     Cluster(Box<Storm>),
 }
 
-/// Blocks of the volume.
+/// Blocks of a volume.
 const BLOCKS: u64 = 64;
 
 const CALM: Storm = Storm {
@@ -59,9 +64,12 @@ const CALM: Storm = Storm {
     disk_times: DiskTimes::FAST,
     rots: false,
     requests: 64,
+    write_bytes: 4 << 20,
+    blocks: BLOCKS,
     segments: 1,
     rf: 2,
     unit_bytes: 4096,
+    count_max: 4,
     apart: false,
     settings: &[("rebuild.wait", "1s")],
     script: Script::None,
@@ -82,6 +90,39 @@ const SLOW_READS: DiskTimes = DiskTimes {
     read: Spread::new(60, 150).with_tail(60_000, 6),
     write: DiskTimes::FAST.write,
     sync: DiskTimes::FAST.sync,
+};
+
+/// A request over the border of two segments is two ops.
+const MUCH_BEGUN: Storm = Storm { depth: 16, think: BUSY, requests: 2, segments: 4, ..CALM };
+
+const MUCH_SENT: Storm =
+    Storm { guests: 2, depth: 600, think: Spread::new(1, 20), disk_times: SLOW, ..CALM };
+
+const MANY_SEGMENTS: Storm = Storm { blocks: 256, segments: 16, hot: 256, ..CALM };
+
+const MANY_JOINERS: Storm = Storm { faults: &[FaultKind::Kill], ..MANY_SEGMENTS };
+
+const LONG_FILLS: Storm = Storm {
+    blocks: 256,
+    segments: 4,
+    hot: 256,
+    count_max: 16,
+    settings: &[("rebuild.wait", "1s"), ("fill.inflight", "256KiB")],
+    disk_times: SLOW,
+    faults: &[FaultKind::Kill],
+    ..CALM
+};
+
+/// Writes of the same blocks would wait for each other.
+const MUCH_WRITTEN: Storm = Storm {
+    depth: 32,
+    think: BUSY,
+    blocks: 512,
+    hot: 512,
+    count_max: 16,
+    write_bytes: 256 << 10,
+    disk_times: SLOW,
+    ..CALM
 };
 
 /// The world in which it is found soonest.
@@ -147,6 +188,12 @@ pub fn world(flaw: Flaw) -> World {
         Flaw::AdmitWithoutBound => {
             storming(Storm { depth: 16, think: BUSY, requests: 8, ..storm(&[]) })
         }
+        Flaw::BegunWithoutBound => storming(MUCH_BEGUN),
+        Flaw::SentWithoutBound => storming(MUCH_SENT),
+        Flaw::FillsWithoutBound => storming(MANY_JOINERS),
+        Flaw::FillBytesWithoutBound => storming(LONG_FILLS),
+        Flaw::WritesWithoutBound => storming(MUCH_WRITTEN),
+        Flaw::PagesWithoutBound => storming(MANY_SEGMENTS),
         Flaw::AnsweredTwice => storming(storm(&[Reset])),
         Flaw::LeakedBytes => storming(Storm { depth: 16, ..storm(&[Isolate, Pause]) }),
         Flaw::HeldFailed => storming(storm(&[Isolate, Kill])),
@@ -219,7 +266,7 @@ impl Storm {
         let chaos = Duration::from_secs(chaos);
         let machines = 3;
         let segment =
-            SegmentSize::new(BLOCKS / self.segments * 4096).expect("a power of two in range");
+            SegmentSize::new(self.blocks / self.segments * 4096).expect("a power of two in range");
         let mut strikes = prng.fork();
         Swarm {
             disks: vec![1; machines],
@@ -228,9 +275,13 @@ impl Storm {
                 segment,
                 part_bytes: 64 << 10,
                 requests_per_volume: self.requests,
-                write_bytes_per_disk: 4 << 20,
+                write_bytes_per_disk: self.write_bytes,
             },
-            volumes: vec![VolumePlan { name: "vm".into(), size_bytes: BLOCKS * 4096, rf: self.rf }],
+            volumes: vec![VolumePlan {
+                name: "vm".into(),
+                size_bytes: self.blocks * 4096,
+                rf: self.rf,
+            }],
             guests: (0..self.guests).map(|_| self.guest(prng)).collect(),
             unit_bytes: self.unit_bytes,
             settings: self.settings.iter().map(|(name, value)| (*name, (*value).into())).collect(),
@@ -271,7 +322,7 @@ impl Storm {
             status,
             cold_of: 10,
             hot: self.hot,
-            count_max: 4,
+            count_max: self.count_max,
         };
         let patience = Duration::from_secs(prng.between(1, 8));
         let (depth, think) = (self.depth, self.think);

@@ -10,7 +10,7 @@ use crate::io::{Damage, Effect, Origin, Part, StoreEvent};
 use crate::pages::{PageKey, page_of};
 use bytes::Bytes;
 use gabion_format::{BlockEntry, Entry, MapPage, PageRef, SegmentKey};
-use gabion_types::{BLOCK_BYTES, BlockIndex, BlockRange, DiskError, Instant};
+use gabion_types::{BLOCK_BYTES, BlockIndex, BlockRange, DiskError, Flaw, Instant};
 use gabion_wire::{Refusal, ReplicaOp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -259,7 +259,8 @@ impl Disk {
     /// checkpoint has to write come on top: those are bounded by what is under way and by the journal.
     pub(crate) fn evict_pages(&mut self) {
         let most = self.config.settings.pages_max;
-        if self.table.pages_here() <= self.pages_most() {
+        let stay = self.config.flaws.has(Flaw::PagesWithoutBound);
+        if stay || self.table.pages_here() <= self.pages_most() {
             return;
         }
         let step = most / 8 + 1;

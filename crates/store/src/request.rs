@@ -384,7 +384,9 @@ impl Disk {
         let places = self.table.places_missing(plan.key, plan.ranges());
         let need = u64::from(plan.data_blocks()) + u64::from(places);
         let out = self.blocks_out + u64::from(plan.data_blocks());
-        if self.blocks_out > 0 && plan.data_blocks() > 0 && out > self.blocks_out_max() {
+        let unbound = self.config.flaws.has(Flaw::WritesWithoutBound);
+        let full = out > self.blocks_out_max() && !unbound;
+        if self.blocks_out > 0 && plan.data_blocks() > 0 && full {
             return Room::Later;
         }
         let kept = match plan.rule {

@@ -55,6 +55,18 @@ pub enum Flaw {
     LeakedSlot,
     /// An owner's core is given all that the sessions have.
     AdmitWithoutBound,
+    /// An owner begins all that it was given.
+    BegunWithoutBound,
+    /// A front sends all that its guests ask.
+    SentWithoutBound,
+    /// All joiners are filled at once.
+    FillsWithoutBound,
+    /// A fill takes no heed of what others have in flight.
+    FillBytesWithoutBound,
+    /// A disk is given all data that come, at once.
+    WritesWithoutBound,
+    /// Map pages stay in memory.
+    PagesWithoutBound,
     /// A front keeps a request that was answered, and asks it again when its session opens anew.
     AnsweredTwice,
     /// What a guest held when it hung up counts as held for good.
@@ -76,7 +88,7 @@ pub enum Flaw {
 }
 
 impl Flaw {
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 44] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -106,6 +118,12 @@ impl Flaw {
         Self::CrowdNotWoken,
         Self::LeakedSlot,
         Self::AdmitWithoutBound,
+        Self::BegunWithoutBound,
+        Self::SentWithoutBound,
+        Self::FillsWithoutBound,
+        Self::FillBytesWithoutBound,
+        Self::WritesWithoutBound,
+        Self::PagesWithoutBound,
         Self::AnsweredTwice,
         Self::LeakedBytes,
         Self::HeldFailed,

@@ -119,11 +119,15 @@ fn as_they_are(blocks: &[BlockInfo], data: &Bytes) -> Vec<BlockInfo> {
 impl Volume {
     /// Begins what may begin, and takes all fills as far as they go now.
     pub(crate) fn pump_fills(&mut self, now: Instant) {
+        let mut most = FILLS_AT_ONCE.saturating_sub(self.fills.len());
+        if self.settings.flaws.has(Flaw::FillsWithoutBound) {
+            most = usize::MAX;
+        }
         let ready: Vec<JoinerKey> = self
             .joiners
             .iter()
             .filter(|key| !self.fills.contains_key(key) && self.may_fill(now, **key))
-            .take(FILLS_AT_ONCE.saturating_sub(self.fills.len()))
+            .take(most)
             .copied()
             .collect();
         for key in ready {
@@ -212,7 +216,10 @@ impl Volume {
         self.retry_fill_reads(now, key);
         loop {
             let source = self.pick_source(index, LinkClass::Bulk, |_| true);
-            let (budget, flaws) = (self.settings.fill_bytes_in_flight, self.settings.flaws);
+            let (mut budget, flaws) = (self.settings.fill_bytes_in_flight, self.settings.flaws);
+            if flaws.has(Flaw::FillBytesWithoutBound) {
+                budget = u64::MAX;
+            }
             let Some(fill) = self.fills.get_mut(&key) else { return };
             if fill.marking {
                 return;

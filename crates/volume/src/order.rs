@@ -156,7 +156,7 @@ impl Volume {
         }
         let waiting: Vec<OpId> = self.segment(index).waiting.iter().copied().collect();
         for id in waiting {
-            if self.begun >= self.limits.requests_per_volume.max(1) {
+            if self.is_full() {
                 self.crowded.insert(index);
                 return;
             }
@@ -164,6 +164,12 @@ impl Volume {
                 self.begin(now, id);
             }
         }
+    }
+
+    // promise: bounded
+    fn is_full(&self) -> bool {
+        let full = self.begun >= self.limits.requests_per_volume.max(1);
+        full && !self.settings.flaws.has(Flaw::BegunWithoutBound)
     }
 
     /// It waits for nothing but its turn.
@@ -183,7 +189,7 @@ impl Volume {
             return None;
         }
         let leaves = self.releasing.is_some() || self.proposals.is_releasing();
-        let full = self.begun >= self.limits.requests_per_volume.max(1);
+        let full = self.is_full();
         let forgotten = |segment: &&Segment| {
             let index = segment.index;
             let answered = !segment.answered.is_empty() && !self.proposals.freezes(index);

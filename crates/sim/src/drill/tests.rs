@@ -114,6 +114,12 @@ each_is_found! {
     crowd_not_woken: CrowdNotWoken within 2, ["no-sleepers"];
     leaked_slot: LeakedSlot within 10, ["no-leaks"];
     admit_without_bound: AdmitWithoutBound within 2, ["bounded"];
+    begun_without_bound: BegunWithoutBound within 2, ["bounded"];
+    sent_without_bound: SentWithoutBound within 2, ["bounded"];
+    fills_without_bound: FillsWithoutBound within 10, ["bounded"];
+    fill_bytes_without_bound: FillBytesWithoutBound within 10, ["bounded"];
+    writes_without_bound: WritesWithoutBound within 2, ["bounded"];
+    pages_without_bound: PagesWithoutBound within 5, ["bounded"];
     answered_twice: AnsweredTwice within 10, ["exactly-once"];
     leaked_bytes: LeakedBytes within 10, ["no-leaks"];
     held_failed: HeldFailed within 10, ["hold-not-fail"];

@@ -4,6 +4,7 @@
 use crate::cluster::{self, FaultKind, Finale, GuestPlan, Part, Script, Strike, Swarm, VolumePlan};
 use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
+use crate::nbd_guest::Dialect;
 use crate::report::{Options, Report};
 use crate::solo::{self, Plan};
 use crate::workload::Mix;
@@ -25,6 +26,7 @@ pub struct Storm {
     /// Blocks that guests mostly use.
     hot: u64,
     forgets: bool,
+    nbd: Option<Dialect>,
     disk_times: DiskTimes,
     rots: bool,
     requests: u32,
@@ -38,6 +40,8 @@ pub struct Storm {
     unit_bytes: u64,
     /// Units of one request.
     count_max: u64,
+    /// Requests for the status of blocks, beside some 45 reads and as many writes.
+    status: u64,
     /// What damages disks strikes the first machine, all else the last one.
     apart: bool,
     settings: Settings,
@@ -61,6 +65,7 @@ const CALM: Storm = Storm {
     think: Spread::new(500, 10_000),
     hot: 16,
     forgets: true,
+    nbd: None,
     disk_times: DiskTimes::FAST,
     rots: false,
     requests: 64,
@@ -70,6 +75,7 @@ const CALM: Storm = Storm {
     rf: 2,
     unit_bytes: 4096,
     count_max: 4,
+    status: 0,
     apart: false,
     settings: &[("rebuild.wait", "1s")],
     script: Script::None,
@@ -194,6 +200,10 @@ pub fn world(flaw: Flaw) -> World {
         Flaw::FillBytesWithoutBound => storming(LONG_FILLS),
         Flaw::WritesWithoutBound => storming(MUCH_WRITTEN),
         Flaw::PagesWithoutBound => storming(MANY_SEGMENTS),
+        Flaw::DataAsHoles => {
+            let nbd = Some(Dialect { structured: true, allocation: true, ..Dialect::PLAIN });
+            storming(Storm { status: 10, nbd, ..storm(&[]) })
+        }
         Flaw::AnsweredTwice => storming(storm(&[Reset])),
         Flaw::LeakedBytes => storming(Storm { depth: 16, ..storm(&[Isolate, Pause]) }),
         Flaw::HeldFailed => storming(storm(&[Isolate, Kill])),
@@ -312,14 +322,14 @@ impl Storm {
     }
 
     fn guest(&self, prng: &mut Prng) -> GuestPlan {
-        let (zero, trim, flush, status) = (0, 0, 2, 0);
+        let (zero, trim, flush) = (0, 0, 2);
         let mix = Mix {
             read: prng.between(30, 60),
             write: prng.between(30, 60),
             zero,
             trim,
             flush,
-            status,
+            status: self.status,
             cold_of: 10,
             hot: self.hot,
             count_max: self.count_max,
@@ -333,7 +343,7 @@ impl Storm {
             think,
             patience,
             forgets: self.forgets,
-            nbd: false,
+            nbd: self.nbd,
             asks: None,
         }
     }

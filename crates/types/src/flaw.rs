@@ -45,6 +45,8 @@ pub enum Flaw {
     TrustTheDisk,
     /// What no copy has any more is read as zeros.
     LostAsZeros,
+    /// Where data are a guest is told of a hole.
+    DataAsHoles,
     /// The owner counts twice the lease that it got.
     LeaseTwiceAsLong,
     /// What a broken link left unanswered is not asked again.
@@ -88,7 +90,7 @@ pub enum Flaw {
 }
 
 impl Flaw {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -113,6 +115,7 @@ impl Flaw {
         Self::AnswerBeforeSync,
         Self::TrustTheDisk,
         Self::LostAsZeros,
+        Self::DataAsHoles,
         Self::LeaseTwiceAsLong,
         Self::LostWakeUp,
         Self::CrowdNotWoken,

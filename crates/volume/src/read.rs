@@ -234,6 +234,8 @@ impl Volume {
         }
         match op.kind {
             OpKind::Status { skip, take } => {
+                let holes = self.settings.flaws.has(Flaw::DataAsHoles);
+                let table = if holes { &[] } else { table };
                 let extents = extents(op.range, table, next, skip as u64, take as u64);
                 self.finish(now, id, Ok(Yield::Status(extents)));
             }

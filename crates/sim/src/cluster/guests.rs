@@ -3,8 +3,9 @@
 use super::guest::{Flight, GuestState, Orphan};
 use super::machine::who;
 use super::{Cluster, Event};
-use crate::content::{self, Label};
+use crate::content::{self, Found, Label};
 use crate::invariants::hold_not_fail::{self, Failed};
+use crate::nbd_guest::NbdGuest;
 use crate::net::Machine;
 use crate::oracle::{Units, WriteId};
 use crate::workload::{OpKind, OpPlan};
@@ -12,7 +13,9 @@ use crate::world::{Spread, Who, index};
 use bytes::Bytes;
 use gabion_cluster::VolumeState;
 use gabion_node::{GuestId, Input, OpenError, OpenedVolume};
-use gabion_types::{ByteRange, Duration, GuestData, GuestOp, GuestResult, IoError, VolumeId};
+use gabion_types::{
+    ByteRange, Duration, GuestData, GuestOp, GuestResult, IoError, MappedExtent, VolumeId,
+};
 
 /// A handshake that nobody answers is given up after so long.
 const OPEN_PATIENCE: Duration = Duration::from_secs(8);
@@ -62,10 +65,11 @@ impl Cluster {
         self.machines[machine].guests.insert(id, guest);
         self.schedule_act(guest, LOOK);
         self.trace.note(now, guest_who(guest), "open", [machine as u64, id.0, 0]);
-        if self.guests[guest].plan.nbd {
-            self.nbd_open(machine, id, guest, volume);
-        } else {
-            self.feed(machine, Input::GuestOpen { guest: id, volume });
+        match self.guests[guest].plan.nbd {
+            Some(dialect) => {
+                self.nbd_open((machine, id), guest, NbdGuest::new(volume, dialect, id.0))
+            }
+            None => self.feed(machine, Input::GuestOpen { guest: id, volume }),
         }
     }
 
@@ -228,7 +232,8 @@ impl Cluster {
         self.trace.note_with(now, guest_who(guest), "ask", numbers, || format!("{plan:?}"));
         match &mut self.guests[guest].nbd {
             Some(nbd) => {
-                nbd.ask(tag, &op);
+                let careless = nbd.ask(tag, &op);
+                self.count_careless(careless);
                 self.flow_soon(machine, id);
             }
             None => self.feed(machine, Input::Guest { guest: id, tag, op }),
@@ -321,7 +326,9 @@ impl Cluster {
                 flight.write.map_or(Ok(()), |write| self.oracle.acknowledged(write, now))
             }
             (OpKind::Flush, GuestData::Done) => Ok(()),
-            (OpKind::Status, GuestData::Status(extents)) if !extents.is_empty() => Ok(()),
+            (OpKind::Status, GuestData::Status(extents)) => {
+                self.judge_status(guest, flight, &extents)
+            }
             (_, data) => Err(wrong(format!("{:?} was answered by {data:?}", flight.plan))),
         }
     }
@@ -343,6 +350,34 @@ impl Cluster {
         let volume = self.guests[guest].volume;
         let units = Units { volume, first, count };
         self.oracle.read(units, &found, flight.began, self.queue.now())
+    }
+
+    /// promise: no-silent-corruption. A hole reads as zeros; what holds data may, too.
+    fn judge_status(
+        &mut self,
+        guest: usize,
+        flight: &Flight,
+        extents: &[MappedExtent],
+    ) -> Result<(), crate::oracle::Broken> {
+        let unit_bytes = self.oracle.unit_bytes();
+        let (volume, now) = (self.guests[guest].volume, self.queue.now());
+        let begin = flight.plan.first * unit_bytes;
+        let mut at = begin;
+        for extent in extents {
+            let (from, end) = (at, at + extent.length);
+            at = end;
+            let (first, over) = (from.div_ceil(unit_bytes), end / unit_bytes);
+            if !extent.data && first < over {
+                let units = Units { volume, first, count: over - first };
+                let zeros = vec![Found::Label(Label::ZEROS); index(units.count)];
+                self.oracle.read(units, &zeros, flight.began, now)?;
+            }
+        }
+        let told = extents.iter().all(|extent| extent.length > 0) && at > begin;
+        if !told || at - begin > flight.plan.count * unit_bytes {
+            return Err(wrong(format!("{:?} was answered by {extents:?}", flight.plan)));
+        }
+        Ok(())
     }
 
     /// Errors that may be: the rest breaks a promise.

@@ -152,7 +152,7 @@ impl Cluster {
             think: Spread::new(1, 20),
             patience: LOOKER_PATIENCE,
             forgets: false,
-            nbd: false,
+            nbd: None,
             asks: Some(asks),
         };
         self.guests.push(Guest::new(guest, prng));

@@ -2,18 +2,24 @@
 
 use super::guest::Guest;
 use super::{Cluster, Event};
-use crate::nbd_guest::{NbdGuest, Said};
+use crate::nbd_guest::{Carelessness, NbdGuest, Said};
 use crate::net::Machine;
 use crate::world::Spread;
 use bytes::Bytes;
 use gabion_node::{GuestId, Input, OpenError, OpenedVolume};
+use gabion_types::GuestData;
 
 /// From a guest's socket to its node.
 const WAY: Spread = Spread::new(2, 100);
 
 impl Cluster {
-    pub(super) fn nbd_open(&mut self, machine: Machine, id: GuestId, guest: usize, name: String) {
-        self.guests[guest].nbd = Some(NbdGuest::new(name));
+    pub(super) fn nbd_open(
+        &mut self,
+        (machine, id): (Machine, GuestId),
+        guest: usize,
+        nbd: NbdGuest,
+    ) {
+        self.guests[guest].nbd = Some(nbd);
         self.feed(machine, Input::NbdAccepted { guest: id });
     }
 
@@ -43,10 +49,22 @@ impl Cluster {
         }
     }
 
+    pub(super) fn count_careless(&mut self, careless: Option<Carelessness>) {
+        match careless {
+            // It is counted when it is answered.
+            Some(Carelessness::Aside) | None => {}
+            Some(Carelessness::Nonsense) => self.count("nbd-nonsense"),
+            Some(Carelessness::GoodBye) => self.count("nbd-good-bye"),
+        }
+    }
+
     pub(super) fn on_nbd_sent(&mut self, machine: Machine, id: GuestId, pieces: &[Bytes]) {
         let Some(guest) = self.nbd_guest(machine, id) else { return };
         let volume = guest.plan.volume;
-        let Some(said) = guest.nbd.as_mut().map(|nbd| nbd.receive(pieces)) else { return };
+        let Some(nbd) = guest.nbd.as_mut() else { return };
+        let said = nbd.receive(pieces);
+        let chunks = nbd.take_chunks();
+        *self.counts.entry("nbd-chunks").or_default() += chunks;
         let said = match said {
             Ok(said) => said,
             Err(error) => return self.break_promise("nbd", error.to_string()),
@@ -63,8 +81,36 @@ impl Cluster {
                 }
                 // It asks elsewhere.
                 Said::NotOpened => self.nbd_gives_up(machine, id),
-                Said::Done { tag, result } => self.on_guest_done(machine, id, tag, result),
+                Said::Listed { names } => self.on_nbd_listed(&names),
+                Said::Described { size_bytes } => self.on_nbd_described(volume, size_bytes),
+                Said::Refused => self.count("nbd-refused"),
+                Said::Done { tag, result } => {
+                    if let Ok(GuestData::Status(_)) = result {
+                        self.count("nbd-status");
+                    }
+                    self.on_guest_done(machine, id, tag, result);
+                }
             }
+        }
+    }
+
+    /// A node may not have heard of all volumes; but of no other ones.
+    fn on_nbd_listed(&mut self, names: &[String]) {
+        self.count("nbd-listed");
+        let known = |name: &String| self.swarm.volumes.iter().any(|volume| volume.name == *name);
+        if let Some(name) = names.iter().find(|name| !known(name)) {
+            self.break_promise("nbd", format!("it lists {name}, which nobody made"));
+        }
+    }
+
+    fn on_nbd_described(&mut self, volume: usize, size_bytes: u64) {
+        self.count("nbd-described");
+        let plan = &self.swarm.volumes[volume];
+        let entry = self.map.volume_by_name(&plan.name);
+        let most = entry.map_or(u64::MAX, |entry| entry.spec.size_bytes);
+        if !(plan.size_bytes..=most).contains(&size_bytes) {
+            let text = format!("{} is described as {size_bytes} bytes", plan.name);
+            self.break_promise("volume-size", text);
         }
     }
 

@@ -66,7 +66,7 @@ fn guest(asks: Vec<OpPlan>) -> GuestPlan {
         think: Spread::new(10_000, 300_000),
         patience: Duration::from_secs(2),
         forgets: false,
-        nbd: false,
+        nbd: None,
         asks: Some(asks),
     }
 }

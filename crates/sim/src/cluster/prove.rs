@@ -248,7 +248,7 @@ impl Cluster {
                 think: Spread::new(1, 20),
                 patience: READING * 2,
                 forgets: false,
-                nbd: false,
+                nbd: None,
                 asks: Some(asks.collect()),
             };
             self.guests.push(Guest::new(plan, prng));

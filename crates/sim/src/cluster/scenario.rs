@@ -151,7 +151,7 @@ fn guest(volume: usize, prng: &mut Prng) -> GuestPlan {
         think: Spread::new(2_000, 10_000),
         patience: Duration::from_secs(3600),
         forgets: false,
-        nbd: false,
+        nbd: None,
         asks: None,
     }
 }

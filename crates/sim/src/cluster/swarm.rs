@@ -4,6 +4,7 @@ use super::fault::FaultKind;
 use super::schedule::{Part, Strike};
 use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
+use crate::nbd_guest::Dialect;
 use crate::workload::{Mix, OpPlan};
 use crate::world::Spread;
 use gabion_types::{Duration, Limits, Prng, SegmentSize};
@@ -65,8 +66,8 @@ pub struct GuestPlan {
     /// It dies with its connection, as a VM with its machine: what came after it does not ask again
     /// what was not answered.
     pub forgets: bool,
-    /// It speaks NBD; else its node is asked as by gRPC.
-    pub nbd: bool,
+    /// It speaks NBD, and how; else its node is asked as by gRPC.
+    pub nbd: Option<Dialect>,
     /// Exactly these requests; none given: it invents them.
     pub asks: Option<Vec<OpPlan>>,
 }
@@ -166,14 +167,14 @@ impl GuestPlan {
 
     /// Where volumes are not made anew: NBD does not tell which one it serves.
     fn draw_nbd(&mut self, prng: &mut Prng, unit_bytes: u64) {
-        self.nbd = prng.chance(1, 2);
-        if self.nbd {
-            // It takes structured replies, which this guest does not.
+        self.nbd = prng.chance(1, 2).then_some(Dialect::PLAIN);
+        if self.nbd.is_some() {
+            // It takes structured replies, which a plain guest does not.
             self.mix.status = 0;
         }
         // A unit is a register of the judge's: many small ones take long.
         let one_in = if unit_bytes == gabion_types::BLOCK_BYTES { 2 } else { 8 };
-        if self.nbd && prng.chance(1, one_in) {
+        if self.nbd.is_some() && prng.chance(1, one_in) {
             self.mix.count_max = prng.between(1, LARGE_REQUEST / unit_bytes);
         }
     }
@@ -246,6 +247,7 @@ impl Swarm {
             part: Part::default(),
         };
         swarm.draw_scrubs();
+        swarm.draw_dialects();
         swarm
     }
 
@@ -270,6 +272,18 @@ impl Swarm {
                 ("scrub.share", pick(&mut prng, &["10%", "50%", "100%"])),
             ];
             self.settings.extend(often.map(|(name, value)| (name, value.to_string())));
+        }
+    }
+
+    /// Each second guest with NBD uses more of it than it needs. Drawn apart, too.
+    fn draw_dialects(&mut self) {
+        let mut prng = Prng::new(self.damage_seed.rotate_left(32));
+        for guest in &mut self.guests {
+            let Some(dialect) = guest.nbd.as_mut().filter(|_| prng.chance(1, 2)) else { continue };
+            *dialect = Dialect::draw(&mut prng);
+            if dialect.allocation {
+                guest.mix.status = prng.between(1, 10);
+            }
         }
     }
 
@@ -359,7 +373,7 @@ impl Swarm {
                     think: pick(prng, &[Spread::new(10, 2000), Spread::new(1000, 20_000)]),
                     patience: Duration::from_millis(pick(prng, &[1500, 5000, 20_000, 600_000])),
                     forgets: prng.chance(1, 3),
-                    nbd: false,
+                    nbd: None,
                     asks: None,
                 }
             })

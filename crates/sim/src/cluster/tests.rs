@@ -34,6 +34,38 @@ fn copies_are_scrubbed_under_trouble() {
     panic!("no scrub mended anything");
 }
 
+/// Some guests use all of NBD that there is, under trouble as well: what has to be refused is, and harms
+/// nobody.
+#[test]
+fn guests_speak_all_of_nbd() {
+    let speaks = |seed: &u64| {
+        let swarm = plan(*seed);
+        swarm
+            .guests
+            .iter()
+            .filter_map(|guest| guest.nbd)
+            .any(|dialect| dialect.allocation && dialect.curious && dialect.careless)
+    };
+    let told = [
+        "nbd-chunks",
+        "nbd-status",
+        "nbd-refused",
+        "nbd-listed",
+        "nbd-described",
+        "nbd-nonsense",
+        "nbd-good-bye",
+    ];
+    let mut counts = [0; 7];
+    for seed in (0..).filter(speaks).take(4) {
+        let report = run(Options { seed, watch: false });
+        assert_eq!(report.broken, None, "{}", report.summary());
+        for (sum, name) in counts.iter_mut().zip(told) {
+            *sum += report.counts.get(name).copied().unwrap_or_default();
+        }
+    }
+    assert!(counts.iter().all(|count| *count > 0), "{told:?}: {counts:?}");
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 1000..1002 {

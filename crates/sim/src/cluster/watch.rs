@@ -118,7 +118,7 @@ impl Cluster {
         let Some(bytes) = self.written(plan) else { return };
         let GuestPlan { volume, nbd, .. } = self.guests[guest].plan;
         let part = u64::from(self.swarm.limits.part_bytes);
-        let in_parts = nbd && bytes.offset() / part != (bytes.end() - 1) / part;
+        let in_parts = nbd.is_some() && bytes.offset() / part != (bytes.end() - 1) / part;
         let blocks = durable_on_all::blocks(&self.map, bytes);
         let Some(entry) = self.entry(volume) else { return };
         let incarnation = self.machines[machine].incarnation;

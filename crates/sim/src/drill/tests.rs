@@ -108,6 +108,7 @@ each_is_found! {
     answer_before_sync: AnswerBeforeSync within 2, ["flush-means-flush"];
     lost_as_zeros: LostAsZeros within 2, ["no-silent-corruption"];
     trust_the_disk: TrustTheDisk within 10, ["no-silent-corruption"];
+    data_as_holes: DataAsHoles within 2, ["no-silent-corruption", "acked-survives"];
     lease_twice_as_long: LeaseTwiceAsLong within 10, ["one-owner"];
     lost_wake_up: LostWakeUp within 10, ["liveness", "whole"];
     // rule: volume/whoever-may-go-on-is-woken

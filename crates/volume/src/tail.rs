@@ -33,11 +33,12 @@ pub(crate) struct Tail {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fix {
     pub(crate) blocks: Vec<BlockInfo>,
-    /// Who has exactly these versions.
+    /// Who has exactly these versions, and of them who can read them.
+    pub(crate) holders: Vec<DiskId>,
     pub(crate) sources: Vec<DiskId>,
     pub(crate) targets: Vec<DiskId>,
-    /// An in-sync member has them: unreadable everywhere, they are lost.
-    pub(crate) in_sync: bool,
+    /// All in-sync members have them, so a guest may know: unreadable everywhere, they are lost.
+    pub(crate) everywhere: bool,
 }
 
 #[derive(Debug)]
@@ -91,8 +92,9 @@ pub(crate) fn decide(
     let readable = || holders().filter(|(_, info)| info.kind != BlockKind::Bad);
     let (_, told) = readable().next().or_else(|| holders().next())?;
     let sources = readable().map(|(disk, _)| *disk).collect();
-    let in_sync = holders().any(|(disk, _)| members.is_in_sync(*disk));
-    Some(Fix { blocks: vec![*told], sources, targets, in_sync })
+    let holders = holders().map(|(disk, _)| *disk).collect();
+    let everywhere = !targets.iter().any(|disk| members.is_in_sync(*disk));
+    Some(Fix { blocks: vec![*told], holders, sources, targets, everywhere })
 }
 
 fn runs(fixes: Vec<Fix>) -> VecDeque<Run> {
@@ -109,7 +111,7 @@ pub(crate) fn put_together(fixes: Vec<Fix>) -> VecDeque<Fix> {
             let data = |info: BlockInfo| matches!(info.kind, BlockKind::Data | BlockKind::Bad);
             last.sources == fix.sources
                 && last.targets == fix.targets
-                && last.in_sync == fix.in_sync
+                && last.holders == fix.holders
                 && last.blocks.len() < RUN_BLOCKS_MAX
                 && end.block.plus(1) == first.block
                 && data(end) == data(first)
@@ -213,7 +215,11 @@ impl Volume {
         }
     }
 
-    /// Reads what is not read yet from the next source, or settles it.
+    /// Reads what is not read yet from the next source, or settles it. What nobody can read and an
+    /// in-sync member never had was not acknowledged: what that member has counts, and who has it
+    /// begins anew.
+    // rule: volume/a-rotten-tail-hides-nothing
+    // promise: acked-survives
     fn advance_run(&mut self, now: Instant, index: SegmentIndex, generation: u32, key: u32) {
         let Some(tail) = self.tail_mut(index, generation) else { return };
         let Some(run) = tail.running.get_mut(&key) else { return };
@@ -238,11 +244,9 @@ impl Volume {
             self.ask(now, disk, LinkClass::Data, read, purpose);
             return;
         }
-        let in_sync = run.fix.in_sync;
         let lost = gather.lose_the_rest(Version::NEVER);
-        if !lost.is_empty() && !in_sync {
-            // Only a joiner had it, so it was never acknowledged: that joiner begins anew.
-            for disk in run.fix.sources.clone() {
+        if !lost.is_empty() && !run.fix.everywhere {
+            for disk in run.fix.holders.clone() {
                 self.segment_mut(index).failed.insert(disk, MemberFailure::RolledBack);
             }
             self.members_dirty = true;
@@ -378,9 +382,10 @@ mod tests {
     fn neighbours_of_the_same_kind_are_one_run() {
         let fix = |block, kind| Fix {
             blocks: vec![entry(block, kind, 5, 1)],
+            holders: vec![A],
             sources: vec![A],
             targets: vec![B],
-            in_sync: true,
+            everywhere: false,
         };
         let fixes = vec![
             fix(0, BlockKind::Data),

@@ -333,6 +333,7 @@ golden! {
     a_plain_write: "plain-write.txt";
     a_member_is_lost_during_a_write: "member-lost-during-write.txt";
     a_takeover_with_a_tail: "takeover-with-a-tail.txt";
+    a_takeover_with_a_rotten_tail: "takeover-with-a-rotten-tail.txt";
     an_orphan_is_rolled_back_by_a_delta_join: "delta-join-rolls-back-an-orphan.txt";
     a_read_mends_a_bad_copy: "read-repair.txt";
     a_fenced_zombie_tells_nothing: "fenced-zombie.txt";

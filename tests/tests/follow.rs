@@ -7,8 +7,8 @@
 use gabion::nbd_client::{Address, Patience};
 use gabion::writer::{Writer, WriterPlan, read_back};
 use gabion_tests::command::Started;
-use gabion_tests::fixture::{program, wait};
-use gabion_tests::{Cluster, needs, run};
+use gabion_tests::fixture::wait;
+use gabion_tests::{Cluster, needs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

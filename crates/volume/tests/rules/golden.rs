@@ -329,6 +329,7 @@ macro_rules! golden {
     };
 }
 
+// rule: volume/a-rotten-tail-hides-nothing
 golden! {
     a_plain_write: "plain-write.txt";
     a_member_is_lost_during_a_write: "member-lost-during-write.txt";

@@ -366,6 +366,9 @@ impl Links {
         if let Some(peer) = self.peers.get_mut(&node) {
             if class == LinkClass::Data {
                 peer.missing_since = None;
+            } else if !peer.seen || peer.down {
+                // It is there; its data link gets its own time.
+                peer.missing_since = Some(now);
             }
             peer.seen = true;
             peer.down = false;

@@ -19,6 +19,8 @@ struct Pair {
     next: u64,
     cut: bool,
     refuse: bool,
+    /// Links of other classes are refused.
+    only: Option<LinkClass>,
     seen: Vec<(NodeId, LinkOutput)>,
 }
 
@@ -38,6 +40,7 @@ fn pair(secret_of_b: u8) -> Pair {
         next: 1,
         cut: false,
         refuse: false,
+        only: None,
         seen: Vec::new(),
     };
     let members = [(A, Incarnation::new(10)), (B, Incarnation::new(20))].into();
@@ -68,7 +71,11 @@ impl Pair {
     fn route(&mut self, me: NodeId, other: NodeId, output: &LinkOutput) {
         let now = self.now;
         match output {
-            LinkOutput::Connect { link, .. } if self.refuse => self.side(me).closed(now, *link),
+            LinkOutput::Connect { link, class, .. }
+                if self.refuse || self.only.is_some_and(|only| only != *class) =>
+            {
+                self.side(me).closed(now, *link);
+            }
             LinkOutput::Connect { link, .. } if !self.cut => {
                 let theirs = LinkId(self.next * 2 + 1 + u64::from(me.get()) * 1000);
                 self.next += 1;
@@ -205,6 +212,23 @@ fn a_peer_that_is_not_there_yet_gets_its_time_also_from_a_node_that_hung() {
     assert!(!pair.a.is_down(B), "the word of a link comes before the tick");
     pair.pass(9000);
     assert!(pair.a.is_down(B), "ten seconds are over");
+}
+
+#[test]
+fn a_peer_that_came_is_not_down_for_the_time_before_it_came() {
+    let mut pair = pair(1);
+    pair.refuse = true;
+    pair.pump();
+    pair.pass(5000);
+    pair.refuse = false;
+    pair.only = Some(LinkClass::Control);
+    pair.pass(100);
+    assert!(pair.a.up(B, LinkClass::Control).is_some());
+    assert!(!pair.a.is_down(B), "its other links are on their way");
+    pair.only = None;
+    pair.pass(100);
+    assert!(pair.a.usable(B));
+    assert_eq!(pair.count(|output| matches!(output, LinkOutput::Down { .. })), 0);
 }
 
 #[test]

@@ -17,6 +17,9 @@ use revive::Revival;
 use scrub::Schedule;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Operators' requests that wait for a new leader's term.
+const EARLY_MAX: usize = 64;
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// Who leads the consensus, as far as this node knows.
@@ -97,6 +100,8 @@ pub struct Manager {
     repair: Repair,
     schedule: Schedule,
     admin: Admin,
+    /// Asked before this node's term stood in the map. Bounded by `EARLY_MAX`.
+    early: VecDeque<(u64, AdminRequest)>,
     proposals: Proposals,
     effects: VecDeque<Effect>,
 }
@@ -137,6 +142,7 @@ impl Manager {
             repair: Repair::default(),
             schedule: Schedule::default(),
             admin: Admin::default(),
+            early: VecDeque::new(),
             proposals: Proposals::default(),
             effects: VecDeque::new(),
         }
@@ -162,18 +168,49 @@ impl Manager {
                 }
             }
             Input::Proposed { key, outcome } => self.on_proposed(now, map, key, outcome),
-            Input::Admin { number, request } => match self.role {
+            Input::Admin { number, request } => self.on_admin(number, request),
+            Input::WallClock { unix_ms } => self.schedule.set_wall(now, unix_ms),
+            Input::Applied | Input::Tick => {}
+        }
+        self.conclude(now, map);
+    }
+
+    /// A new leader may not have heard yet what was decided before it led: what it would refuse by that
+    /// waits until its own term stands in the map, behind all of it.
+    // rule: cluster/a-leader-answers-from-its-own-term-on
+    fn on_admin(&mut self, number: u64, request: AdminRequest) {
+        match self.role {
+            Role::Leading { .. } if self.early.len() < EARLY_MAX => {
+                self.early.push_back((number, request));
+            }
+            Role::Leading { .. } => {
+                let leader = Some(self.me);
+                self.admin.refuse(number, AdminError::NotLeader { leader });
+            }
+            Role::Following { leader } => {
+                self.admin.refuse(number, AdminError::NotLeader { leader });
+            }
+        }
+    }
+
+    fn take_early(&mut self, now: Instant, map: &Map) {
+        let ready = match self.role {
+            Role::Leading { term } => map.term() >= term,
+            Role::Following { .. } => true,
+        };
+        if !ready {
+            return;
+        }
+        for (number, request) in std::mem::take(&mut self.early) {
+            match self.role {
                 Role::Leading { .. } => {
                     self.admin.on_request(now, map, &mut self.proposals, number, request);
                 }
                 Role::Following { leader } => {
                     self.admin.refuse(number, AdminError::NotLeader { leader });
                 }
-            },
-            Input::WallClock { unix_ms } => self.schedule.set_wall(now, unix_ms),
-            Input::Applied | Input::Tick => {}
+            }
         }
-        self.conclude(now, map);
     }
 
     pub fn next_effect(&mut self) -> Option<Effect> {
@@ -224,6 +261,7 @@ impl Manager {
     /// Draws the conclusions from what changed.
     fn conclude(&mut self, now: Instant, map: &Map) {
         self.announce(map);
+        self.take_early(now, map);
         let silent = map.node(self.me).is_some_and(|node| {
             node.incarnation == self.incarnation && node.state == NodeState::Silent
         });

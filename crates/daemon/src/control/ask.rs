@@ -89,6 +89,7 @@ impl Context {
             }
             Some(AdminReply::Refused(error)) => Err(admin_error(&error, subject).into_status()),
             Some(reply @ (AdminReply::Done | AdminReply::Created { .. })) => Ok(reply),
+            None if !self.store.is_led() => Err(no_majority().into_status()),
             None => {
                 let what = "this node took too long to answer, or has too many requests";
                 Err(ErrorDetail::of(ErrorCode::TimedOut, what, "try again").into_status())

@@ -141,6 +141,31 @@ fn a_disk_that_does_not_record_is_named() {
     assert_eq!(rig.answer(asked), refused(AdminError::StillMaking { waiting }));
 }
 
+// rule: cluster/a-leader-answers-from-its-own-term-on
+#[test]
+fn a_new_leader_answers_when_it_has_heard_what_was_decided_before() {
+    let mut rig = Rig::following(Small::with_volume(3, 2, 2));
+    rig.lead(5);
+    let asked = rig.ask(create("vm", MIB, 2));
+    assert_eq!(rig.answer(asked), None, "that it is deleted is on its way, may be");
+    let volume = rig.small.id();
+    rig.small.by(2, Change::DeleteVolume { volume, force: true });
+    rig.commit();
+    rig.commit();
+    rig.small.record_all(rig.small.id());
+    rig.handle(Input::Applied);
+    assert!(matches!(rig.answer(asked), Some(AdminReply::Created { .. })));
+
+    let mut rig = Rig::following(Small::new(3, 1));
+    rig.lead(5);
+    let all: Vec<u64> = (0..65).map(|_| rig.ask(create("vm", MIB, 2))).collect();
+    let me = Some(NodeId::new(ME));
+    assert_eq!(rig.answer(all[64]), refused(AdminError::NotLeader { leader: me }), "a bound");
+    let leader = Some(NodeId::new(2));
+    rig.handle(Input::Leader { term: 6, leader });
+    assert_eq!(rig.answer(all[0]), refused(AdminError::NotLeader { leader }));
+}
+
 #[test]
 fn a_plan_that_the_map_outran_is_made_anew() {
     let mut rig = Rig::new(Small::new(3, 1));

@@ -77,7 +77,8 @@ fn three_machines_laid_out_by_hand_become_a_cluster() {
     fs::rename(&kept, &disk).unwrap();
     machines.start(3);
     machines.gabion(&["volume", "wait", "vm1", "--healthy", "--timeout", "50s"]).ok();
-    assert_eq!(state(&machines), "in_service");
+    // The volume has been whole without it.
+    wait("the map knows that it is back", MOST, || state(&machines) == "in_service");
     let mut guest = machines.nbd(3, "vm1");
     assert_eq!(guest.read(4096, 8192).unwrap(), [7; 8192]);
     guest.disconnect();

@@ -201,9 +201,13 @@ fn a_peer_that_is_not_there_yet_gets_its_time_also_from_a_node_that_hung() {
     pair.now = pair.now + Duration::from_mins(1);
     pair.pass(10);
     assert!(!pair.a.is_down(B), "it may still be starting");
+    // Nobody answers the next calls.
+    (pair.refuse, pair.cut) = (false, true);
+    pair.pass(200);
+    let calls = (0..).map(|number| LinkId(number * 2)).take(1000);
+    let dialled: Vec<LinkId> = calls.filter(|call| pair.a.dialled_to(*call).is_some()).collect();
+    assert_eq!(dialled.len(), 3);
     pair.now = pair.now + Duration::from_mins(1);
-    let dialled: Vec<LinkId> =
-        (0..20).map(|link| LinkId(link * 2)).filter(|l| pair.a.dialled_to(*l).is_some()).collect();
     for link in dialled {
         let now = pair.now;
         pair.a.closed(now, link);

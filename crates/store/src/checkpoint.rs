@@ -5,7 +5,10 @@
 //! What the root says of segments and fences is exactly what the frames up to its lsn made; a map
 //! page may be newer, and says so by its own lsn. Guests' writes go on meanwhile.
 
-use crate::config::{BITMAP_RUN_MAX, CHECKPOINT_WRITES_MAX};
+use crate::commit::Journal;
+use crate::config::{
+    BITMAP_RUN_MAX, CHECKPOINT_QUIET_AFTER, CHECKPOINT_WRITES_BESIDE, CHECKPOINT_WRITES_MAX,
+};
 use crate::disk::{Disk, Phase, Use};
 use crate::io::{Effect, Opened, StoreEvent};
 use crate::pages::{PageKey, Segment};
@@ -38,6 +41,13 @@ pub(crate) struct Checkpoint {
     bitmap: VecDeque<usize>,
     stage: Stage,
     outstanding: u32,
+    /// Map pages to write, and where the journal's head was when it began.
+    pages_all: usize,
+    began_at: u64,
+    /// Where the journal's head was when a write of this one came in last, and how many have come in
+    /// since it moved.
+    head: u64,
+    quiet: u32,
     root_length: u64,
     root_crc: u32,
 }
@@ -56,9 +66,9 @@ enum Stage {
 impl Disk {
     pub(crate) fn begin_checkpoint(&mut self) {
         let pages = VecDeque::from(self.table.take_dirty());
-        self.pages_damaged = false;
+        self.checkpoints_wanted = self.checkpoints_wanted.saturating_sub(1);
         let chunks = pages.iter().map(|at| (at.key, at.instance, at.index / CHUNK_PAGES));
-        let chunks = chunks.collect();
+        let chunks = chunks.chain(self.table.take_rotten_chunks()).collect();
         let record = |(key, segment): (SegmentKey, &Segment)| {
             let chunks = segment.chunks.iter().filter_map(|chunk| chunk.live).collect();
             (segment.instance, SegmentRecord { key, meta: segment.meta, chunks })
@@ -72,6 +82,10 @@ impl Disk {
             map: self.map_asked.max(self.table.highest_map),
             fences: fences.collect(),
             segments: self.table.segments().map(record).collect(),
+            pages_all: pages.len(),
+            began_at: self.journal.head,
+            head: self.journal.head,
+            quiet: 0,
             pages,
             pages_written: Vec::new(),
             chunks,
@@ -87,8 +101,11 @@ impl Disk {
 
     /// Sends what may be sent now.
     pub(crate) fn go_on_with_checkpoint(&mut self) {
+        let busy = self.batch.is_some() || !self.queue.is_empty();
+        let serving = self.phase == Phase::Serving;
         while let Some(checkpoint) = &mut self.checkpoint {
-            if checkpoint.outstanding >= CHECKPOINT_WRITES_MAX {
+            let guests_write = serving && (busy || checkpoint.quiet < CHECKPOINT_QUIET_AFTER);
+            if checkpoint.outstanding >= checkpoint.writes_max(guests_write, &self.journal) {
                 return;
             }
             match checkpoint.stage {
@@ -238,6 +255,8 @@ impl Disk {
     pub(crate) fn on_checkpoint_written(&mut self) {
         let Some(checkpoint) = &mut self.checkpoint else { return };
         checkpoint.outstanding -= 1;
+        let moved = std::mem::replace(&mut checkpoint.head, self.journal.head) != checkpoint.head;
+        checkpoint.quiet = if moved { 0 } else { checkpoint.quiet.saturating_add(1) };
         if checkpoint.stage == Stage::Root && checkpoint.outstanding == 0 {
             checkpoint.stage = Stage::Sync;
             self.stats.syncs += 1;
@@ -279,7 +298,7 @@ impl Disk {
         }
         let generation = checkpoint.generation;
         while let Some((_, slot)) = self.old_places.pop_front_if(|(when, _)| *when <= generation) {
-            self.slots.release(slot);
+            self.limbo.push(slot);
         }
         if checkpoint.lsn == self.journal.durable {
             self.release_quarantine();
@@ -307,17 +326,22 @@ impl Disk {
 }
 
 impl Checkpoint {
+    // rule: store/checkpoint-paced
+    /// Beside guests' writes it goes by few at a time, as long as it is done with its pages before
+    /// three quarters of the ring are full; without them, or when it is late, by as many as it may.
+    fn writes_max(&self, guests_write: bool, journal: &Journal) -> u32 {
+        let written = (self.pages_all - self.pages.len()) as u64;
+        let filled = journal.head - self.began_at;
+        let in_time = written * (journal.ring_bytes / 4) >= filled * self.pages_all as u64;
+        if guests_write && in_time { CHECKPOINT_WRITES_BESIDE } else { CHECKPOINT_WRITES_MAX }
+    }
+
     /// Of root and bitmap.
     fn place(&self) -> usize {
         usize::from(self.generation % 2 == 1)
     }
 
-    fn superblock(
-        &self,
-        before: &Superblock,
-        life: u64,
-        journal: &crate::commit::Journal,
-    ) -> Superblock {
+    fn superblock(&self, before: &Superblock, life: u64, journal: &Journal) -> Superblock {
         Superblock {
             generation: self.generation,
             life,

@@ -61,8 +61,12 @@ pub(crate) const PAGE_READS_MAX: usize = 64;
 pub(crate) const BATCH_BYTES_MAX: usize = 512 << 10;
 /// Settled seqs that ride with one group commit; the rest waits for the next.
 pub(crate) const LAZY_ENTRIES_MAX: usize = 256;
-/// Page writes of a checkpoint in flight: guests' writes go on beside them.
+/// Page writes of a checkpoint in flight.
 pub(crate) const CHECKPOINT_WRITES_MAX: u32 = 32;
+/// The same beside guests' writes, which go first.
+pub(crate) const CHECKPOINT_WRITES_BESIDE: u32 = 2;
+/// Guests rest when so many writes of a checkpoint came in and none of theirs went out meanwhile.
+pub(crate) const CHECKPOINT_QUIET_AFTER: u32 = 8;
 /// Blocks that scrubs want verified wait in a line of so many requests. Full: refused as `Busy`.
 pub(crate) const VERIFIES_MAX: usize = 256;
 /// Bitmap pages of one write.

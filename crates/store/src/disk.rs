@@ -6,6 +6,7 @@ use crate::config::{REPAIR_RESERVE_BYTES, REQUEST_SLOTS_MAX, RESERVE_PART, Store
 use crate::driver::Driver;
 use crate::io::{During, Effect, Origin, OutOfService, StoreStats};
 use crate::load::Loads;
+use crate::look::Piece;
 use crate::op::{Op, Waiting};
 use crate::pages::{PageKey, Table};
 use crate::read::Read;
@@ -39,6 +40,8 @@ pub(crate) enum Use {
         index: usize,
         at: PageRef,
     },
+    /// What a scrub looks at beside blocks and map pages.
+    Look(Piece),
     /// A map page that requests wait for.
     Page {
         page: PageKey,
@@ -107,8 +110,8 @@ pub(crate) struct Disk {
     pub(crate) batch: Option<Batch>,
     pub(crate) reads: Slab<Read>,
     pub(crate) verifies: Verifies,
-    /// A scrub found map pages damaged as they lie on the disk: a checkpoint writes them anew.
-    pub(crate) pages_damaged: bool,
+    /// Something was found damaged as it lies on the disk: so many write it anew.
+    pub(crate) checkpoints_wanted: u8,
     pub(crate) loads: Loads,
     /// Some are taken that nothing names: the next start reads all of the map.
     pub(crate) slots_lost: bool,
@@ -179,6 +182,7 @@ impl Disk {
             (Use::VerifyPage { read, index, at }, result) => {
                 self.on_page_read(read, index, at, result);
             }
+            (Use::Look(piece), result) => self.on_looked(piece, result),
             (Use::Page { page, at, again }, result) => {
                 self.on_page_loaded(page, at, again, result);
             }
@@ -274,9 +278,14 @@ impl Disk {
     }
 
     fn checkpoint_due(&self) -> bool {
+        if self.is_looking() {
+            return false;
+        }
         match self.phase {
             Phase::Serving => {
-                self.journal.is_half_full() || self.quarantine_is_missed() || self.pages_damaged
+                self.journal.is_half_full()
+                    || self.quarantine_is_missed()
+                    || self.checkpoints_wanted > 0
             }
             Phase::Stopping => {
                 let done = self.is_quiet() && !self.is_checkpointed();

@@ -113,7 +113,8 @@ pub enum StoreEvent {
         frames: u64,
         entries_dropped: u64,
     },
-    /// Recovery found it; the other copies have what it told of.
+    /// Recovery found it: the other copies have what it told of. Or a disk that serves found it: all of
+    /// it is in memory, too, but for a map page.
     Damaged(Damage),
     /// A block's data failed its checksum.
     Corrupt {
@@ -140,6 +141,10 @@ pub struct Damage {
 pub enum Part {
     /// One of the two; the other is good.
     Superblock,
+    /// Of the durable checkpoint.
+    Root,
+    /// Of the durable checkpoint.
+    Bitmap,
     SegmentPage,
     MapPage,
     /// A part of the ring cannot be read, or a frame that was durable is not there.
@@ -152,6 +157,8 @@ impl std::fmt::Display for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Superblock => "superblock",
+            Self::Root => "root",
+            Self::Bitmap => "bitmap",
             Self::SegmentPage => "segment page",
             Self::MapPage => "map page",
             Self::Journal => "journal",
@@ -180,7 +187,7 @@ pub struct StoreStats {
     pub syncs: u64,
     pub checkpoints: u64,
     pub corrupt_blocks: u64,
-    /// Map pages that were found damaged, and that were written anew.
+    /// Map pages and other parts that were found damaged, and that were written anew.
     pub damaged_pages: u64,
     /// Map pages in memory, and how many came from the disk since it opened.
     pub pages_here: u64,

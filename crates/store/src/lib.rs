@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod io;
 mod label;
 mod load;
+mod look;
 mod named;
 mod op;
 mod opening;

@@ -217,7 +217,7 @@ impl Disk {
     fn lose_page(&mut self, page: PageKey, at: PageRef) {
         self.table.lose_away(page.key, page.index);
         self.slots_lost = true;
-        self.pages_damaged = true;
+        self.checkpoints_wanted = self.checkpoints_wanted.max(1);
         self.stats.damaged_pages += 1;
         let segment = Some((page.key.volume, page.key.segment));
         let offset = self.layout.slot_offset(at.slot);

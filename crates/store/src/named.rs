@@ -97,6 +97,15 @@ impl Named {
         changed.filter_map(|(page, changed)| std::mem::take(changed).then_some(page)).collect()
     }
 
+    /// What lies there is not what was written.
+    pub(crate) fn rots(&mut self, place: usize, page: usize) {
+        self.changed[place][page] = true;
+    }
+
+    pub(crate) fn page_crc(&self, place: usize, page: usize) -> u32 {
+        self.crcs[place][page]
+    }
+
     pub(crate) fn page(&self, page: usize) -> &[u8] {
         &self.bits[page * BITMAP_PAGE_BYTES..(page + 1) * BITMAP_PAGE_BYTES]
     }

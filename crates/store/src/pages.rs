@@ -161,6 +161,8 @@ pub(crate) struct Table {
     /// Slots of all blocks with data, of whatever page.
     pub(crate) named: Named,
     dirty: Vec<PageKey>,
+    /// Segment pages that the next checkpoint writes anew as they are.
+    rotten_chunks: BTreeSet<(SegmentKey, u64, usize)>,
     /// Pages in memory.
     here: usize,
     /// Where the last look for pages that may go ended.
@@ -183,6 +185,7 @@ impl Table {
             highest_map: MapIndex::default(),
             named: Named::new(geometry.slots),
             dirty: Vec::new(),
+            rotten_chunks: BTreeSet::new(),
             here: 0,
             hand: SegmentKey::new(VolumeId::new(0), gabion_types::SegmentIndex::new(0)),
             places_needed: 0,
@@ -479,6 +482,33 @@ impl Table {
     ) -> Option<&mut Chunk> {
         let segment = self.segments.get_mut(&key).filter(|is| is.instance == instance)?;
         segment.chunks.get_mut(chunk)
+    }
+
+    /// The first segment page at or behind this one that the durable checkpoint has.
+    pub(crate) fn next_chunk(
+        &self,
+        from: Option<(SegmentKey, usize)>,
+    ) -> Option<(SegmentKey, u64, ChunkRef)> {
+        let segments = match from {
+            Some((key, _)) => self.segments.range(key..),
+            None => self.segments.range(..),
+        };
+        segments.into_iter().find_map(|(key, segment)| {
+            let first = from.filter(|(at, _)| at == key).map_or(0, |(_, chunk)| chunk);
+            let live = segment.chunks.iter().skip(first).find_map(|chunk| chunk.live);
+            Some((*key, segment.instance, live?))
+        })
+    }
+
+    /// A segment page is not there as it was written. False: it lies elsewhere by now, or is known.
+    pub(crate) fn chunk_rots(&mut self, key: SegmentKey, instance: u64, at: ChunkRef) -> bool {
+        let chunk = at.chunk as usize;
+        let live = self.chunk_mut(key, instance, chunk).and_then(|chunk| chunk.live);
+        live == Some(at) && self.rotten_chunks.insert((key, instance, chunk))
+    }
+
+    pub(crate) fn take_rotten_chunks(&mut self) -> BTreeSet<(SegmentKey, u64, usize)> {
+        std::mem::take(&mut self.rotten_chunks)
     }
 
     /// The pages changed since this was last asked.

@@ -370,7 +370,7 @@ impl Recovered {
             batch: None,
             reads: Slab::new(u32::try_from(REQUESTS_MAX).expect("a small constant")),
             verifies: Verifies::default(),
-            pages_damaged: false,
+            checkpoints_wanted: 0,
             loads: Loads::default(),
             slots_lost: false,
             checkpoint: None,

@@ -3,24 +3,30 @@
 use crate::config::{VERIFIES_MAX, VERIFY_YIELDS_MAX};
 use crate::disk::{Asker, Disk, Phase, Use};
 use crate::io::{Damage, Effect, Part, StoreEvent};
+use crate::look::Look;
 use crate::pages::page_of;
 use bytes::Bytes;
 use gabion_format::{MapPage, PageRef, SegmentKey};
 use gabion_types::{
     BLOCK_BYTES, BlockIndex, BlockInfo, BlockKind, BlockRange, DiskError, Duration, Instant,
+    SegmentIndex, VolumeId,
 };
 use gabion_wire::{Refusal, ReplicaDone};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What scrubs want verified, of all owners together: so the part of the disk's time that they take
 /// is bounded however many there are.
 #[derive(Debug, Default)]
 pub(crate) struct Verifies {
     pub(crate) queue: VecDeque<Verify>,
+    /// Goes before them.
+    pub(crate) look: Option<Look>,
+    /// Of each volume, where the last one was that was asked for.
+    pub(crate) looked: BTreeMap<VolumeId, (SegmentIndex, BlockIndex)>,
     /// Since when the one under way has been.
     began: Option<Instant>,
     /// It is over; how long it took is seen at the next conclusion.
-    over: bool,
+    pub(crate) over: bool,
     /// The next one begins then, or later.
     not_before: Instant,
 }
@@ -50,6 +56,7 @@ impl Disk {
             verifies.not_before = verifies.not_before.max(now);
         }
         verifies.queue.push_back(Verify { asker, key, range });
+        self.look_with(&asker, key, range);
         Ok(())
     }
 
@@ -60,6 +67,9 @@ impl Disk {
         if self.phase != Phase::Serving {
             for Verify { asker, .. } in std::mem::take(&mut self.verifies.queue) {
                 self.answer(&asker, Err(Refusal::NotReady));
+            }
+            if !self.is_looking() {
+                self.verifies.look = None;
             }
             return;
         }
@@ -72,10 +82,14 @@ impl Disk {
             if self.verify_due().is_none_or(|due| now < due) {
                 return;
             }
+            self.verifies.began = Some(now);
+            if self.look_on() {
+                return;
+            }
             let Some(Verify { asker, key, range }) = self.verifies.queue.pop_front() else {
+                self.verifies.began = None;
                 return;
             };
-            self.verifies.began = Some(now);
             if let Err(refusal) = self.begin_read(asker, key, range, true) {
                 self.verifies.began = None;
                 self.answer(&asker, Err(refusal));
@@ -86,7 +100,8 @@ impl Disk {
     /// When the next one begins, as it looks now.
     pub(crate) fn verify_due(&self) -> Option<Instant> {
         let verifies = &self.verifies;
-        let waits = verifies.began.is_none() && !verifies.queue.is_empty();
+        let wanted = verifies.look.is_some() || !verifies.queue.is_empty();
+        let waits = verifies.began.is_none() && wanted;
         let busy = !self.ops.is_empty() || !self.reads.is_empty();
         let yields = if busy { VERIFY_YIELDS_MAX } else { Duration::ZERO };
         (waits && self.phase == Phase::Serving).then(|| verifies.not_before + yields)
@@ -129,7 +144,7 @@ impl Disk {
             if let Some(page) = self.table.page_to_change(key, index) {
                 page.rotten = true;
             }
-            self.pages_damaged = true;
+            self.checkpoints_wanted = self.checkpoints_wanted.max(1);
             self.stats.damaged_pages += 1;
             let segment = Some((key.volume, key.segment));
             let offset = self.layout.slot_offset(at.slot);

@@ -218,6 +218,10 @@ fn check_text(path: &Path, found: &Check) -> String {
 fn damage_text(damage: &Damage) -> String {
     let meaning = match damage.part {
         Part::Superblock => "the other one is good; the next checkpoint writes this one anew",
+        Part::Root => {
+            "without it the disk can't be opened; its copies are made anew from the others"
+        }
+        Part::Bitmap => "the next start reads the whole map instead",
         Part::SegmentPage => "the map of up to 124 MiB of the segment is unknown here",
         Part::MapPage => "the map of 512 KiB of the segment is unknown here",
         Part::Journal => {

@@ -114,6 +114,10 @@ fn split(offset: u64, pieces: &[Bytes]) -> Vec<(u64, Bytes)> {
     (offset / PAGE as u64..).zip(pages).collect()
 }
 
+pub(crate) fn writes_map_page(op: &DiskOpKind) -> bool {
+    matches!(op, DiskOpKind::Write { pieces, .. } if pieces[0].starts_with(b"GABIONMP"))
+}
+
 /// A store, its disk, and what it said.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -278,6 +282,11 @@ impl World {
         Ok(Bytes::new())
     }
 
+    /// Writes of map pages.
+    pub(crate) fn map_pages_out(&self) -> usize {
+        self.under_way.iter().filter(|(_, op)| writes_map_page(&op.kind)).count()
+    }
+
     /// Until the disk has nothing more to do.
     pub(crate) fn run(&mut self) {
         while self.step() {}
@@ -313,6 +322,18 @@ impl World {
         let request = self.send(owner, op);
         self.run();
         self.answers.remove(&request).expect("a quiet disk has answered").result
+    }
+
+    /// What takes its time.
+    pub(crate) fn ask_paced(&mut self, owner: u64, op: ReplicaOp) -> Result<ReplicaDone, Refusal> {
+        let request = self.send(owner, op);
+        loop {
+            self.run();
+            if let Some(answer) = self.answers.remove(&request) {
+                return answer.result;
+            }
+            self.tick(Duration::from_millis(100));
+        }
     }
 
     pub(crate) fn result(&self, request: u64) -> Option<Result<ReplicaDone, Refusal>> {

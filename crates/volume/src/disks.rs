@@ -33,16 +33,28 @@ pub(crate) struct Disk {
     pub(crate) proofs_out: u32,
     failures: u32,
     failed_last: Instant,
+    /// It was not taken back since.
+    out: bool,
 }
 
 impl Disk {
-    /// It was removed for a failure.
+    // rule: volume/one-outage-one-failure
+    /// It was removed for a failure. Of its segments many are, one entry after the other: that is one
+    /// failure, until it is taken back.
     pub(crate) fn note_failure(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.out, true) {
+            return;
+        }
         if now.since(self.failed_last) > FLAP_WINDOW {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
         self.failed_last = now;
+    }
+
+    /// It is asked for again.
+    pub(crate) fn note_return(&mut self) {
+        self.out = false;
     }
 
     /// The first return is taken at once, later ones with a growing distance.
@@ -203,19 +215,25 @@ impl Disks {
 mod tests {
     use super::*;
 
+    // rule: volume/one-outage-one-failure
     #[test]
     fn the_first_return_is_taken_at_once_and_later_ones_more_slowly() {
         let at = |secs| Instant::ZERO + Duration::from_secs(secs);
         let mut disk = Disk::default();
         assert!(disk.may_return(at(0)));
         disk.note_failure(at(1));
+        // Another of its segments.
+        disk.note_failure(at(1));
         assert!(disk.may_return(at(1)));
+        disk.note_return();
         disk.note_failure(at(5));
         assert!(!disk.may_return(at(14)));
         assert!(disk.may_return(at(15)));
+        disk.note_return();
         disk.note_failure(at(20));
         assert!(!disk.may_return(at(39)));
         assert!(disk.may_return(at(40)));
+        disk.note_return();
         disk.note_failure(at(1000));
         assert!(disk.may_return(at(1000)));
     }

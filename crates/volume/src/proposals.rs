@@ -269,6 +269,9 @@ impl Volume {
         if joins.is_empty() {
             return false;
         }
+        for disk in joins.iter().filter_map(|(_, disk)| *disk) {
+            self.disks.get_mut(disk).note_return();
+        }
         let segments: Vec<_> = joins.iter().map(|(segment, _)| *segment).collect();
         let change = OwnerChange::AddJoining { epoch: self.view.epoch, joins };
         self.emit(kind, segments, change)

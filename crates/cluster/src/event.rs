@@ -17,6 +17,13 @@ pub struct MapEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fact {
     Initialized,
+    /// The map was made anew from what the disks say.
+    Recovered {
+        disks: u32,
+        volumes: u32,
+        /// Segments that nobody can serve.
+        held: u32,
+    },
     NodeRegistered {
         node: NodeId,
         incarnation: Incarnation,

@@ -7,6 +7,7 @@ mod home;
 pub mod http;
 pub mod identity;
 pub mod init;
+pub mod recover;
 mod run;
 pub mod settings;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::sim_args::SimVerb;
 use crate::size::ByteSize;
 use crate::span::Span;
+use crate::verbs::recover::Remembered;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gabion_daemon::settings::DISK_BYTES_MIN;
 use std::path::PathBuf;
@@ -155,6 +156,24 @@ pub enum ClusterVerb {
         #[arg(long, hide = true)]
         segment_size: Option<ByteSize>,
     },
+    /// All nodes lost their consensus logs: make the map anew from what their disks say
+    Recover(RecoverArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// The directory of each node, or its configuration file; or the directory of `up`
+    #[arg(long, required = true, num_args = 1.., value_name = "DIR")]
+    pub from_disks: Vec<PathBuf>,
+    /// What is remembered of a volume, as ID=NAME[,size=20GiB][,rf=2]; once for each
+    #[arg(long = "volume", value_name = "ID=NAME")]
+    pub volumes: Vec<Remembered>,
+    /// Nodes and disks that are not there are gone for good, and so is what only they had
+    #[arg(long)]
+    pub others_are_lost: bool,
+    /// Show what would be made, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A node of a cluster that is being made, as it is typed.

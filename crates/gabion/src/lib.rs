@@ -10,6 +10,7 @@ pub mod judge;
 pub mod layout;
 pub mod local;
 pub mod nbd_client;
+pub mod offline_disk;
 pub mod process;
 pub mod remote;
 pub mod sim_args;

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod node;
+pub mod recover;
 pub mod scrub;
 pub mod settings;
 pub mod sim;

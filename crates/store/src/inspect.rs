@@ -4,9 +4,11 @@
 //! checkpoint with which a recovery ends is not written.
 
 mod check;
+mod holdings;
 mod show;
 
 pub use check::{BadBlock, Check, Checked, check};
+pub use holdings::{Holding, Holdings, holdings};
 pub use show::{
     FrameShown, FrameStanding, PageShown, SegmentPageShown, SegmentShown, Shown, ShownEntry,
     SuperblockShown, show,

@@ -276,7 +276,7 @@ impl Map {
 }
 
 impl DiskEntry {
-    fn new(uuid: [u8; 16], node: NodeId, capacity_bytes: u64, path: String) -> Self {
+    pub(crate) fn new(uuid: [u8; 16], node: NodeId, capacity_bytes: u64, path: String) -> Self {
         let state = DiskState::InService;
         Self { uuid, node, capacity_bytes, path, state, to_drop: BTreeMap::new() }
     }

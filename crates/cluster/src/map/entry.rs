@@ -122,6 +122,13 @@ pub struct Growth {
 }
 
 impl DiskEntry {
+    /// Stands for disks that nobody found again.
+    pub(crate) fn lost(node: NodeId) -> Self {
+        let mut entry = Self::new([0; 16], node, 0, "a disk that was not found".to_owned());
+        entry.state = DiskState::Failed;
+        entry
+    }
+
     pub fn is_in_service(&self) -> bool {
         self.state == DiskState::InService
     }

@@ -6,7 +6,7 @@ mod log;
 mod machine;
 mod network;
 mod openraft_store;
-mod types;
+pub(crate) mod types;
 
 #[cfg(test)]
 mod tests;

@@ -316,6 +316,13 @@ fn scrubbed(kind: ScrubKind, found: &ScrubFound) -> Text {
 fn map_event(event: &MapEvent) -> Text {
     match &event.what {
         Fact::Initialized => Text::info("initialized", "the cluster is made".to_owned()),
+        Fact::Recovered { disks, volumes, held } => Text::warn(
+            "recovered_from_disks",
+            format!(
+                "the map was made anew from what {disks} disks say: {volumes} volumes, {held} segments that \
+                 nobody can serve"
+            ),
+        ),
         Fact::NodeRegistered { node, incarnation } => {
             let text = format!("node {} started ({incarnation})", node.get());
             Text::info("node_registered", text)
@@ -406,6 +413,7 @@ fn member_event(fact: &Fact) -> Text {
             Text::info("setting_changed", format!("setting {name} is {value}"))
         }
         Fact::Initialized
+        | Fact::Recovered { .. }
         | Fact::NodeRegistered { .. }
         | Fact::NodeSilent { .. }
         | Fact::NodeRevived { .. }

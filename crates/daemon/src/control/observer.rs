@@ -4,7 +4,7 @@ use crate::consensus::SharedMap;
 use crate::control::events::EventLog;
 use crate::control::peers::Peers;
 use crate::control::show;
-use gabion_cluster::{Map, MapEvent, NodeState};
+use gabion_cluster::{Fact, Map, MapEvent, NodeState};
 use gabion_types::{MapIndex, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +25,14 @@ struct Since {
 }
 
 impl Observer {
-    /// What the map tells already is not an event.
+    /// What the map tells already is not an event, but that it was made anew before this start.
     pub fn start(map: SharedMap, peers: Arc<Peers>, events: Arc<EventLog>) -> Arc<Self> {
         let observer = Arc::new(Self { map, peers, events, since: Mutex::default() });
         let mut seen = observer.map.read_map(Map::applied);
+        let newest = observer.map.read_map(|map| map.events().next_back().cloned());
+        if let Some(event) = newest.filter(|it| matches!(it.what, Fact::Recovered { .. })) {
+            observer.events.on_map_event(&event);
+        }
         let weak = Arc::downgrade(&observer);
         let mut applied = observer.map.applied();
         tokio::spawn(async move {

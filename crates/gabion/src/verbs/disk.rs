@@ -1,94 +1,21 @@
 //! `gabion disk check` and `disk show`: a disk that no node uses, read from its first byte to its last.
 
 use crate::bar::Bar;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
+use crate::offline_disk::{OfflineDisk, refused};
 use crate::size::ByteSize;
 use crate::verbs::show;
 use crate::view::table;
-use bytes::Bytes;
 use gabion_store::inspect::{self, BadBlock, Check, FrameStanding, Shown, ShownEntry};
-use gabion_store::{Damage, OutOfService, Part, StoreEvent};
-use gabion_types::DiskError;
+use gabion_store::{Damage, Part, StoreEvent};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// Lines about bad blocks that people get; `--json` has all that the check kept.
 const BAD_LINES_MAX: usize = 20;
-const LOCK_MOST: Duration = Duration::from_secs(2);
-const LOCK_AGAIN: Duration = Duration::from_millis(50);
-
-/// A disk for reading, and nobody writes it meanwhile.
-struct Opened {
-    file: File,
-    bytes: u64,
-}
-
-/// The lock of a node that was killed goes a moment after it: its ring is taken apart by the kernel
-/// in the background.
-fn lock(file: &File, path: &Path) -> Result<(), Failure> {
-    let until = Instant::now() + LOCK_MOST;
-    loop {
-        match file.try_lock_shared() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                std::thread::sleep(LOCK_AGAIN);
-            }
-            Err(TryLockError::WouldBlock) => {
-                let what = format!("a node uses disk {}", path.display());
-                return Err(Failure::new(Exit::Refused, what, "stop that node first"));
-            }
-            Err(TryLockError::Error(error)) => return Err(Failure::io("lock", path, &error)),
-        }
-    }
-}
-
-impl Opened {
-    fn at(path: &Path) -> Result<Self, Failure> {
-        let mut file = File::open(path).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::NotFound {
-                return Failure::new(Exit::NotFound, format!("there is no {}", path.display()), "");
-            }
-            Failure::io("open", path, &error)
-        })?;
-        lock(&file, path)?;
-        let bytes =
-            file.seek(SeekFrom::End(0)).map_err(|e| Failure::io("find the size of", path, &e))?;
-        Ok(Self { file, bytes })
-    }
-
-    fn read(&self, offset: u64, length: u64) -> Result<Bytes, DiskError> {
-        let end = offset.saturating_add(length);
-        if end > self.bytes {
-            return Err(DiskError::PastEnd { end });
-        }
-        let mut buffer = vec![0; usize::try_from(length).expect("a usize has 64 bits here")];
-        match self.file.read_exact_at(&mut buffer, offset) {
-            Ok(()) => Ok(buffer.into()),
-            Err(error) => Err(DiskError::Io { errno: error.raw_os_error().unwrap_or(5) }),
-        }
-    }
-}
-
-fn refused(path: &Path, why: OutOfService) -> Failure {
-    let exit = match why {
-        OutOfService::NotFormatted | OutOfService::TooNew { .. } => Exit::Refused,
-        OutOfService::OtherCluster { .. }
-        | OutOfService::Truncated { .. }
-        | OutOfService::Damaged
-        | OutOfService::Retired
-        | OutOfService::Failed { .. } => Exit::Failed,
-    };
-    let next = "no node would open it; what it held is on the other copies";
-    Failure::new(exit, format!("disk {}: {why}", path.display()), next)
-}
-
 pub fn check(path: &Path, as_json: bool) -> Result<(), Failure> {
-    let disk = Opened::at(path)?;
+    let disk = OfflineDisk::open(path)?;
     let mut bar = Bar::new("reading");
     let mut done = 0;
     let mut progress = |at: inspect::Checked| {
@@ -237,7 +164,7 @@ fn damage_text(damage: &Damage) -> String {
 }
 
 pub fn show_disk(path: &Path, as_json: bool) -> Result<(), Failure> {
-    let disk = Opened::at(path)?;
+    let disk = OfflineDisk::open(path)?;
     let mut read = |offset, length| disk.read(offset, length);
     let shown = inspect::show(disk.bytes, &mut read).map_err(|why| refused(path, why))?;
     show(as_json, &shown_json(path, &shown), || shown_text(path, &shown));

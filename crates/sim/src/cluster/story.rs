@@ -139,7 +139,10 @@ impl Cluster {
     fn tell_fact(&mut self, fact: &Fact) {
         let said_by = |node: &gabion_types::NodeId| who(machine_of(*node));
         match fact {
-            Fact::Initialized | Fact::DiskAdded { .. } | Fact::DiskMoved { .. } => {}
+            Fact::Initialized
+            | Fact::Recovered { .. }
+            | Fact::DiskAdded { .. }
+            | Fact::DiskMoved { .. } => {}
             Fact::NodeRegistered { node, .. } => self.tell(said_by(node), "is a new process"),
             Fact::NodeSilent { node } => {
                 self.tell(said_by(node), "counts as silent: its lease ended");

@@ -133,6 +133,33 @@ impl Client {
         self.call(ask).await.result.map(drop)
     }
 
+    /// `disk`: its id or its path; `node`: the id or the name of its node, or nothing. Its id, when the
+    /// emptying has begun (`cancel`: has ended).
+    pub async fn drain_disk(
+        &self,
+        disk: &str,
+        node: &str,
+        cancel: bool,
+    ) -> Result<u32, ClientError> {
+        let (disk, node) = (disk.to_owned(), node.to_owned());
+        let request = v1::DrainDiskRequest { disk, node, cancel };
+        let ask = |c| {
+            let request = request.clone();
+            async move { ClusterClient::new(c).drain_disk(request).await }
+        };
+        self.call(ask).await.result.map(|answer| answer.disk)
+    }
+
+    /// `node`: the id or the name of a node. Its id, as `drain_disk`.
+    pub async fn drain_node(&self, node: &str, cancel: bool) -> Result<u32, ClientError> {
+        let request = v1::DrainNodeRequest { node: node.to_owned(), cancel };
+        let ask = |c| {
+            let request = request.clone();
+            async move { ClusterClient::new(c).drain_node(request).await }
+        };
+        self.call(ask).await.result.map(|answer| answer.node)
+    }
+
     /// The events that are known; `follow`: then those to come, until the node that tells them is
     /// lost. Errors: also what the stream itself gives, as `ErrorDetail::from_status` reads it.
     pub async fn events(&self, follow: bool) -> Result<Streaming<v1::Event>, ClientError> {

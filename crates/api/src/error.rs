@@ -104,9 +104,11 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::Misaligned
         | ErrorCode::TooLarge => Code::InvalidArgument,
         ErrorCode::OutOfRange => Code::OutOfRange,
-        ErrorCode::NoVolume | ErrorCode::NoNode | ErrorCode::NoSetting | ErrorCode::Gone => {
-            Code::NotFound
-        }
+        ErrorCode::NoVolume
+        | ErrorCode::NoNode
+        | ErrorCode::NoDisk
+        | ErrorCode::NoSetting
+        | ErrorCode::Gone => Code::NotFound,
         ErrorCode::NameTaken => Code::AlreadyExists,
         ErrorCode::Shrinks | ErrorCode::Attached | ErrorCode::TooFewNodes | ErrorCode::Refused => {
             Code::FailedPrecondition

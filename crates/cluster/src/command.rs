@@ -1,5 +1,6 @@
 //! What goes into the consensus log, and what operators ask of the manager.
 
+use crate::map::DrainReason;
 use gabion_types::{
     ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
     RefusedChange, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, VolumeId,
@@ -50,6 +51,16 @@ pub enum Change {
     /// The disk failed for good.
     DiskFailed {
         disk: DiskId,
+    },
+    /// By the manager: it is to be emptied, and why; none: it is used again.
+    DrainDisk {
+        disk: DiskId,
+        why: Option<DrainReason>,
+    },
+    /// As `DrainDisk`, of all disks of a node; the node also hands over what it owns.
+    DrainNode {
+        node: NodeId,
+        why: Option<DrainReason>,
     },
     /// Placement was chosen by the manager; checked again here.
     CreateVolume {
@@ -185,6 +196,15 @@ pub enum AdminRequest {
         name: String,
         value: String,
     },
+    /// Answered when the map has it; the copies move by themselves. `cancel`: it is used again.
+    DrainDisk {
+        disk: DiskId,
+        cancel: bool,
+    },
+    DrainNode {
+        node: NodeId,
+        cancel: bool,
+    },
     /// Answered when it is asked for; it goes on by itself.
     ScrubVolume {
         name: String,
@@ -239,6 +259,20 @@ pub enum AdminError {
     BadValue { value: String, wants: String },
     #[error("there is no such node")]
     NoNode,
+    #[error("there is no such disk")]
+    NoDisk,
+    #[error("the disk failed for good: what it held is copied elsewhere already, or on its way")]
+    DiskFailed,
+    #[error(
+        "its copies have nowhere to go: {wanted} copies need {wanted} nodes with a disk that stays in \
+         service, and {nodes} would be left"
+    )]
+    TooFewNodesLeft { wanted: u8, nodes: u32 },
+    #[error(
+        "its copies have nowhere to go: {left} of {copies} find no room on the other disks, which have \
+         {free_bytes} bytes left to promise"
+    )]
+    NoRoomLeft { left: u32, copies: u32, free_bytes: u64 },
     #[error("the cluster has no majority now; try again when more nodes are up")]
     NoMajority,
     #[error(

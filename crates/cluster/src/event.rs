@@ -1,5 +1,6 @@
 //! What happened to the map, for `gabion events`.
 
+use crate::map::DrainReason;
 use gabion_types::{DiskId, Epoch, Incarnation, MapIndex, NodeId, ScrubFound, ScrubKind, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,24 @@ pub struct MapEvent {
     /// The entry of the log that did it.
     pub index: MapIndex,
     pub what: Fact,
+}
+
+/// What is being emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DrainOf {
+    Disk(DiskId),
+    Node(NodeId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DrainStep {
+    Begun {
+        why: DrainReason,
+    },
+    /// It is used again.
+    Cancelled,
+    /// Nothing is left on it.
+    Done,
 }
 
 /// Plain facts; `segments` counts how many segments of the volume one entry changed.
@@ -52,6 +71,10 @@ pub enum Fact {
     },
     DiskFailed {
         disk: DiskId,
+    },
+    Drain {
+        of: DrainOf,
+        step: DrainStep,
     },
     VolumeCreated {
         volume: VolumeId,

@@ -11,10 +11,10 @@ pub mod settings;
 pub use command::{
     AdminError, AdminReply, AdminRequest, Applied, Change, Command, NodeInfo, Proposer, VolumeSpec,
 };
-pub use event::{Fact, MapEvent};
+pub use event::{DrainOf, DrainStep, Fact, MapEvent};
 pub use manager::Manager;
 pub use map::{
-    CreateOrder, DiskEntry, DiskState, DropOrder, Growth, Map, NodeEntry, NodeState, Scrubbed,
-    Scrubs, VolumeEntry, VolumeState,
+    CreateOrder, DiskEntry, DiskState, Drain, DrainReason, DropOrder, Growth, Map, NodeEntry,
+    NodeState, Scrubbed, Scrubs, VolumeEntry, VolumeState,
 };
 pub use settings::{Setting, Settings};

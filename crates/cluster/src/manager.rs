@@ -2,6 +2,7 @@
 //! nodes' leases, finds owners for volumes that need repair, and carries out what operators ask.
 
 mod admin;
+mod drain;
 mod lease;
 mod repair;
 mod revive;
@@ -10,6 +11,7 @@ mod scrub;
 use crate::command::{AdminError, AdminReply, AdminRequest, Change};
 use crate::map::{Map, NodeState};
 use admin::Admin;
+use drain::Handover;
 use gabion_types::{Duration, Incarnation, Instant, NodeId, Outcome, VolumeId};
 use lease::Leases;
 use repair::Repair;
@@ -99,6 +101,7 @@ pub struct Manager {
     revival: Revival,
     repair: Repair,
     schedule: Schedule,
+    handover: Handover,
     admin: Admin,
     /// Asked before this node's term stood in the map. Bounded by `EARLY_MAX`.
     early: VecDeque<(u64, AdminRequest)>,
@@ -141,6 +144,7 @@ impl Manager {
             revival: Revival::default(),
             repair: Repair::default(),
             schedule: Schedule::default(),
+            handover: Handover::default(),
             admin: Admin::default(),
             early: VecDeque::new(),
             proposals: Proposals::default(),
@@ -276,6 +280,7 @@ impl Manager {
             self.effects.extend(self.leases.next_confirm(now, term));
             self.repair.conclude(now, map, &mut self.proposals);
             self.schedule.conclude(now, map, &mut self.proposals);
+            self.effects.extend(self.handover.next_asked(now, map));
         }
         self.admin.conclude(now, map, &mut self.proposals);
         self.effects.extend(self.admin.done.drain(..));

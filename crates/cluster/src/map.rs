@@ -2,6 +2,7 @@
 //! same entries and has the same map.
 
 mod apply;
+mod drain;
 mod entry;
 mod executed;
 mod members;
@@ -12,7 +13,8 @@ mod scrub;
 mod volumes;
 
 pub use entry::{
-    DiskEntry, DiskState, Growth, NodeEntry, NodeState, Scrubbed, Scrubs, VolumeEntry, VolumeState,
+    DiskEntry, DiskState, Drain, DrainReason, Growth, NodeEntry, NodeState, Scrubbed, Scrubs,
+    VolumeEntry, VolumeState,
 };
 pub use executed::EXECUTED_MAX;
 pub use orders::{CreateOrder, DropOrder};
@@ -158,6 +160,7 @@ impl Map {
             owner_epoch: entry.owner_epoch,
             clean: entry.clean,
             segments: entry.segments.clone(),
+            draining: self.draining_of(&entry.segments),
             homes: self.homes(&entry.segments),
             scrub: entry.scrub.wanted,
         })

@@ -6,6 +6,7 @@
 use crate::map::Map;
 use crate::map::room::{Avoid, Room, copy_bytes};
 use gabion_types::{DiskId, NodeId};
+use std::collections::BTreeSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
@@ -80,8 +81,55 @@ pub fn free_bytes(map: &Map, rf: u8) -> u64 {
     placeable.min(capacity_bytes(map) / u64::from(rf.max(1)))
 }
 
-/// Of all disks in service.
+/// Of all disks in service that stay.
 pub fn capacity_bytes(map: &Map) -> u64 {
-    let in_service = map.disks().values().filter(|disk| disk.is_in_service());
-    in_service.fold(0, |sum, disk| sum.saturating_add(disk.capacity_bytes))
+    let in_service = map.disks().iter().filter(|(_, disk)| disk.is_in_service());
+    let stay = in_service.filter(|(id, _)| !map.is_draining(**id));
+    stay.fold(0, |sum, (_, disk)| sum.saturating_add(disk.capacity_bytes))
+}
+
+/// Why disks cannot be emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    #[error("fewer nodes than copies: {nodes}, {wanted} copies")]
+    TooFewNodes { wanted: u8, nodes: u32 },
+    #[error("no room for {left} of {copies} copies")]
+    NoRoom { left: u32, copies: u32, free_bytes: u64 },
+}
+
+/// Whether every copy on these disks has a place elsewhere, by what is promised.
+pub fn can_empty(map: &Map, disks: &BTreeSet<DiskId>) -> Result<(), DrainError> {
+    let mut room = Room::of(map).without(disks.iter());
+    let (nodes, free_bytes) = (room.nodes(), room.total());
+    let goes = |disk: &DiskId| disks.contains(disk) || map.is_draining(*disk);
+    let (mut copies, mut left) = (0, 0);
+    for volume in map.volumes().values() {
+        let wanted = volume.spec.rf;
+        let growth = volume.growth.iter().flat_map(|growth| &growth.segments);
+        for (place, members) in volume.segments.iter().chain(growth).enumerate() {
+            let going = members.write_set().filter(|disk| disks.contains(disk)).count();
+            if going == 0 {
+                continue;
+            }
+            if nodes < usize::from(wanted) {
+                let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+                return Err(DrainError::TooFewNodes { wanted, nodes });
+            }
+            let bytes = copy_bytes(map.limits().segment, volume.size_promised(), place);
+            let staying = members.write_set().filter(|disk| !goes(disk));
+            let mut avoid = Avoid::default();
+            avoid.nodes.extend(staying.filter_map(|disk| map.disk(disk)).map(|disk| disk.node));
+            for _ in 0..going {
+                copies += 1;
+                match room.pick(&avoid, bytes) {
+                    Some(disk) => {
+                        room.take(disk, bytes);
+                        avoid.nodes.extend(map.disk(disk).map(|entry| entry.node));
+                    }
+                    None => left += 1,
+                }
+            }
+        }
+    }
+    if left == 0 { Ok(()) } else { Err(DrainError::NoRoom { left, copies, free_bytes }) }
 }

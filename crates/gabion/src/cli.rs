@@ -252,12 +252,37 @@ pub enum NodeVerb {
     },
     /// All nodes, and how they are
     List,
+    /// Empty all disks of a node and hand over what it owns: it may be taken away when that is done
+    Drain {
+        /// Its id or its name
+        node: String,
+        /// Until nothing is left on it
+        #[arg(long, conflicts_with = "cancel")]
+        wait: bool,
+        /// It is used again
+        #[arg(long)]
+        cancel: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum DiskVerb {
     /// All disks, and how they are
     List,
+    /// Empty a disk: its copies move to others, none is missed meanwhile; it may be taken away then
+    Drain {
+        /// Its id or its path
+        disk: String,
+        /// Id or name of its node, where several have that path
+        #[arg(long)]
+        node: Option<String>,
+        /// Until nothing is left on it
+        #[arg(long, conflicts_with = "cancel")]
+        wait: bool,
+        /// It is used again
+        #[arg(long)]
+        cancel: bool,
+    },
     /// Read a disk that no node uses from end to end, verify every structure and block; exit code 0 if all is good
     Check { path: PathBuf },
     /// What lies where on a disk that no node uses: superblock, journal, map

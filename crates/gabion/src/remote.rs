@@ -63,6 +63,14 @@ impl Remote {
         self.wait(self.client.disks())
     }
 
+    pub fn drain_disk(&self, disk: &str, node: &str, cancel: bool) -> Result<u32, Failure> {
+        self.wait(self.client.drain_disk(disk, node, cancel))
+    }
+
+    pub fn drain_node(&self, node: &str, cancel: bool) -> Result<u32, Failure> {
+        self.wait(self.client.drain_node(node, cancel))
+    }
+
     pub fn settings(&self) -> Result<Vec<v1::Setting>, Failure> {
         self.wait(self.client.settings())
     }
@@ -138,7 +146,9 @@ fn refused(detail: &v1::ErrorDetail) -> Failure {
 fn exit_of(code: v1::ErrorCode) -> Exit {
     use v1::ErrorCode as Code;
     match code {
-        Code::NoVolume | Code::NoNode | Code::NoSetting | Code::Gone => Exit::NotFound,
+        Code::NoVolume | Code::NoNode | Code::NoDisk | Code::NoSetting | Code::Gone => {
+            Exit::NotFound
+        }
         Code::BadName
         | Code::BadSize
         | Code::BadRf

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod disk;
+pub mod drain;
 pub mod node;
 pub mod recover;
 pub mod scrub;
@@ -28,6 +29,10 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Node(verb) => node::run(verb, cli.json, remote),
         Verb::Status { watch } => status::run(&remote()?, *watch, cli.json),
         Verb::Disk(DiskVerb::List) => status::disks(&remote()?, cli.json),
+        Verb::Disk(DiskVerb::Drain { disk, node, wait, cancel }) => {
+            let node = node.as_deref().unwrap_or_default();
+            drain::disk(&remote()?, disk, node, drain::Wish::of(*wait, *cancel), cli.json)
+        }
         Verb::Disk(DiskVerb::Check { path }) => disk::check(path, cli.json),
         Verb::Disk(DiskVerb::Show { path }) => disk::show_disk(path, cli.json),
         Verb::Volume(verb) => volume::run(&remote()?, verb, cli.json),

@@ -14,6 +14,7 @@ pub fn status(status: &v1::StatusResponse) -> Value {
         "answered_by": status.answered_by.to_string(),
         "health": health(status.health),
         "problems": status.problems,
+        "notes": status.notes,
         "nodes": status.nodes.iter().map(node).collect::<Vec<_>>(),
         "volumes": status.volumes.iter().map(volume).collect::<Vec<_>>(),
         "capacity": status.capacity.as_ref().map(|capacity| json!({
@@ -30,7 +31,9 @@ pub fn node(node: &v1::Node) -> Value {
     let mut shown = object(json!({
         "id": node.id.to_string(),
         "name": node.name,
-        "state": node_state(node.state),
+        "state": node_state(node),
+        "drain": drain(node.drain),
+        "drain_waits": node.drain_waits,
         "since_ms": node.since_ms,
         "leader": node.leader,
         "reachable": node.reachable,
@@ -54,7 +57,9 @@ pub fn disk(disk: &v1::Disk) -> Value {
         "node": disk.node.to_string(),
         "uuid": disk.uuid,
         "path": disk.path,
-        "state": disk_state(disk.state),
+        "state": disk_state(disk),
+        "drain": drain(disk.drain),
+        "to_drop": disk.to_drop,
         "capacity_bytes": disk.capacity_bytes,
         "used_bytes": disk.used_bytes,
         "corrupt_blocks": disk.corrupt_blocks,
@@ -261,17 +266,28 @@ pub fn health(number: i32) -> &'static str {
     }
 }
 
-pub fn node_state(number: i32) -> &'static str {
-    match v1::NodeState::try_from(number) {
-        Ok(v1::NodeState::Up) => "up",
+/// None: it is used.
+fn drain(number: i32) -> Option<&'static str> {
+    match v1::Drain::try_from(number) {
+        Ok(v1::Drain::Draining) => Some("draining"),
+        Ok(v1::Drain::Drained) => Some("drained"),
+        Ok(v1::Drain::Unspecified) | Err(_) => None,
+    }
+}
+
+/// Of one that is well, also whether it is being emptied.
+pub fn node_state(node: &v1::Node) -> &'static str {
+    match v1::NodeState::try_from(node.state) {
+        Ok(v1::NodeState::Up) => drain(node.drain).unwrap_or("up"),
         Ok(v1::NodeState::Silent) => "silent",
         Ok(v1::NodeState::Unknown | v1::NodeState::Unspecified) | Err(_) => "unknown",
     }
 }
 
-pub fn disk_state(number: i32) -> &'static str {
-    match v1::DiskState::try_from(number) {
-        Ok(v1::DiskState::InService) => "in_service",
+/// As `node_state`.
+pub fn disk_state(disk: &v1::Disk) -> &'static str {
+    match v1::DiskState::try_from(disk.state) {
+        Ok(v1::DiskState::InService) => drain(disk.drain).unwrap_or("in_service"),
         Ok(v1::DiskState::Failed) => "failed",
         Ok(v1::DiskState::Away) => "away",
         Ok(v1::DiskState::Missing) => "missing",

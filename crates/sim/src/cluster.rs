@@ -5,6 +5,7 @@
 
 mod damage;
 mod describe;
+mod emptying;
 mod fault;
 mod frail;
 mod guest;
@@ -26,6 +27,7 @@ use crate::caught::caught;
 use crate::consensus::{Consensus, ConsensusEvent};
 use crate::disk::VirtualDisk;
 use crate::invariants::exactly_once::ExactlyOnce;
+use crate::invariants::never_fewer::NeverFewer;
 use crate::net::{Machine, NetEvent, Network};
 use crate::oracle::{Broken, Oracle};
 use crate::report::{Options, Report};
@@ -123,6 +125,7 @@ pub struct Cluster {
     places: BTreeMap<VolumeId, usize>,
     orphans: Vec<Orphan>,
     requests: ExactlyOnce,
+    copies: NeverFewer,
     /// Blocks whose writes were acknowledged last.
     acked: VecDeque<Acked>,
     /// A block that every copy has lost, if there is one.
@@ -207,6 +210,7 @@ impl Cluster {
             places: BTreeMap::new(),
             orphans: Vec::new(),
             requests: ExactlyOnce::default(),
+            copies: NeverFewer::default(),
             acked: VecDeque::new(),
             lost: None,
             operator: Operator::default(),
@@ -340,6 +344,9 @@ impl Cluster {
         }
         if let NodeEvent::Volume { event: VolumeEvent::Lost { blocks, .. }, .. } = event {
             *self.counts.entry("blocks-scrubs-lost").or_default() += u64::from(*blocks);
+        }
+        if let NodeEvent::Volume { volume, event: VolumeEvent::MemberFailed { disk, .. } } = event {
+            self.copies.on_failed(*volume, *disk);
         }
         // From here on the last owner does nothing more.
         if let NodeEvent::Volume { volume, event: VolumeEvent::TookOver { .. } } = event {

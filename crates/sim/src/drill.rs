@@ -134,7 +134,8 @@ const MUCH_WRITTEN: Storm = Storm {
 /// The world in which it is found soonest.
 pub fn world(flaw: Flaw) -> World {
     use FaultKind::{
-        BitRot, Cut, Isolate, Kill, Move, Pause, PowerCut, PowerCutAll, Reset, SlowDisk,
+        BitRot, Cut, EmptyDisk, EmptyNode, Isolate, Kill, Move, Pause, PowerCut, PowerCutAll,
+        Reset, SlowDisk,
     };
     let storm = |faults| Storm { faults, ..CALM };
     match flaw {
@@ -186,6 +187,7 @@ pub fn world(flaw: Flaw) -> World {
             ..storm(&[])
         }),
         Flaw::AwakeForNothing => storming(storm(&[Isolate])),
+        Flaw::RemovedBeforeReplaced => storming(storm(&[EmptyDisk, EmptyNode])),
         Flaw::LeakedSlot => {
             storming(Storm { depth: 16, think: BUSY, disk_times: SLOW, ..storm(&[Reset]) })
         }

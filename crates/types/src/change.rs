@@ -30,6 +30,9 @@ pub struct Removal {
     pub compare_all: bool,
     /// It may be back soon (its node is only silent): filling of its stand-in waits.
     pub may_return: bool,
+    /// Another copy has its place: refused where fewer in-sync copies than wanted would be left.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,8 @@ pub enum RefusedChange {
     NotOwner,
     #[error("the last in-sync replica of a segment cannot be removed")]
     LastInSync,
+    #[error("fewer in-sync copies than wanted would be left")]
+    TooFewCopies,
     #[error("no disk has room for the segment on a node without a copy")]
     NoRoom,
     #[error("no such volume, segment, disk, node or replica")]

@@ -87,10 +87,12 @@ pub enum Flaw {
     NeverPromoted,
     /// A node wants to renew its lease also while there is nobody to ask.
     AwakeForNothing,
+    /// A copy on a disk that is being emptied goes before another one has its place.
+    RemovedBeforeReplaced,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -136,6 +138,7 @@ impl Flaw {
         Self::TornMerge,
         Self::NeverPromoted,
         Self::AwakeForNothing,
+        Self::RemovedBeforeReplaced,
     ];
 }
 

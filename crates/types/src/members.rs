@@ -5,7 +5,7 @@ use crate::ids::{DiskId, NodeId, VolumeId};
 use crate::scrub::ScrubAsk;
 use crate::version::Epoch;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A replica that takes all new writes while it is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,8 @@ pub struct VolumeView {
     pub segments: Vec<SegmentMembers>,
     /// Which node each disk that is named above hangs on.
     pub homes: BTreeMap<DiskId, NodeId>,
+    /// Disks of those named above that are being emptied: what they hold is to be moved.
+    pub draining: BTreeSet<DiskId>,
     /// To be done by the owner.
     pub scrub: Option<ScrubAsk>,
 }

@@ -123,14 +123,11 @@ impl Volume {
         if self.settings.flaws.has(Flaw::FillsWithoutBound) {
             most = usize::MAX;
         }
-        let ready: Vec<JoinerKey> = self
-            .joiners
-            .iter()
-            .filter(|key| !self.fills.contains_key(key) && self.may_fill(now, **key))
-            .take(most)
-            .copied()
-            .collect();
-        for key in ready {
+        let ready = |key: &&JoinerKey| !self.fills.contains_key(key) && self.may_fill(now, **key);
+        let mut ready: Vec<JoinerKey> = self.joiners.iter().filter(ready).copied().collect();
+        // What is missing comes before what only moves.
+        ready.sort_by_key(|(index, _)| self.is_complete(*index));
+        for key in ready.into_iter().take(most) {
             self.begin_fill(now, key);
         }
         let keys: Vec<JoinerKey> = self.fills.keys().copied().collect();
@@ -140,6 +137,7 @@ impl Volume {
     }
 
     /// A stand-in for a silent node's replica waits, and for good where that one is on its way back.
+    /// One that is there when all are may only stay to take the place of one that moves.
     fn may_fill(&self, now: Instant, (index, disk): JoinerKey) -> bool {
         let members = self.members(index);
         let segment = self.segment(index);
@@ -147,8 +145,9 @@ impl Volume {
         let Some(joiner) = segment.joiners.get(&disk) else { return false };
         let real = members.joining.iter().filter(|joining| !joining.fill_waits).count();
         let enough = members.in_sync.len() + real >= usize::from(self.view.rf);
-        let waits =
-            joining.fill_waits && (enough || now.since(joiner.seen) < self.settings.rebuild_wait);
+        let moves = self.is_complete(index) && !self.is_surplus(index, disk);
+        let stands_in = joining.fill_waits && !moves;
+        let waits = stands_in && (enough || now.since(joiner.seen) < self.settings.rebuild_wait);
         segment.is_serving() && joiner.frozen().is_some() && !waits && self.releasing.is_none()
     }
 

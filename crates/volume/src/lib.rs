@@ -9,6 +9,7 @@ mod holes;
 mod io;
 mod members;
 mod mend;
+mod moves;
 mod order;
 mod proof;
 mod proposals;

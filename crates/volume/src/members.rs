@@ -246,6 +246,7 @@ impl Volume {
             let index = self.segments[at].index;
             let members = self.members(index);
             let whole = members.in_sync.len() == rf
+                && self.movers(index) == 0
                 && members.joining.is_empty()
                 && members.stale.is_empty();
             let failing = members.write_set().any(|disk| self.failure_of(index, disk).is_some());

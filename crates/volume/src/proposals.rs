@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Replicas named in one entry of the map's log; the rest follows in the next one.
-const REPLICAS_PER_ENTRY: usize = 4096;
+pub(crate) const REPLICAS_PER_ENTRY: usize = 4096;
 /// The map had no room for a copy: asked again after so long, and up to half as long again.
 const NO_ROOM_WAIT: Duration = Duration::from_secs(5);
 /// A new copy on a disk of the map's choice that fails within so long was a bad choice: the next
@@ -31,6 +31,8 @@ pub(crate) struct Proposals {
     not_before: Instant,
     /// After the map had no room, or its choice failed.
     no_copies_before: Instant,
+    /// After the map had no room for a copy that is only to move.
+    no_moves_before: Instant,
     copies_failed: u32,
 }
 
@@ -44,9 +46,11 @@ struct Open {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Members,
     NewCopies,
+    /// New ones, while all that are wanted are there.
+    Moves,
     Forget,
     Release,
 }
@@ -57,7 +61,7 @@ impl Proposals {
     // rule: volume/undecided-change-freezes-acknowledgements
     pub(crate) fn freezes(&self, index: SegmentIndex) -> bool {
         self.open.as_ref().is_some_and(|open| match open.kind {
-            Kind::Members | Kind::NewCopies => open.segments.contains(&index),
+            Kind::Members | Kind::NewCopies | Kind::Moves => open.segments.contains(&index),
             Kind::Forget => false,
             Kind::Release => true,
         })
@@ -86,11 +90,13 @@ impl Volume {
         let _proposed = self.propose_removals(now)
             || self.propose_promotions()
             || self.propose_surplus()
+            || self.propose_moved_away()
             || self.propose_forgets()
-            || self.propose_joins(now);
+            || self.propose_joins(now)
+            || self.propose_moves(now);
     }
 
-    fn emit(
+    pub(crate) fn emit(
         &mut self,
         kind: Kind,
         segments: impl IntoIterator<Item = SegmentIndex>,
@@ -164,15 +170,17 @@ impl Volume {
         self.emit(Kind::Members, segments, change)
     }
 
-    /// Joiners that have everything, as many as are missing.
+    /// Joiners that have everything, as many as are missing or have to move.
     fn propose_promotions(&mut self) -> bool {
         let mut promotes: Vec<Promotion> = Vec::new();
         for (segment, disk) in &self.joiners {
             let Some(joiner) = self.segment(*segment).joiners.get(disk) else { continue };
-            let same = promotes.iter().rev().take_while(|other| other.segment == *segment);
-            let in_sync = self.members(*segment).in_sync.len() + same.count();
+            let same = promotes.iter().rev().take_while(|other| other.segment == *segment).count();
+            let in_sync = self.members(*segment).in_sync.len() + same;
+            let missing = in_sync < usize::from(self.view.rf);
+            let moves = !self.is_draining(*disk) && same < self.movers(*segment);
             if joiner.step == JoinStep::Filled
-                && in_sync < usize::from(self.view.rf)
+                && (missing || moves)
                 && promotes.len() < REPLICAS_PER_ENTRY
             {
                 let joined = joiner.joined;
@@ -188,13 +196,14 @@ impl Volume {
         self.emit(Kind::Members, segments, change)
     }
 
-    fn is_complete(&self, index: SegmentIndex) -> bool {
-        self.members(index).in_sync.len() >= usize::from(self.view.rf)
+    /// The map may have room, and its last choice was a good one.
+    pub(crate) fn may_place(&self, now: Instant) -> bool {
+        now >= self.proposals.no_copies_before.max(self.proposals.no_moves_before)
     }
 
     /// Joiners of segments that have all their copies.
     fn propose_surplus(&mut self) -> bool {
-        let surplus = self.joiners.iter().filter(|(index, _)| self.is_complete(*index));
+        let surplus = self.joiners.iter().filter(|(index, disk)| self.is_surplus(*index, *disk));
         let removals: Vec<Removal> = surplus
             .take(REPLICAS_PER_ENTRY)
             .map(|(segment, disk)| Removal {
@@ -202,6 +211,7 @@ impl Volume {
                 disk: *disk,
                 compare_all: false,
                 may_return: false,
+                replaced: false,
             })
             .collect();
         if removals.is_empty() {
@@ -314,6 +324,10 @@ impl Volume {
             // The view has moved on: what is needed is proposed anew from it.
             RefusedChange::OtherEpoch => {}
             RefusedChange::NotOwner | RefusedChange::OtherIncarnation => self.superseded = true,
+            RefusedChange::NoRoom if open.kind == Kind::Moves => {
+                let wait = NO_ROOM_WAIT + Duration::from_millis(self.prng.below(2500));
+                self.proposals.no_moves_before = now + wait;
+            }
             RefusedChange::NoRoom => {
                 // A disk that is not there any more, or full: another one takes its place.
                 for disk in &open.returning {
@@ -326,6 +340,7 @@ impl Volume {
                 }
             }
             RefusedChange::LastInSync
+            | RefusedChange::TooFewCopies
             | RefusedChange::NotFound
             | RefusedChange::NameTaken
             | RefusedChange::Invalid
@@ -345,5 +360,5 @@ fn removal(segment: SegmentIndex, disk: DiskId, why: MemberFailure) -> Removal {
             (false, false)
         }
     };
-    Removal { segment, disk, compare_all, may_return }
+    Removal { segment, disk, compare_all, may_return, replaced: false }
 }

@@ -1,6 +1,6 @@
 //! What operators ask: checked, placed, proposed, and answered when the whole of it is done.
 
-use super::{Effect, Proposals, Purpose};
+use super::{Effect, Proposals, Purpose, drain};
 use crate::command::{AdminError, AdminReply, AdminRequest, Change, VolumeSpec};
 use crate::map::{Map, RF_MAX, VolumeEntry, VolumeState, is_volume_name};
 use crate::placement::{PlacementError, Wanted, free_bytes, place};
@@ -56,6 +56,8 @@ enum Task {
     Move { volume: VolumeId, to: NodeId },
     Set { name: String, value: String },
     Scrub { volume: VolumeId, kind: ScrubKind },
+    DrainDisk { disk: DiskId, cancel: bool },
+    DrainNode { node: NodeId, cancel: bool },
 }
 
 /// What comes next of a job.
@@ -200,7 +202,11 @@ impl Task {
                 why,
                 RefusedChange::Busy | RefusedChange::OtherEpoch | RefusedChange::OtherIncarnation
             ),
-            Self::Delete { .. } | Self::Set { .. } | Self::Scrub { .. } => false,
+            Self::Delete { .. }
+            | Self::Set { .. }
+            | Self::Scrub { .. }
+            | Self::DrainDisk { .. }
+            | Self::DrainNode { .. } => false,
         }
     }
 
@@ -219,7 +225,9 @@ impl Task {
             | Self::Resize { .. }
             | Self::Move { .. }
             | Self::Set { .. }
-            | Self::Scrub { .. } => AdminError::NotReleased,
+            | Self::Scrub { .. }
+            | Self::DrainDisk { .. }
+            | Self::DrainNode { .. } => AdminError::NotReleased,
         }
     }
 }
@@ -236,6 +244,8 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::MoveVolume { name, to } => Task::Move { volume: find(&name)?, to },
         AdminRequest::SetSetting { name, value } => Task::Set { name, value },
         AdminRequest::ScrubVolume { name, kind } => Task::Scrub { volume: find(&name)?, kind },
+        AdminRequest::DrainDisk { disk, cancel } => Task::DrainDisk { disk, cancel },
+        AdminRequest::DrainNode { node, cancel } => Task::DrainNode { node, cancel },
     })
 }
 
@@ -251,6 +261,10 @@ fn plan(map: &Map, task: Task) -> Step {
             let change = Change::WantScrub { volume, kind };
             Ok(Step::Propose(Task::Scrub { volume, kind }, change))
         }
+        Task::DrainDisk { disk, cancel } => drain::of_disk(map, disk, cancel)
+            .map(|change| Step::Propose(Task::DrainDisk { disk, cancel }, change)),
+        Task::DrainNode { node, cancel } => drain::of_node(map, node, cancel)
+            .map(|change| Step::Propose(Task::DrainNode { node, cancel }, change)),
     };
     step.unwrap_or_else(refused)
 }
@@ -365,9 +379,12 @@ fn on_done(map: &Map, task: &Task) -> Step {
             None => refused(AdminError::NoVolume),
         },
         Task::Resize { volume, .. } => Step::Make { volume: *volume, created: false },
-        Task::Delete { .. } | Task::Move { .. } | Task::Set { .. } | Task::Scrub { .. } => {
-            Step::Answer(AdminReply::Done)
-        }
+        Task::Delete { .. }
+        | Task::Move { .. }
+        | Task::Set { .. }
+        | Task::Scrub { .. }
+        | Task::DrainDisk { .. }
+        | Task::DrainNode { .. } => Step::Answer(AdminReply::Done),
     }
 }
 
@@ -406,6 +423,7 @@ fn error_of(why: RefusedChange) -> AdminError {
         RefusedChange::OtherEpoch
         | RefusedChange::NotOwner
         | RefusedChange::LastInSync
+        | RefusedChange::TooFewCopies
         | RefusedChange::NoRoom
         | RefusedChange::Invalid
         | RefusedChange::Busy

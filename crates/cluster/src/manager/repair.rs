@@ -91,12 +91,16 @@ impl Repair {
             let below = members.in_sync.len() < rf;
             let joins = members.joining.iter().any(|joining| is_there(map, joining.disk));
             let returns = members.stale.iter().any(|stale| is_there(map, stale.disk));
+            let stays = |disk: &&DiskId| !gone(**disk) && !map.is_draining(**disk);
             let left = members.in_sync.iter().filter(|disk| !gone(**disk)).count();
-            let surplus = !members.joining.is_empty() || !members.stale.is_empty();
+            let staying = members.in_sync.iter().filter(stays).count();
+            let surplus = !members.joining.is_empty()
+                || !members.stale.is_empty()
+                || members.in_sync.len() > rf;
             if below {
                 joins || returns || has_place(map, room, members, bytes)
             } else {
-                surplus || (left < rf && left > 0 && has_place(map, room, members, bytes))
+                surplus || (staying < rf && left > 0 && has_place(map, room, members, bytes))
             }
         })
     }
@@ -129,14 +133,15 @@ fn is_there(map: &Map, disk: DiskId) -> bool {
 fn has_place(map: &Map, room: &Room, members: &SegmentMembers, bytes: u64) -> bool {
     let mut avoid = Avoid::default();
     avoid.disks.extend(members.stale.iter().map(|stale| stale.disk));
-    // Another disk of a node takes the place of one that is out.
-    let there = members.write_set().filter_map(|disk| map.disk(disk));
+    // Another disk of a node takes the place of one that is out, or is being emptied.
+    let stay = members.write_set().filter(|disk| !map.is_draining(*disk));
+    let there = stay.filter_map(|disk| map.disk(disk));
     avoid.nodes.extend(there.filter(|disk| disk.is_in_service()).map(|disk| disk.node));
     !map.too_many_away() && room.pick(&avoid, bytes).is_some()
 }
 
 /// The living node with the most in-sync copies; of equals the one that owns the least, then the
-/// lower id.
+/// lower id. One that is being emptied hands over what it owns: any other comes before it.
 fn best_owner(map: &Map, volume: &VolumeEntry) -> Option<NodeId> {
     let mut copies: BTreeMap<NodeId, usize> = BTreeMap::new();
     for disk in volume.segments.iter().flat_map(|members| &members.in_sync) {
@@ -146,13 +151,19 @@ fn best_owner(map: &Map, volume: &VolumeEntry) -> Option<NodeId> {
             *copies.entry(entry.node).or_insert(0) += 1;
         }
     }
+    let stays = |node: &NodeId| map.node(*node).is_some_and(|entry| entry.drain.is_none());
+    if !copies.keys().any(stays) {
+        let others = map.nodes().keys().filter(|node| stays(node) && map.is_alive(**node));
+        copies.extend(others.map(|node| (*node, 0)));
+    }
     let owned = |node: NodeId| {
         map.volumes().values().filter(|v| v.owner.is_some_and(|(owner, _)| owner == node)).count()
     };
     copies
         .into_iter()
         .max_by_key(|(node, copies)| {
-            (*copies, std::cmp::Reverse(owned(*node)), std::cmp::Reverse(*node))
+            let fewest = (std::cmp::Reverse(owned(*node)), std::cmp::Reverse(*node));
+            (stays(node), *copies, fewest)
         })
         .map(|(node, _)| node)
 }

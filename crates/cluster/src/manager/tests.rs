@@ -1,6 +1,7 @@
 //! The manager of node n1 in a small cluster; the test is the log.
 
 mod admin;
+mod drain;
 mod lease;
 mod repair;
 mod safety;

@@ -34,6 +34,7 @@ impl Map {
             Ok(()) => Outcome::Done,
             Err(refused) => Outcome::Refused(refused),
         };
+        self.conclude_drains();
         if let Some(node) = self.nodes.get_mut(&from.node).filter(|node| is_from(node, *from)) {
             node.executed.record(from.number, outcome);
         }
@@ -50,6 +51,8 @@ impl Map {
             }
             Change::DiskFailed { disk } => self.disk_failed(*disk),
             Change::DiskMissing { disk } => self.disk_missing(from, *disk),
+            Change::DrainDisk { disk, why } => self.drain_disk(*disk, *why),
+            Change::DrainNode { node, why } => self.drain_node(*node, *why),
             Change::CreateVolume { spec, placement } => self.create_volume(spec, placement),
             Change::Created { volume, disk, creation } => {
                 self.created(from, *volume, *disk, *creation)
@@ -119,6 +122,7 @@ impl Map {
                 state: NodeState::Alive,
                 since,
                 lease,
+                drain: None,
                 past: VecDeque::new(),
                 executed: Executed::default(),
             };
@@ -277,8 +281,8 @@ impl Map {
 
 impl DiskEntry {
     pub(crate) fn new(uuid: [u8; 16], node: NodeId, capacity_bytes: u64, path: String) -> Self {
-        let state = DiskState::InService;
-        Self { uuid, node, capacity_bytes, path, state, to_drop: BTreeMap::new() }
+        let (state, drain) = (DiskState::InService, None);
+        Self { uuid, node, capacity_bytes, path, state, drain, to_drop: BTreeMap::new() }
     }
 }
 

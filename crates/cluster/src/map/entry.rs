@@ -20,6 +20,9 @@ pub struct NodeEntry {
     /// How long a renewal holds. Fixed when the incarnation registers, so that the node and every
     /// manager mean the same by it, however far behind the node's map is.
     pub lease: Duration,
+    /// All its disks are being emptied, and its volumes handed over.
+    #[serde(default)]
+    pub drain: Option<Drain>,
     pub(crate) past: VecDeque<Incarnation>,
     pub(crate) executed: Executed,
 }
@@ -38,9 +41,26 @@ pub struct DiskEntry {
     pub capacity_bytes: u64,
     pub path: String,
     pub state: DiskState,
+    /// It is being emptied by itself; see also its node.
+    #[serde(default)]
+    pub drain: Option<Drain>,
     /// Replicas that this disk is to drop, each until `Dropped` says that it has. None of them is a
     /// member or stale in the map.
     pub(crate) to_drop: BTreeMap<VolumeId, BTreeMap<SegmentIndex, DropMark>>,
+}
+
+/// What is being emptied gets no new copy, and its own move elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    pub why: DrainReason,
+    /// Nothing is left on it: it may be taken away.
+    pub done: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum DrainReason {
+    /// Somebody wants it so.
+    Operator,
 }
 
 /// Which replica is dropped: its creation epoch, and the volume's epoch when it was ordered.
@@ -140,6 +160,11 @@ impl DiskEntry {
     /// It has a replica of that segment that it is still to drop.
     pub fn is_to_drop(&self, volume: VolumeId, segment: SegmentIndex) -> bool {
         self.to_drop.get(&volume).is_some_and(|segments| segments.contains_key(&segment))
+    }
+
+    /// Replicas that it is still to drop.
+    pub fn to_drop(&self) -> usize {
+        self.to_drop.values().map(BTreeMap::len).sum()
     }
 
     pub(crate) fn dropped(&mut self, (volume, segment): (VolumeId, SegmentIndex)) {

@@ -166,11 +166,18 @@ impl<'a> Draft<'a> {
         Ok(self.done.touched.entry(place).or_insert_with(|| members.clone()))
     }
 
+    /// As this entry leaves it so far.
+    fn members(&self, index: SegmentIndex) -> Option<&SegmentMembers> {
+        let place = usize::try_from(index.get()).ok()?;
+        self.done.touched.get(&place).or_else(|| self.volume.segments.get(place))
+    }
+
     fn count(&mut self, kind: Kind, disk: DiskId) {
         *self.done.tally.entry((kind, disk)).or_insert(0) += 1;
     }
 
     // rule: cluster/in-sync-never-empty
+    // rule: cluster/replaced-before-it-is-removed
     fn remove_members(&mut self, removals: &[Removal]) -> Result<(), RefusedChange> {
         let epoch = self.epoch;
         let mut left = Vec::new();
@@ -181,6 +188,11 @@ impl<'a> Draft<'a> {
         }
         if self.done.touched.values().any(|members| members.in_sync.is_empty()) {
             return Err(RefusedChange::LastInSync);
+        }
+        for removal in removals.iter().filter(|removal| removal.replaced) {
+            if self.segment(removal.segment)?.in_sync.len() < self.rf {
+                return Err(RefusedChange::TooFewCopies);
+            }
         }
         for (segment, leaver) in left {
             self.keep_or_drop(segment, leaver)?;
@@ -229,7 +241,8 @@ impl<'a> Draft<'a> {
             .collect();
         let touched: Vec<_> = self.done.touched.keys().copied().collect();
         for index in touched.into_iter().map(segment_at) {
-            while self.add_picked(index, &avoid, may_return.contains(&index)) {}
+            let may_return = may_return.contains(&index);
+            while self.is_below_rf(index, |_| true) && self.add_picked(index, &avoid, may_return) {}
         }
     }
 
@@ -242,7 +255,10 @@ impl<'a> Draft<'a> {
             self.segment(*index)?;
             added |= match disk {
                 Some(disk) => self.add_named(*index, *disk)?,
-                None => self.add_picked(*index, &Avoid::default(), false),
+                None => {
+                    self.is_below_rf(*index, |disk| !self.map.is_draining(disk))
+                        && self.add_picked(*index, &Avoid::default(), false)
+                }
             };
         }
         if added { Ok(()) } else { Err(RefusedChange::NoRoom) }
@@ -272,9 +288,15 @@ impl<'a> Draft<'a> {
         Ok(true)
     }
 
-    /// The map picks, if the segment is below rf with its joiners: false where none has room.
+    /// With its joiners, counted those that `counts` says.
+    fn is_below_rf(&self, index: SegmentIndex, counts: impl Fn(DiskId) -> bool) -> bool {
+        let Some(members) = self.members(index) else { return false };
+        members.write_set().filter(|disk| counts(*disk)).count() < self.rf
+    }
+
+    /// The map picks: false where none has room.
     fn add_picked(&mut self, index: SegmentIndex, avoid: &Avoid, fill_waits: bool) -> bool {
-        let (joined, rf, volume) = (self.epoch, self.rf, self.volume.id);
+        let (joined, volume) = (self.epoch, self.volume.id);
         if self.too_many_away {
             return false;
         }
@@ -282,7 +304,7 @@ impl<'a> Draft<'a> {
         let Ok(members) = self.segment(index) else {
             return false;
         };
-        if members.write_set().count() >= rf {
+        if members.write_set().count() >= WRITE_SET_MAX {
             return false;
         }
         let stale: Vec<_> = members.stale.iter().map(|stale| stale.disk).collect();
@@ -360,13 +382,11 @@ impl<'a> Draft<'a> {
         self.map.disk(disk).map(|entry| entry.node)
     }
 
-    /// Nodes that hold an in-sync or joining copy.
-    fn homes(&mut self, index: SegmentIndex) -> BTreeSet<NodeId> {
-        let write_set: Vec<_> = match self.segment(index) {
-            Ok(members) => members.write_set().collect(),
-            Err(_) => Vec::new(),
-        };
-        write_set.into_iter().filter_map(|disk| self.home(disk)).collect()
+    /// Nodes that hold an in-sync or joining copy that stays there.
+    fn homes(&self, index: SegmentIndex) -> BTreeSet<NodeId> {
+        let write_set = self.members(index).into_iter().flat_map(SegmentMembers::write_set);
+        let stay = write_set.filter(|disk| !self.map.is_draining(*disk));
+        stay.filter_map(|disk| self.home(disk)).collect()
     }
 }
 

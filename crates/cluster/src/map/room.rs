@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A copy is counted in steps of so much: what a page of its map covers. Units: bytes.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// Disks in service on nodes that are alive.
+/// Disks in service on nodes that are alive. Those that are being emptied are named in no answer but
+/// `left`'s.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     disks: BTreeMap<DiskId, Free>,
@@ -25,6 +26,8 @@ struct Free {
     bytes: u64,
     /// Of it, what the disk really has: the rest is over-committed.
     sure: u64,
+    /// It is being emptied: it takes nothing new.
+    draining: bool,
 }
 
 /// Where a replica must not go, and where it had better go or not.
@@ -57,11 +60,31 @@ impl Room {
             let promised = promised.get(id).copied().unwrap_or(0);
             let bytes = most.saturating_sub(promised);
             let sure = bytes.min(disk.capacity_bytes.saturating_sub(promised));
-            room.disks.insert(*id, Free { node: disk.node, bytes, sure });
+            room.disks.insert(*id, Free { node: disk.node, bytes, sure, draining: false });
             let total = room.by_node.entry(disk.node).or_insert(0);
             *total = total.saturating_add(bytes);
         }
-        room
+        room.without(map.disks.keys().filter(|disk| map.is_draining(**disk)))
+    }
+
+    /// If these disks were being emptied, too.
+    pub(crate) fn without<'a>(mut self, disks: impl Iterator<Item = &'a DiskId>) -> Self {
+        for disk in disks {
+            if let Some(free) = self.disks.get_mut(disk) {
+                free.draining = true;
+            }
+        }
+        self.by_node.clear();
+        for free in self.disks.values().filter(|free| !free.draining) {
+            let total = self.by_node.entry(free.node).or_insert(0);
+            *total = total.saturating_add(free.bytes);
+        }
+        self
+    }
+
+    /// Of all that take something. Units: bytes.
+    pub(crate) fn total(&self) -> u64 {
+        self.by_node.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 
     /// Nodes that a replica could go to, with room or without.
@@ -75,7 +98,7 @@ impl Room {
     }
 
     pub(crate) fn fits(&self, disk: DiskId, bytes: u64) -> bool {
-        self.left(disk).is_some_and(|left| left >= bytes)
+        self.disks.get(&disk).is_some_and(|free| !free.draining && free.bytes >= bytes)
     }
 
     /// Only where it has as much: see `fits` and `pick`.
@@ -88,13 +111,15 @@ impl Room {
         }
     }
 
+    // rule: cluster/nothing-new-on-what-is-emptied
     /// On the node with the most room, the disk with the most room; nodes that have the same take
     /// turns, of a node's disks the lower id is taken.
     pub(crate) fn pick(&self, avoid: &Avoid, bytes: u64) -> Option<DiskId> {
         self.disks
             .iter()
             .filter(|(disk, free)| {
-                free.bytes >= bytes
+                !free.draining
+                    && free.bytes >= bytes
                     && !avoid.disks.contains(disk)
                     && !avoid.nodes.contains(&free.node)
             })
@@ -115,7 +140,7 @@ impl Room {
     pub(crate) fn placeable(&self, rf: u8, segment: SegmentSize) -> u64 {
         let mut whole: BTreeMap<NodeId, u64> = BTreeMap::new();
         let mut rest: BTreeMap<NodeId, u64> = BTreeMap::new();
-        for free in self.disks.values() {
+        for free in self.disks.values().filter(|free| !free.draining) {
             let fits = whole.entry(free.node).or_insert(0);
             *fits = fits.saturating_add(free.bytes / segment.bytes());
             let beside = rest.entry(free.node).or_insert(0);
@@ -202,7 +227,8 @@ mod tests {
         for (disk, node, mib) in free {
             let node = NodeId::new(*node);
             let bytes = mib * MIB;
-            room.disks.insert(DiskId::new(*disk), Free { node, bytes, sure: bytes });
+            let free = Free { node, bytes, sure: bytes, draining: false };
+            room.disks.insert(DiskId::new(*disk), free);
             *room.by_node.entry(node).or_insert(0) += bytes;
         }
         room
@@ -245,6 +271,18 @@ mod tests {
         assert_eq!(room.pick(&avoid, MIB), Some(DiskId::new(2)));
         avoid.nodes.insert(NodeId::new(2));
         assert_eq!(room.pick(&avoid, MIB), None, "a full disk takes nothing");
+    }
+
+    // rule: cluster/nothing-new-on-what-is-emptied
+    #[test]
+    fn a_disk_that_is_being_emptied_takes_nothing() {
+        let all = room(&[(1, 1, 7), (2, 2, 9), (3, 3, 7)]);
+        let room = all.without([DiskId::new(2)].iter());
+        assert_eq!(room.pick(&Avoid::default(), MIB), Some(DiskId::new(1)));
+        assert!(!room.fits(DiskId::new(2), MIB));
+        assert_eq!(room.left(DiskId::new(2)), Some(9 * MIB), "what is on it may grow");
+        assert_eq!((room.nodes(), room.total()), (2, 14 * MIB));
+        assert_eq!(room.placeable(2, segment()), 7 * MIB);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The map by hand: a small cluster, and each change of it.
 
 mod cluster;
+mod drain;
 mod members;
 mod random;
 mod scrub;

@@ -177,6 +177,21 @@ impl Context {
         self.peers.ask(node, TOLD_WAIT, ask).await
     }
 
+    /// By its id or its name.
+    pub fn node_named(&self, text: &str) -> Result<NodeId, Status> {
+        let by_id = text.parse::<u32>().ok().map(NodeId::new);
+        let found = self.map.read_map(|map| {
+            let named = map.nodes().iter().find(|(_, entry)| entry.info.name == text);
+            by_id.filter(|id| map.node(*id).is_some()).or(named.map(|(id, _)| *id))
+        });
+        found.ok_or_else(|| {
+            let what = format!("there is no node {text}");
+            ErrorDetail::of(ErrorCode::NoNode, what, "see `gabion node list`")
+                .about(text)
+                .into_status()
+        })
+    }
+
     pub async fn told_by_all(&self) -> Told {
         self.told_by(|map| map.nodes().keys().copied().collect()).await
     }

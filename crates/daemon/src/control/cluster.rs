@@ -1,16 +1,17 @@
 //! The service `Cluster`.
 
 use crate::control::ask::{Context, Place, passed_on};
+use crate::control::drain;
 use crate::control::events::{Noted, Origin};
 use crate::control::show::{self, Told};
 use crate::control::volumes::all_volumes;
 use gabion_api::v1::cluster_client::ClusterClient;
 use gabion_api::v1::cluster_server::Cluster;
 use gabion_api::v1::{
-    Capacity, Disk, DiskSpace, DiskState, DisksRequest, DisksResponse, Event, EventsRequest,
-    Health, ListSettingsRequest, ListSettingsResponse, Node, NodeState, NodesRequest,
-    NodesResponse, SetSettingRequest, SetSettingResponse, Setting, StatusRequest, StatusResponse,
-    Volume,
+    Capacity, Disk, DiskSpace, DiskState, DisksRequest, DisksResponse, Drain, DrainDiskRequest,
+    DrainDiskResponse, DrainNodeRequest, DrainNodeResponse, Event, EventsRequest, Health,
+    ListSettingsRequest, ListSettingsResponse, Node, NodeState, NodesRequest, NodesResponse,
+    SetSettingRequest, SetSettingResponse, Setting, StatusRequest, StatusResponse, Volume,
 };
 use gabion_cluster::{AdminRequest, Map, settings::SETTINGS};
 use gabion_types::NodeId;
@@ -62,6 +63,7 @@ impl Cluster for ClusterService {
         });
         status.problems = problems(&status, told.unconfirmed);
         status.health = worst(&status).into();
+        status.notes = drain::notes(&status.nodes);
         Ok(Response::new(status))
     }
 
@@ -120,6 +122,20 @@ impl Cluster for ClusterService {
                 Ok(answer)
             }
         }
+    }
+
+    async fn drain_disk(
+        &self,
+        request: Request<DrainDiskRequest>,
+    ) -> Result<Response<DrainDiskResponse>, Status> {
+        drain::disk(&self.context, request).await
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<DrainNodeRequest>,
+    ) -> Result<Response<DrainNodeResponse>, Status> {
+        drain::node(&self.context, request).await
     }
 
     type EventsStream = ReceiverStream<Result<Event, Status>>;
@@ -240,8 +256,9 @@ async fn follow_other(
 /// Whether all copies would still fit after the loss of the largest node.
 fn capacity(map: &Map, told: &Told) -> Capacity {
     let disks = show::disks(map, told);
-    let in_service: Vec<&Disk> =
-        disks.iter().filter(|disk| disk.state() == DiskState::InService).collect();
+    let stays =
+        |disk: &&Disk| disk.state() == DiskState::InService && disk.drain() == Drain::Unspecified;
+    let in_service: Vec<&Disk> = disks.iter().filter(stays).collect();
     let total_bytes: u64 = in_service.iter().map(|disk| disk.capacity_bytes).sum();
     let used_bytes: u64 = in_service.iter().filter_map(|disk| disk.used_bytes).sum();
     let mut by_node = BTreeMap::<u32, u64>::new();

@@ -28,6 +28,10 @@ pub fn admin_error(error: &AdminError, subject: &str) -> ErrorDetail {
         AdminError::NoSetting => ErrorCode::NoSetting,
         AdminError::BadValue { .. } => ErrorCode::BadValue,
         AdminError::NoNode => ErrorCode::NoNode,
+        AdminError::NoDisk => ErrorCode::NoDisk,
+        AdminError::DiskFailed => ErrorCode::Refused,
+        AdminError::TooFewNodesLeft { .. } => ErrorCode::TooFewNodes,
+        AdminError::NoRoomLeft { .. } => ErrorCode::NoRoom,
         AdminError::NoMajority => ErrorCode::NoMajority,
         AdminError::StillMaking { .. } => ErrorCode::TimedOut,
         AdminError::NotReleased => ErrorCode::Refused,
@@ -47,6 +51,7 @@ fn refused_change(refused: RefusedChange) -> ErrorCode {
         RefusedChange::OtherEpoch
         | RefusedChange::NotOwner
         | RefusedChange::LastInSync
+        | RefusedChange::TooFewCopies
         | RefusedChange::Invalid
         | RefusedChange::Busy
         | RefusedChange::OtherIncarnation => ErrorCode::Refused,

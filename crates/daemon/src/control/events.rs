@@ -1,7 +1,7 @@
 //! What happened, as operators read it.
 
 use gabion_api::v1::{Event, Severity};
-use gabion_cluster::{Fact, MapEvent};
+use gabion_cluster::{DrainOf, DrainReason, DrainStep, Fact, MapEvent};
 use gabion_node::NodeEvent;
 use gabion_store::{Damage, StoreEvent};
 use gabion_types::{DiskId, NodeId, ScrubFound, ScrubKind, VolumeId};
@@ -379,12 +379,37 @@ fn map_event(event: &MapEvent) -> Text {
             let text = format!("node {} lost volume {}", node.get(), volume.get());
             Text::warn("disowned", text).volume(*volume)
         }
+        Fact::Drain { of, step } => drain_event(*of, *step),
         Fact::MemberRemoved { .. }
         | Fact::JoinerAdded { .. }
         | Fact::Promoted { .. }
         | Fact::Forgotten { .. }
         | Fact::Scrubbed { .. }
         | Fact::SettingChanged { .. } => member_event(&event.what),
+    }
+}
+
+fn drain_event(of: DrainOf, step: DrainStep) -> Text {
+    let (what, copies) = match of {
+        DrainOf::Disk(disk) => (format!("disk {}", disk.get()), "its copies"),
+        DrainOf::Node(node) => (format!("node {}", node.get()), "the copies on its disks"),
+    };
+    let text = match step {
+        DrainStep::Begun { why: DrainReason::Operator } => {
+            Text::info("draining", format!("{what} is being drained: {copies} move elsewhere"))
+        }
+        DrainStep::Cancelled => Text::info(
+            "drain_cancelled",
+            format!("{what} is not drained any more: it is used again"),
+        ),
+        DrainStep::Done => {
+            let text = format!("{what} is drained: nothing is left on it, it may be taken away");
+            Text::info("drained", text)
+        }
+    };
+    match of {
+        DrainOf::Disk(disk) => text.disk(disk),
+        DrainOf::Node(_) => text,
     }
 }
 
@@ -422,6 +447,7 @@ fn member_event(fact: &Fact) -> Text {
         | Fact::DiskMoved { .. }
         | Fact::DiskMissing { .. }
         | Fact::DiskFailed { .. }
+        | Fact::Drain { .. }
         | Fact::VolumeCreated { .. }
         | Fact::VolumeReady { .. }
         | Fact::VolumeResized { .. }

@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod cluster;
+mod drain;
 pub mod errors;
 pub mod events;
 pub mod guard;

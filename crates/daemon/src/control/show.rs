@@ -1,5 +1,6 @@
 //! The map, and what nodes tell of themselves, as operators read it.
 
+use crate::control::drain;
 use gabion_api::v1::{
     Attach, Disk, DiskSpace, DiskState, Health, LocalDisk, LocalStatsResponse, LocalVolume,
     LostBlocks, Node, NodeState, Owner, Rebuild, Replica, ScrubDone, ScrubFound, ScrubUnderWay,
@@ -24,7 +25,7 @@ pub struct Told {
 
 impl Told {
     /// By the volume's owner.
-    fn volume(&self, entry: &VolumeEntry) -> Option<&LocalVolume> {
+    pub(super) fn volume(&self, entry: &VolumeEntry) -> Option<&LocalVolume> {
         let (owner, _) = entry.owner?;
         let node = self.nodes.get(&owner)?;
         node.volumes.iter().find(|volume| volume.volume == entry.id.get())
@@ -73,6 +74,8 @@ pub fn disk(
         free_bytes: told.map(free_bytes),
         promised_bytes,
         space: told.map_or(DiskSpace::Unspecified, |told| space(map, told)).into(),
+        drain: drain::of_disk(map, id).into(),
+        to_drop: count(entry.to_drop()),
     }
 }
 
@@ -118,9 +121,9 @@ pub fn nodes(
     leader: Option<NodeId>,
     since: impl Fn(NodeId) -> Duration,
 ) -> Vec<Node> {
-    let disks = disks(map, told);
+    let (disks, told_all) = (disks(map, told), told);
     let node = |(id, entry): (&NodeId, &cluster::NodeEntry)| {
-        let told = told.nodes.get(id);
+        let told = told_all.nodes.get(id);
         let state = match entry.state {
             cluster::NodeState::Alive => NodeState::Up,
             cluster::NodeState::Silent => NodeState::Silent,
@@ -140,6 +143,8 @@ pub fn nodes(
             pid: told.map(|told| told.pid),
             version: told.map_or_else(String::new, |told| told.version.clone()),
             guests: told.map_or(0, |told| told.guests),
+            drain: drain::of_node(entry).into(),
+            drain_waits: drain::waits(map, told_all, *id, &disks),
         }
     };
     map.nodes().iter().map(node).collect()

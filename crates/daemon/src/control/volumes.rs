@@ -65,21 +65,6 @@ impl VolumesService {
         let rf = u8::try_from(rf).map_err(|_| bad_rf())?;
         Ok(VolumeSpec { name: request.name, size_bytes: request.size_bytes, rf, hold, exclusive })
     }
-
-    /// By its id or its name.
-    fn node(&self, text: &str) -> Result<NodeId, Status> {
-        let by_id = text.parse::<u32>().ok().map(NodeId::new);
-        let found = self.context.map.read_map(|map| {
-            let named = map.nodes().iter().find(|(_, entry)| entry.info.name == text);
-            by_id.filter(|id| map.node(*id).is_some()).or(named.map(|(id, _)| *id))
-        });
-        found.ok_or_else(|| {
-            let what = format!("there is no node {text}");
-            ErrorDetail::of(ErrorCode::NoNode, what, "see `gabion node list`")
-                .about(text)
-                .into_status()
-        })
-    }
 }
 
 #[tonic::async_trait]
@@ -171,7 +156,7 @@ impl Volumes for VolumesService {
         match self.context.place(request.metadata())? {
             Place::Here => {
                 let MoveVolumeRequest { name, to } = request.into_inner();
-                let to = self.node(&to)?;
+                let to = self.context.node_named(&to)?;
                 let change = AdminRequest::MoveVolume { name: name.clone(), to };
                 self.context.admin(change, &name).await?;
                 Ok(self.context.answer(MoveVolumeResponse {}))

@@ -7,7 +7,7 @@ use crate::layout::ClusterDir;
 use crate::local;
 use crate::process::{self, Bond};
 use crate::remote::Remote;
-use crate::verbs::{show, status};
+use crate::verbs::{drain, show, status};
 use crate::view;
 use gabion_daemon::init::{Done, InitedDisk, is_initialised};
 use rustix::process::Signal;
@@ -33,6 +33,9 @@ pub fn run(
         NodeVerb::Init { config, force } => init(config, *force, as_json),
         NodeVerb::Start { node, dir } => start(*node, dir, as_json),
         NodeVerb::Kill { node, dir, signal } => kill(*node, dir, signal, as_json),
+        NodeVerb::Drain { node, wait, cancel } => {
+            drain::node(&remote()?, node, drain::Wish::of(*wait, *cancel), as_json)
+        }
         NodeVerb::List => {
             let nodes = remote()?.nodes()?;
             let shown: Vec<Value> = nodes.iter().map(view::node).collect();

@@ -36,6 +36,7 @@ pub fn run(remote: &Remote, watch: bool, as_json: bool) -> Result<(), Failure> {
 fn text(status: &v1::StatusResponse) -> String {
     let mut parts = vec![headline(status)];
     parts.extend(status.problems.iter().map(|problem| format!("  - {problem}")));
+    parts.extend(status.notes.iter().map(|note| format!("  * {note}")));
     parts.push(String::new());
     parts.push(nodes(&status.nodes));
     parts.push(String::new());
@@ -74,7 +75,7 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
             vec![
                 node.id.to_string(),
                 node.name.clone(),
-                view::node_state(node.state).to_owned(),
+                view::node_state(node).to_owned(),
                 span::shown(Duration::from_millis(node.since_ms)),
                 node.pid.map_or(String::new(), |pid| pid.to_string()),
                 node.disks.len().to_string(),
@@ -133,7 +134,7 @@ pub fn disks(remote: &Remote, as_json: bool) -> Result<(), Failure> {
                 vec![
                     disk.id.to_string(),
                     disk.node.to_string(),
-                    view::disk_state(disk.state).to_owned(),
+                    view::disk_state(disk).to_owned(),
                     ByteSize(disk.capacity_bytes).to_string(),
                     known(disk.used_bytes),
                     known(disk.free_bytes),

@@ -1,5 +1,6 @@
 //! What goes wrong, and how it is put right again.
 
+use super::emptying::Emptied;
 use super::machine::{State, who};
 use super::schedule::Strike;
 use super::swarm::pick;
@@ -45,6 +46,9 @@ pub enum FaultKind {
     Remake,
     /// Nor this: a volume grows.
     Grow,
+    /// Nor these: somebody wants a disk to be empty, or all disks of a machine.
+    EmptyDisk,
+    EmptyNode,
     ReadError,
     WriteError,
     SyncError,
@@ -71,6 +75,8 @@ pub enum Mend {
     Stop(Machine),
     Way(Machine, Machine),
     Disk(Machine, usize),
+    /// It need not be empty any more.
+    Used(Emptied),
     /// No mend: the moment at which an old disk comes in the place of the newer one.
     OldDisk(Machine, usize),
 }
@@ -90,7 +96,7 @@ pub(super) const LASTS: [Spread; 3] = [
 ];
 
 impl FaultKind {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutAll,
@@ -111,6 +117,8 @@ impl FaultKind {
         Self::Move,
         Self::Remake,
         Self::Grow,
+        Self::EmptyDisk,
+        Self::EmptyNode,
         Self::ReadError,
         Self::WriteError,
         Self::SyncError,
@@ -127,7 +135,13 @@ impl FaultKind {
     pub fn draw(prng: &mut Prng, frail: bool) -> Vec<Self> {
         let one_in = pick(prng, &[1, 2, 2, 4, 12]);
         let may = |kind: &Self| if frail { kind.stays_on_one() } else { !kind.is_damage() };
-        Self::ALL.into_iter().filter(|kind| prng.chance(1, one_in) && may(kind)).collect()
+        let all = Self::ALL.into_iter().filter(|kind| !kind.is_drawn_apart());
+        all.filter(|kind| prng.chance(1, one_in) && may(kind)).collect()
+    }
+
+    /// So that the rest of a seed is as it was before there were these.
+    fn is_drawn_apart(self) -> bool {
+        matches!(self, Self::EmptyDisk | Self::EmptyNode)
     }
 
     /// A copy may be lost for good.
@@ -161,7 +175,9 @@ impl FaultKind {
             | Self::Leaderless
             | Self::Move
             | Self::Remake
-            | Self::Grow => false,
+            | Self::Grow
+            | Self::EmptyDisk
+            | Self::EmptyNode => false,
         }
     }
 
@@ -184,7 +200,9 @@ impl FaultKind {
             | Self::SlowWay
             | Self::ClockJump
             | Self::Remake
-            | Self::Grow => true,
+            | Self::Grow
+            | Self::EmptyDisk
+            | Self::EmptyNode => true,
             Self::Cut | Self::CutOneWay | Self::Isolate => false,
             Self::ReadError
             | Self::WriteError
@@ -220,6 +238,8 @@ impl FaultKind {
             Self::Move => "move",
             Self::Remake => "remake",
             Self::Grow => "grow",
+            Self::EmptyDisk => "empty-disk",
+            Self::EmptyNode => "empty-node",
             Self::ReadError => "read-error",
             Self::WriteError => "write-error",
             Self::SyncError => "sync-error",
@@ -255,6 +275,8 @@ impl FaultKind {
             Self::Move => "somebody asks that another node owns a volume",
             Self::Remake => "a volume is deleted and made anew under the same name",
             Self::Grow => "a volume grows while guests use it",
+            Self::EmptyDisk => "somebody wants a disk to be empty, and may use it again later",
+            Self::EmptyNode => "somebody wants all disks of a machine to be empty",
             Self::ReadError => "a read of a disk is an error, once",
             Self::WriteError => "a write to a disk is an error: it is out for good",
             Self::SyncError => "a sync of a disk is an error: it is out for good",
@@ -353,6 +375,8 @@ impl Cluster {
             FaultKind::Move => return self.move_volume(one, prng),
             FaultKind::Remake => return self.remake_volume(prng),
             FaultKind::Grow => return self.grow_volume(prng),
+            FaultKind::EmptyDisk => return self.empty(&strike, false, prng),
+            FaultKind::EmptyNode => return self.empty(&strike, true, prng),
             FaultKind::ReadError
             | FaultKind::WriteError
             | FaultKind::SyncError
@@ -385,7 +409,9 @@ impl Cluster {
             | FaultKind::Leaderless
             | FaultKind::Move
             | FaultKind::Remake
-            | FaultKind::Grow => true,
+            | FaultKind::Grow
+            | FaultKind::EmptyDisk
+            | FaultKind::EmptyNode => true,
             FaultKind::ReadError
             | FaultKind::WriteError
             | FaultKind::SyncError
@@ -443,6 +469,7 @@ impl Cluster {
                 self.machines[machine].disks[slot].virtual_disk.set_slow(1);
                 self.unstick(machine, slot);
             }
+            Mend::Used(what) => self.use_again(what),
             Mend::OldDisk(machine, slot) => self.roll_back(machine, slot),
         }
     }

@@ -61,7 +61,9 @@ impl Cluster {
             | FaultKind::Leaderless
             | FaultKind::Move
             | FaultKind::Remake
-            | FaultKind::Grow => return false,
+            | FaultKind::Grow
+            | FaultKind::EmptyDisk
+            | FaultKind::EmptyNode => return false,
         }
         true
     }

@@ -46,9 +46,10 @@ impl Cluster {
         self.queue.after(Duration::from_secs(2), Event::Operate { number: 0 });
     }
 
-    /// A volume is deleted and made anew under its name, if nothing else is asked.
+    /// A volume is deleted and made anew under its name, if nothing else is asked, and nothing is to be
+    /// empty: there might be no place for it before that is over.
     pub(super) fn remake_volume(&mut self, prng: &mut Prng) -> bool {
-        if !self.operator.is_done() {
+        if !self.operator.is_done() || self.is_emptying() {
             return false;
         }
         let volume = prng.pick(&self.swarm.volumes).expect("there is a volume").clone();
@@ -72,6 +73,15 @@ impl Cluster {
         self.operator.push(AdminRequest::ResizeVolume { name, size_bytes });
         self.begin_operating();
         true
+    }
+
+    /// After all that is asked already.
+    pub(super) fn ask_operator(&mut self, request: AdminRequest) {
+        let idle = self.operator.is_done();
+        self.operator.push(request);
+        if idle {
+            self.begin_operating();
+        }
     }
 
     fn begin_operating(&mut self) {
@@ -121,7 +131,12 @@ impl Cluster {
         // Whatever comes of these, they are not asked again.
         let asked_once = matches!(
             self.operator.tasks.front(),
-            Some(AdminRequest::MoveVolume { .. } | AdminRequest::ResizeVolume { .. })
+            Some(
+                AdminRequest::MoveVolume { .. }
+                    | AdminRequest::ResizeVolume { .. }
+                    | AdminRequest::DrainDisk { cancel: false, .. }
+                    | AdminRequest::DrainNode { cancel: false, .. }
+            )
         );
         let deletes =
             matches!(self.operator.tasks.front(), Some(AdminRequest::DeleteVolume { .. }));
@@ -130,7 +145,9 @@ impl Cluster {
                 AdminReply::Done | AdminReply::Created { .. } => true,
                 // An earlier try did it.
                 AdminReply::Refused(AdminError::NoVolume) => deletes,
-                AdminReply::Refused(error) => matches!(error, AdminError::NameTaken),
+                AdminReply::Refused(error) => {
+                    matches!(error, AdminError::NameTaken | AdminError::DiskFailed)
+                }
             };
         if done {
             self.operator.tasks.pop_front();

@@ -219,11 +219,16 @@ impl Cluster {
 
     /// The world's own map follows the log.
     fn apply_committed(&mut self) {
-        let (mut taken, mut told) = (Vec::new(), Vec::new());
+        let (mut taken, mut told, mut broken) = (Vec::new(), Vec::new(), None);
         while let Some(command) = self.consensus.log().get(self.applied) {
             self.applied += 1;
             let index = self.applied as u64;
+            let checked = self.copies.check(&self.map, &command.change);
             let applied = self.map.apply(MapIndex::new(index), command);
+            if applied.outcome == Outcome::Done && !applied.repeat {
+                self.copies.on_change(&command.change);
+                broken = broken.or(checked.err());
+            }
             if let Change::TakeOver { volume, .. } = command.change
                 && applied.outcome == Outcome::Done
                 && !applied.repeat
@@ -235,6 +240,9 @@ impl Cluster {
                 format!("{:?} -> {:?}", command.change, applied.outcome)
             });
             told.push(MapIndex::new(index));
+        }
+        if let Some(broken) = broken {
+            self.break_promise(broken.promise, broken.text);
         }
         let any = !told.is_empty();
         told.into_iter().for_each(|index| self.tell_committed(index));

@@ -6,7 +6,7 @@ use super::schedule::{Strike, named};
 use super::{Cluster, FaultKind};
 use crate::net::Machine;
 use crate::world::Who;
-use gabion_cluster::{Fact, MapEvent};
+use gabion_cluster::{DrainOf, DrainStep, Fact, MapEvent};
 use gabion_node::NodeEvent;
 use gabion_store::StoreEvent;
 use gabion_types::{DiskId, Duration, Instant, MapIndex, VolumeId};
@@ -115,6 +115,8 @@ impl Cluster {
             FaultKind::Move => format!("somebody wants a volume to move to {one}"),
             FaultKind::Remake => "somebody deletes a volume and makes it anew".to_string(),
             FaultKind::Grow => "somebody wants a volume to be larger".to_string(),
+            FaultKind::EmptyDisk => format!("somebody wants a disk of {one} to be empty"),
+            FaultKind::EmptyNode => format!("somebody wants {one} to be empty"),
             FaultKind::ReadError => format!("a disk of {one} fails a read"),
             FaultKind::WriteError => format!("a disk of {one} fails a write"),
             FaultKind::SyncError => format!("a disk of {one} fails a sync"),
@@ -158,6 +160,20 @@ impl Cluster {
             Fact::DiskFailed { disk } => {
                 let text = format!("{} is out for good", self.place(*disk));
                 self.tell(Who::World, text);
+            }
+            Fact::Drain { of, step } => {
+                let text = match step {
+                    DrainStep::Begun { .. } => "is to be emptied",
+                    DrainStep::Cancelled => "is used again",
+                    DrainStep::Done => "is empty",
+                };
+                match of {
+                    DrainOf::Disk(disk) => {
+                        let text = format!("{} {text}", self.place(*disk));
+                        self.tell(Who::World, text);
+                    }
+                    DrainOf::Node(node) => self.tell(said_by(node), text),
+                }
             }
             Fact::VolumeCreated { .. } | Fact::VolumeResized { .. } => {}
             Fact::VolumeReady { volume } => {

@@ -248,6 +248,7 @@ impl Swarm {
         };
         swarm.draw_scrubs();
         swarm.draw_dialects();
+        swarm.draw_emptying();
         swarm
     }
 
@@ -273,6 +274,18 @@ impl Swarm {
             ];
             self.settings.extend(often.map(|(name, value)| (name, value.to_string())));
         }
+    }
+
+    /// In each third run somebody wants disks and machines to be empty. Drawn apart, too.
+    fn draw_emptying(&mut self) {
+        let mut prng = Prng::new(self.damage_seed.rotate_left(16));
+        if self.is_small() || !prng.chance(1, 3) {
+            return;
+        }
+        let kinds = [FaultKind::EmptyDisk, FaultKind::EmptyNode];
+        let every = Duration::from_secs(pick(&mut prng, &[2, 4, 8]));
+        let all = (self.machines(), &[][..]);
+        self.strikes.extend(Strike::draw(&mut prng, &kinds, (every, self.chaos), all));
     }
 
     /// Each second guest with NBD uses more of it than it needs. Drawn apart, too.

@@ -129,6 +129,7 @@ each_is_found! {
     install_not_written: InstallNotWritten within 20, ["replicas-equal", "acked-survives"];
     torn_merge: TornMerge within 10, ["one-register", "acked-survives"];
     never_promoted: NeverPromoted within 10, ["whole"];
+    removed_before_replaced: RemovedBeforeReplaced within 2, ["never-fewer"];
     // rule: node/sleeps-while-it-can-do-nothing
     awake_for_nothing: AwakeForNothing within 2, ["no-spinning"];
 }

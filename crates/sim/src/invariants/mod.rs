@@ -6,6 +6,7 @@ pub mod exactly_once;
 pub mod flush_means_flush;
 pub mod hold_not_fail;
 pub mod majority_first;
+pub mod never_fewer;
 pub mod no_leaks;
 pub mod no_sleepers;
 pub mod no_spinning;

@@ -1,8 +1,10 @@
 //! promise: liveness. When nothing goes wrong any more, every segment has all its copies in-sync, and
-//! none is joining or stale. Source: DESIGN 7 ("then heal and prove: all in-sync"), 4.2 and 4.7.
+//! none is joining or stale; and what was to be emptied is empty, if there is room. Source: DESIGN 7 ("then heal and prove: all in-sync"), 4.2 and 4.7.
 
+use gabion_cluster::placement::can_empty;
 use gabion_cluster::{DiskEntry, Map, NodeState, VolumeEntry, VolumeState};
 use gabion_types::DiskId;
+use std::collections::BTreeSet;
 
 /// Deleted, and no disk that is there has anything of it left: only one that is missing holds it back.
 fn is_gone(map: &Map, volume: &VolumeEntry) -> bool {
@@ -29,5 +31,14 @@ pub fn missing(map: &Map) -> Option<String> {
             }
         }
     }
-    None
+    not_emptied(map)
+}
+
+/// A disk that was to be emptied, and could be.
+fn not_emptied(map: &Map) -> Option<String> {
+    let there = |(id, disk): &(&DiskId, &DiskEntry)| disk.is_in_service() && map.is_draining(**id);
+    let mut disks = map.disks().iter().filter(there).map(|(id, _)| *id);
+    let left =
+        disks.find(|id| !map.is_empty_disk(*id) && can_empty(map, &BTreeSet::from([*id])).is_ok());
+    left.map(|id| format!("{id} is not empty"))
 }

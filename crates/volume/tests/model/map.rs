@@ -4,7 +4,7 @@ use gabion_types::{
     DiskId, Epoch, HoldPolicy, Joining, NodeId, Outcome, OwnerChange, RefusedChange,
     SegmentMembers, Stale, VolumeId, VolumeView,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One life of one node.
 pub type Life = (NodeId, u64);
@@ -38,6 +38,7 @@ impl Map {
             clean: false,
             segments: (0..segments).map(members).collect(),
             homes,
+            draining: BTreeSet::new(),
             scrub: None,
         };
         Self { view, owner: None, clean_release: true, executed: BTreeMap::new() }

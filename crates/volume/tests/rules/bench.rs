@@ -12,7 +12,7 @@ use gabion_volume::{
     Effect, Input, ProposalNumber, Settings, Ticket, Volume, VolumeConfig, VolumeEvent,
 };
 use gabion_wire::{ReplicaOp, ReplicaRequest, RequestId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub const SETTINGS: Settings = Settings {
     fence_wait: Duration::from_secs(1),
@@ -80,6 +80,7 @@ pub fn view() -> VolumeView {
         clean: true,
         segments: vec![members.clone(), members],
         homes: (1..=3).map(|id| (disk(id), node(id))).collect(),
+        draining: BTreeSet::new(),
         scrub: None,
     }
 }
@@ -213,12 +214,17 @@ impl Bench {
         ops.iter().filter(|op| matches!(op, ReplicaOp::Write { .. })).count()
     }
 
-    /// The map changes the view so, and executes the last proposal.
-    pub fn commit(&mut self, change: impl FnOnce(&mut VolumeView)) {
+    /// The map changes the view so, of itself.
+    pub fn show(&mut self, change: impl FnOnce(&mut VolumeView)) {
         self.view.epoch = self.view.epoch.next();
         change(&mut self.view);
         let view = self.view.clone();
         self.feed(Input::View { view, owned: true });
+    }
+
+    /// The map changes the view so, and executes the last proposal.
+    pub fn commit(&mut self, change: impl FnOnce(&mut VolumeView)) {
+        self.show(change);
         let (number, _) = *self.proposed.last().as_ref().unwrap();
         self.feed(Input::Proposed { number: *number, outcome: Outcome::Done });
     }

@@ -9,6 +9,7 @@ mod bench;
 mod disk;
 mod golden;
 mod members;
+mod moves;
 mod reads;
 mod room;
 mod scrub;

@@ -11,7 +11,7 @@ use gabion_types::{
 const S0: SegmentIndex = SegmentIndex::new(0);
 
 fn removal(segment: SegmentIndex, disk: DiskId) -> Removal {
-    Removal { segment, disk, compare_all: false, may_return: false }
+    Removal { segment, disk, compare_all: false, may_return: false, replaced: false }
 }
 
 fn remove(small: &mut Small, removals: Vec<Removal>, add_joiner: bool) -> gabion_types::Outcome {

@@ -3,7 +3,7 @@
 use super::{GIB, MIB, Small, placed};
 use crate::command::{Change, Command, Proposer};
 use crate::event::EVENTS_MAX;
-use crate::map::{Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
+use crate::map::{DrainReason, Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
 use crate::placement::{Wanted, place};
 use gabion_types::{
     ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, NodeId, Outcome, OwnerChange,
@@ -25,6 +25,7 @@ pub(crate) fn check(map: &Map) {
     }
     for (id, disk) in &map.disks {
         assert!(!disk.is_failed() || disk.to_drop.is_empty());
+        assert!(!disk.drain.is_some_and(|drain| drain.done) || map.is_empty_disk(*id));
         for (volume, segments) in &disk.to_drop {
             assert!(map.volumes.contains_key(volume), "an order without a volume");
             assert!(!segments.is_empty());
@@ -183,7 +184,15 @@ impl Dice {
                 let incarnation = map.nodes[&node].incarnation;
                 Change::Expire { node, incarnation, term: map.term }
             }
-            16 | 17 => Change::Revive { node, incarnation },
+            16 => Change::Revive { node, incarnation },
+            17 => {
+                let why = self.0[2].is_multiple_of(2).then_some(DrainReason::Operator);
+                if self.0[1].is_multiple_of(3) {
+                    Change::DrainNode { node, why }
+                } else {
+                    Change::DrainDisk { disk, why }
+                }
+            }
             _ => {
                 let volume = self.volume(map)?;
                 let change = self.owner_change(&map.volumes[&volume]);
@@ -202,7 +211,8 @@ impl Dice {
         let flag = |bit: u32| self.0[4] >> bit & 1 == 1;
         match self.0[0] / 24 % 8 {
             0..=2 => {
-                let removal = Removal { segment, disk, compare_all: flag(5), may_return: flag(6) };
+                let (compare_all, may_return, replaced) = (flag(5), flag(6), flag(8) && flag(9));
+                let removal = Removal { segment, disk, compare_all, may_return, replaced };
                 OwnerChange::RemoveMembers { epoch, removals: vec![removal], add_joiner: flag(7) }
             }
             3 => OwnerChange::AddJoining { epoch, joins: vec![(segment, Some(disk))] },
@@ -401,6 +411,8 @@ fn change() -> impl Strategy<Value = Change> {
         }),
         disk().prop_map(|disk| Change::DiskMissing { disk }),
         disk().prop_map(|disk| Change::DiskFailed { disk }),
+        (disk(), why()).prop_map(|(disk, why)| Change::DrainDisk { disk, why }),
+        (node(), why()).prop_map(|(node, why)| Change::DrainNode { node, why }),
         (spec(), placement())
             .prop_map(|(spec, placement)| Change::CreateVolume { spec, placement }),
         (volume(), disk(), epoch()).prop_map(|(volume, disk, creation)| Change::Created {
@@ -440,17 +452,22 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn why() -> impl Strategy<Value = Option<DrainReason>> {
+    proptest::option::of(Just(DrainReason::Operator))
+}
+
 fn scrub_kind() -> impl Strategy<Value = ScrubKind> {
     prop_oneof![Just(ScrubKind::Light), Just(ScrubKind::Deep)]
 }
 
 fn owner_change() -> impl Strategy<Value = OwnerChange> {
-    let removal = (segment(), disk(), any::<bool>(), any::<bool>()).prop_map(
-        |(segment, disk, compare_all, may_return)| Removal {
+    let removal = (segment(), disk(), any::<[bool; 3]>()).prop_map(
+        |(segment, disk, [compare_all, may_return, replaced])| Removal {
             segment,
             disk,
             compare_all,
             may_return,
+            replaced,
         },
     );
     let promotion = (segment(), disk(), epoch()).prop_map(|(segment, disk, joined)| Promotion {

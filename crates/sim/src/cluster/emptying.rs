@@ -1,0 +1,95 @@
+//! Disks and nodes that an operator wants to be empty, for good or until he changes his mind; and the
+//! proof that they become so.
+
+use super::fault::Mend;
+use super::machine::node_id;
+use super::schedule::Strike;
+use super::{Cluster, Event};
+use crate::net::Machine;
+use crate::oracle::Broken;
+use crate::world::{Who, index};
+use gabion_cluster::{AdminRequest, DiskEntry};
+use gabion_types::{DiskId, Prng};
+
+/// Emptied by itself, or with all that its node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emptied {
+    Disk(DiskId),
+    Node(Machine),
+}
+
+impl Emptied {
+    fn request(self, cancel: bool) -> AdminRequest {
+        match self {
+            Self::Disk(disk) => AdminRequest::DrainDisk { disk, cancel },
+            Self::Node(machine) => AdminRequest::DrainNode { node: node_id(machine), cancel },
+        }
+    }
+}
+
+impl Cluster {
+    /// Asks for it once, if nothing else is asked; half of the time it is used again a while later.
+    pub(super) fn empty(&mut self, strike: &Strike, whole_node: bool, prng: &mut Prng) -> bool {
+        let node = node_id(strike.one);
+        let disks = self.map.disks().iter().filter(|(_, disk)| disk.node == node);
+        let disks: Vec<DiskId> = disks.map(|(id, _)| *id).collect();
+        if !self.operator.is_done() || disks.is_empty() || self.swarm.is_small() {
+            return false;
+        }
+        let disk = disks[index(prng.below(disks.len() as u64))];
+        let what = if whole_node { Emptied::Node(strike.one) } else { Emptied::Disk(disk) };
+        self.ask_operator(what.request(false));
+        if prng.chance(1, 2) {
+            self.queue.after(strike.lasts, Event::Mend(Mend::Used(what)));
+        }
+        true
+    }
+
+    pub(super) fn is_emptying(&self) -> bool {
+        self.map.disks().keys().any(|disk| self.map.is_draining(*disk))
+            || self.map.nodes().values().any(|node| node.drain.is_some())
+    }
+
+    pub(super) fn use_again(&mut self, what: Emptied) {
+        self.ask_operator(what.request(true));
+    }
+
+    /// All that was to be empty is, as far as it can be: it is used again. False: there is nothing.
+    pub(super) fn use_all_again(&mut self) -> bool {
+        let disks =
+            self.map.disks().iter().filter(|(_, disk)| disk.drain.is_some() && !disk.is_failed());
+        let disks = disks.map(|(id, _)| AdminRequest::DrainDisk { disk: *id, cancel: true });
+        let nodes = self.map.nodes().iter().filter(|(_, node)| node.drain.is_some());
+        let nodes = nodes.map(|(id, _)| AdminRequest::DrainNode { node: *id, cancel: true });
+        let requests: Vec<_> = disks.chain(nodes).collect();
+        if requests.is_empty() {
+            return false;
+        }
+        if let Err(broken) = self.check_emptied() {
+            self.break_promise(broken.promise, broken.text);
+        }
+        self.tell(Who::World, "what is empty is used again");
+        requests.into_iter().for_each(|request| self.ask_operator(request));
+        true
+    }
+
+    /// What the map calls empty holds nothing.
+    fn check_emptied(&mut self) -> Result<(), Broken> {
+        let (mut empty, places) = (0, self.places());
+        let there = |(_, disk): &(&DiskId, &DiskEntry)| disk.is_in_service();
+        for (id, entry) in self.map.disks().iter().filter(there) {
+            if !self.map.is_draining(*id) || !self.map.is_empty_disk(*id) {
+                continue;
+            }
+            let place = places.iter().find(|place| place.uuid == entry.uuid);
+            let store = place.and_then(|place| place.store).filter(|store| store.is_serving());
+            if let Some(held) = store.and_then(|store| store.segments().next()) {
+                let text = format!("{id} is empty by the map, and holds {held:?}");
+                return Err(Broken { promise: "drained", text });
+            }
+            empty += 1;
+        }
+        *self.counts.entry("disk-emptied").or_default() += empty;
+        Ok(())
+    }
+}

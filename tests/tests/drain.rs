@@ -1,0 +1,131 @@
+//! Disks and nodes that somebody wants to take away: emptied first, while guests go on.
+
+// A test fails by a panic; helpers of tests do too.
+#![allow(clippy::unwrap_used)]
+
+use gabion::nbd_client::Patience;
+use gabion::writer::{Writer, WriterPlan, read_back};
+use gabion_tests::Cluster;
+use gabion_tests::fixture::{Shape, wait};
+use serde_json::Value;
+use std::time::Duration;
+
+const MOST: Duration = Duration::from_secs(120);
+const STALL_MOST: Duration = Duration::from_secs(1);
+
+fn entry(cluster: &Cluster, what: &str, id: &str) -> Value {
+    let noun = what.trim_end_matches('s');
+    let all = cluster.json(&[noun, "list"]);
+    let all = all[what].as_array().unwrap();
+    all.iter().find(|one| one["id"] == id).unwrap().clone()
+}
+
+fn disk_of(cluster: &Cluster, node: &str) -> Value {
+    let disks = cluster.json(&["disk", "list"]);
+    let disks = disks["disks"].as_array().unwrap();
+    disks.iter().find(|disk| disk["node"] == node).unwrap().clone()
+}
+
+/// The volume is written full, and goes on being written.
+fn write(cluster: &Cluster, first: u32) -> Writer {
+    let plan = cluster.writer_plan("vm1", 128, first);
+    let writer = Writer::start(WriterPlan { pace: Duration::from_millis(1), ..plan });
+    wait("the first fill", Duration::from_secs(60), || writer.progress().filled);
+    writer.reset_stall();
+    writer
+}
+
+fn prove(cluster: &Cluster, writer: Writer, node: u32) {
+    let mut left = writer.stop();
+    assert_eq!(left.wrong, None);
+    assert!(left.progress.failed.is_empty(), "{:?}", left.progress.failed);
+    let address = cluster.local.nbd_tcp(node);
+    read_back(&address, "vm1", &mut left.judge, Patience::default()).unwrap();
+}
+
+// promise: acked-survives
+#[test]
+fn a_node_is_emptied_under_load_and_nobody_misses_it() {
+    let mut cluster = Cluster::of(Shape { nodes: 4, ..Shape::default() });
+    cluster.create("vm1", 128);
+    let writer = write(&cluster, 1);
+    let gone = *cluster.holders("vm1").iter().find(|node| **node != 1).unwrap();
+    let name = gone.to_string();
+    let said = cluster.gabion_within(&["node", "drain", &name, "--wait"], MOST).ok();
+    assert!(said.contains("it is safe to take it away"), "{said}");
+    assert!(!cluster.holders("vm1").contains(&gone), "its copies are elsewhere");
+    let shown = cluster.show("vm1");
+    assert_eq!(
+        (shown["health"].as_str(), shown["segments_degraded"].as_u64()),
+        (Some("healthy"), Some(0))
+    );
+    assert_eq!(entry(&cluster, "nodes", &name)["state"], "drained");
+    let disk = disk_of(&cluster, &name);
+    assert_eq!((&disk["state"], &disk["replicas"]), (&"drained".into(), &0.into()), "{disk}");
+    let status = cluster.json(&["status"]);
+    assert!(status["notes"][0].as_str().unwrap().contains("safe to take it away"), "{status}");
+    assert_eq!(status["health"], "healthy", "{status}");
+    let events = cluster.gabion(&["events"]).ok();
+    assert!(events.contains(&format!("node {gone} is drained")), "{events}");
+
+    let before = writer.progress().stall_most;
+    println!("while it was emptied: a stall of {before:?}");
+    assert!(before < STALL_MOST, "{before:?}");
+    cluster.kill(gone);
+    let done = writer.progress().writes_acknowledged;
+    wait("guests go on", MOST, || writer.progress().writes_acknowledged > done + 500);
+    let stall = writer.progress().stall_most;
+    println!("with its death: a stall of {stall:?}");
+    assert_eq!(cluster.show("vm1")["health"], "healthy", "nothing of it was there");
+    cluster.start_node(gone);
+    prove(&cluster, writer, 1);
+}
+
+#[test]
+fn a_node_with_guests_keeps_their_volume_and_says_so() {
+    let cluster = Cluster::of(Shape { nodes: 4, ..Shape::default() });
+    cluster.create("vm1", 128);
+    let writer = write(&cluster, 1);
+    assert_eq!(cluster.owner("vm1"), Some(1));
+    cluster.gabion(&["node", "drain", "1"]).ok();
+    wait("its copies move", MOST, || !cluster.holders("vm1").contains(&1));
+    wait("it says what it waits for", MOST, || {
+        let waits = entry(&cluster, "nodes", "1")["drain_waits"].clone();
+        waits.to_string().contains("it owns volume vm1 for 1 guest")
+    });
+    assert_eq!(entry(&cluster, "nodes", "1")["state"], "draining");
+    assert!(writer.progress().stall_most < STALL_MOST, "{:?}", writer.progress().stall_most);
+    prove(&cluster, writer, 2);
+    wait("it is let go", MOST, || entry(&cluster, "nodes", "1")["state"] == "drained");
+    cluster.gabion(&["node", "drain", "1", "--cancel"]).ok();
+    assert_eq!(entry(&cluster, "nodes", "1")["state"], "up");
+}
+
+#[test]
+fn a_disk_is_emptied_and_used_again_and_what_cannot_be_is_refused() {
+    let cluster = Cluster::start();
+    cluster.create("vm1", 128);
+    let writer = write(&cluster, 1);
+    let disk = disk_of(&cluster, "2");
+    let (id, path) = (disk["id"].as_str().unwrap(), disk["path"].as_str().unwrap());
+    cluster.gabion_within(&["disk", "drain", path, "--node", "2", "--wait"], MOST).ok();
+    let drained = entry(&cluster, "disks", id);
+    assert_eq!(
+        (&drained["state"], &drained["used_bytes"]),
+        (&"drained".into(), &0.into()),
+        "{drained}"
+    );
+
+    let more = cluster.gabion(&["node", "drain", "3"]);
+    assert_eq!(more.code(), 5, "{}{}", more.out, more.err);
+    assert!(more.err.contains("2 copies need 2 nodes"), "{}", more.err);
+    for (verb, name) in [("disk", "99"), ("node", "9")] {
+        let unknown = cluster.gabion(&[verb, "drain", name]);
+        assert_eq!(unknown.code(), 4, "{}{}", unknown.out, unknown.err);
+    }
+    cluster.gabion(&["disk", "drain", id, "--cancel"]).ok();
+    assert_eq!(entry(&cluster, "disks", id)["state"], "in_service");
+    cluster.gabion(&["volume", "create", "vm2", "--size", "64MiB", "--rf", "3"]).ok();
+    assert_eq!(cluster.holders("vm2"), [1, 2, 3], "new copies go there again");
+    prove(&cluster, writer, 3);
+}

@@ -81,6 +81,14 @@ pub(crate) const READ_TRIES_MAX: u32 = 8;
 pub(crate) const BAD_SLOTS_MAX: usize = 65_536;
 /// A run of so many blocks gets consecutive slots where there are any. Units: blocks.
 pub(crate) const STREAM_BLOCKS: u32 = 16;
+/// What is put into one run at a time. Units: blocks (1 MiB).
+pub(crate) const STRETCH_BLOCKS: u32 = 256;
+/// It is, where it lies in more pieces than this part of its blocks: 64 of a whole one.
+pub(crate) const SCATTERED_PIECES_PART: usize = 4;
+/// Stretches that are remembered. More are not: another read meets them.
+pub(crate) const SCATTERED_MAX: usize = 1024;
+/// The disk has had nothing to do for so long before one is moved, and between two of them.
+pub(crate) const STRAIGHTEN_AFTER: Duration = Duration::from_millis(100);
 /// Kept for repair. Units: bytes.
 pub(crate) const REPAIR_RESERVE_BYTES: u64 = 64 << 20;
 /// The reserve is at most this part of the pool.

@@ -11,6 +11,7 @@ use crate::op::{Op, Waiting};
 use crate::pages::{PageKey, Table};
 use crate::read::Read;
 use crate::slots::{Limbo, Slots};
+use crate::straighten::Scattered;
 use crate::verify::Verifies;
 use gabion_format::{Layout, PageRef, SegmentKey, Slot, Superblock};
 use gabion_types::{
@@ -113,6 +114,7 @@ pub(crate) struct Disk {
     /// Something was found damaged as it lies on the disk: so many write it anew.
     pub(crate) checkpoints_wanted: u8,
     pub(crate) loads: Loads,
+    pub(crate) scattered: Scattered,
     /// Some are taken that nothing names: the next start reads all of the map.
     pub(crate) slots_lost: bool,
     pub(crate) checkpoint: Option<Checkpoint>,
@@ -253,6 +255,7 @@ impl Disk {
         self.admit_waiting();
         self.begin_batch(now);
         self.verify_when_due(now);
+        self.straighten_when_due(now);
         self.go_on_with_checkpoint();
         if self.checkpoint.is_none() && self.checkpoint_due() {
             self.begin_checkpoint();
@@ -304,7 +307,7 @@ impl Disk {
         let idle = self.queue.is_empty() && self.batch.is_none();
         let since = self.lazy_since.filter(|_| idle && self.phase == Phase::Serving);
         let lazy = since.map(|since| since + self.config.settings.lazy_after);
-        [lazy, self.verify_due()].into_iter().flatten().min()
+        [lazy, self.verify_due(), self.straighten_due()].into_iter().flatten().min()
     }
 
     /// Of what was named by frames up to `durable`, the slots that lost may be given out again.

@@ -181,6 +181,8 @@ pub struct StoreStats {
     pub write_bytes: u64,
     /// Of them: data that came to fill a joiner.
     pub filled_bytes: u64,
+    /// Moved from many pieces into one; not in `write_bytes`.
+    pub moved_bytes: u64,
     pub reads: u64,
     pub read_bytes: u64,
     pub frames: u64,

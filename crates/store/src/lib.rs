@@ -25,6 +25,7 @@ mod request;
 mod ring;
 mod slots;
 mod store;
+mod straighten;
 mod verify;
 
 pub use account::{Peek, SlotAccount};

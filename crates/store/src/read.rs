@@ -5,6 +5,7 @@ use crate::disk::{Asker, Disk, Use};
 use crate::io::{Effect, StoreEvent};
 use crate::op::block_info;
 use crate::pages::page_of;
+use crate::straighten::pieces_of;
 use bytes::{Bytes, BytesMut};
 use gabion_format::{BlockState, PAGE_BLOCKS, SegmentKey, Slot};
 use gabion_types::{
@@ -25,16 +26,31 @@ pub(crate) struct Read {
     outstanding: u32,
     /// Keeps the slots that were in the map when it began.
     guard: u64,
+    purpose: Purpose,
+}
+
+/// What a read is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Owner,
     /// A scrub's: what came of it is told, and not the data.
-    verifies: bool,
+    Verify,
+    /// What lies in many pieces is put into one.
+    Straighten,
 }
 
 #[derive(Clone, Debug)]
-struct ReadBlock {
-    info: BlockInfo,
+pub(crate) struct ReadBlock {
+    pub(crate) info: BlockInfo,
     slot: Option<Slot>,
-    data: Option<Bytes>,
+    pub(crate) data: Option<Bytes>,
     tries: u32,
+}
+
+impl ReadBlock {
+    pub(crate) fn has_slot(&self) -> bool {
+        self.slot.is_some()
+    }
 }
 
 impl Read {
@@ -50,7 +66,7 @@ impl Disk {
         asker: Asker,
         key: SegmentKey,
         range: BlockRange,
-        verifies: bool,
+        purpose: Purpose,
     ) -> Result<(), Refusal> {
         let segment = self.table.segment(key).ok_or(Refusal::NoSegment)?;
         let blocks = range.iter().map(|block| {
@@ -62,14 +78,23 @@ impl Disk {
         let runs = runs_of(&blocks);
         let guard = self.limbo.begin_read();
         let first = range.first();
-        let read = Read { asker, key, first, blocks, outstanding: 0, guard, verifies };
+        let verifies = purpose == Purpose::Verify;
+        let (of_data, pieces) = pieces_of(&blocks);
+        let read = Read { asker, key, first, blocks, outstanding: 0, guard, purpose };
         let Ok(read) = self.reads.insert(read) else { return Err(Refusal::Busy) };
-        if verifies {
-            self.stats.verified_bytes +=
-                runs.iter().map(|(_, n)| u64::from(*n) * BLOCK_BYTES).sum::<u64>();
-        } else {
-            self.stats.reads += 1;
-            self.stats.read_bytes += range.bytes();
+        match purpose {
+            Purpose::Verify => {
+                self.stats.verified_bytes +=
+                    runs.iter().map(|(_, n)| u64::from(*n) * BLOCK_BYTES).sum::<u64>();
+            }
+            Purpose::Owner => {
+                self.stats.reads += 1;
+                self.stats.read_bytes += range.bytes();
+            }
+            Purpose::Straighten => {}
+        }
+        if purpose != Purpose::Straighten {
+            self.note_pieces(key, range, of_data, pieces);
         }
         for (at, count) in runs {
             self.submit_read(read, at, count);
@@ -173,9 +198,13 @@ impl Disk {
         }
         let Some(read) = self.reads.remove(key) else { return };
         self.limbo.end_read(read.guard);
-        if read.verifies {
-            self.on_verified(&read.asker, read.blocks.iter().map(|block| block.info));
-            return;
+        match read.purpose {
+            Purpose::Owner => {}
+            Purpose::Verify => {
+                self.on_verified(&read.asker, read.blocks.iter().map(|block| block.info));
+                return;
+            }
+            Purpose::Straighten => return self.on_stretch_read(read.key, read.blocks),
         }
         let blocks = read.blocks.iter().map(|block| block.info).collect();
         let of_data = read.blocks.iter().filter(|block| block.info.kind == BlockKind::Data);
@@ -242,7 +271,7 @@ impl Disk {
 }
 
 /// Blocks whose slots lie behind each other: one disk read.
-fn runs_of(blocks: &[ReadBlock]) -> Vec<(u32, u32)> {
+pub(crate) fn runs_of(blocks: &[ReadBlock]) -> Vec<(u32, u32)> {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     let mut before: Option<Slot> = None;
     for (index, block) in (0..).zip(blocks) {

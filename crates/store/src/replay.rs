@@ -12,6 +12,7 @@ use crate::named::Named;
 use crate::opening::{Damages, Found};
 use crate::pages::Table;
 use crate::slots::{Limbo, Slots};
+use crate::straighten::Scattered;
 use crate::verify::Verifies;
 use gabion_format::{BlockEntry, Entry, Frame, Layout, Lsn, Rule, SegmentKey, Slot, Superblock};
 use gabion_types::{BLOCK_BYTES, Epoch, MapIndex, Slab, VolumeId};
@@ -372,6 +373,7 @@ impl Recovered {
             verifies: Verifies::default(),
             checkpoints_wanted: 0,
             loads: Loads::default(),
+            scattered: Scattered::default(),
             slots_lost: false,
             checkpoint: None,
             fences_asked: BTreeMap::new(),

@@ -5,6 +5,7 @@ use crate::disk::{Asker, Disk, Phase};
 use crate::io::Origin;
 use crate::op::{After, BLOCK, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
 use crate::op::{is_fenced, listed_pieces, write_pieces};
+use crate::read::Purpose;
 use gabion_format::{BlockState, Entry, Rule, SegmentKey};
 use gabion_types::{
     BlockIndex, BlockRange, Epoch, Flaw, Instant, SegmentIndex, Seq, Version, VolumeId,
@@ -51,6 +52,9 @@ impl Disk {
 
     pub(crate) fn take_request(&mut self, now: Instant, asker: Asker, op: ReplicaOp) {
         let silent = matches!(op, ReplicaOp::Advance { .. });
+        if !silent {
+            self.note_busy(now);
+        }
         match self.take(now, asker, op) {
             Ok(Taken::UnderWay | Taken::Silent) => {}
             Ok(Taken::Answered(done)) => self.answer(&asker, Ok(done)),
@@ -85,7 +89,7 @@ impl Disk {
             ReplicaOp::Fence { segments } => self.take_fence(asker, segments),
             ReplicaOp::Read { segment, range } => {
                 self.check_range(range, REQUEST_BLOCKS_MAX)?;
-                self.begin_read(asker, key(segment), range, false)?;
+                self.begin_read(asker, key(segment), range, Purpose::Owner)?;
                 Ok(Taken::UnderWay)
             }
             ReplicaOp::Verify { segment, range } => {
@@ -423,9 +427,10 @@ impl Disk {
     }
 
     /// Gives the plan its slots, sends its data to the disk and queues it for the next frame.
-    fn start(&mut self, asker: Asker, plan: Plan) {
+    pub(crate) fn start(&mut self, asker: Asker, plan: Plan) {
         let blocks = plan.data_blocks();
         let fills = matches!(plan.rule, Rule::Install { .. });
+        let moves = plan.rule == Rule::Move;
         let hint = self.table.segment(plan.key).map(|segment| segment.cursor);
         let extents = self.slots.allocate(hint.unwrap_or_default(), blocks);
         let extents = extents.expect("`room_for` said that there is room");
@@ -443,9 +448,13 @@ impl Disk {
             }
         }
         self.places_coming += u64::from(places_coming);
-        self.stats.writes += 1;
         let bytes = u64::from(blocks) * gabion_types::BLOCK_BYTES;
-        self.stats.write_bytes += bytes;
+        if moves {
+            self.stats.moved_bytes += bytes;
+        } else {
+            self.stats.writes += 1;
+            self.stats.write_bytes += bytes;
+        }
         if fills {
             self.stats.filled_bytes += bytes;
         }

@@ -96,6 +96,11 @@ impl Slots {
         Some(self.allocate_pieces(hint, want))
     }
 
+    /// Whether `allocate` would find so many in one run.
+    pub(crate) fn has_run(&self, hint: Slot, want: u32) -> bool {
+        want >= STREAM_BLOCKS && self.find_run(hint, want).is_some()
+    }
+
     /// Word by word, each in a few steps.
     fn find_run(&self, hint: Slot, want: u32) -> Option<Slot> {
         let mut index = self.start_word(hint);

@@ -9,4 +9,5 @@ pub(crate) mod model;
 mod paced;
 mod replay;
 mod requests;
+mod straighten;
 mod verify;

@@ -5,6 +5,7 @@ use crate::disk::{Asker, Disk, Phase, Use};
 use crate::io::{Damage, Effect, Part, StoreEvent};
 use crate::look::Look;
 use crate::pages::page_of;
+use crate::read::Purpose;
 use bytes::Bytes;
 use gabion_format::{MapPage, PageRef, SegmentKey};
 use gabion_types::{
@@ -90,7 +91,7 @@ impl Disk {
                 self.verifies.began = None;
                 return;
             };
-            if let Err(refusal) = self.begin_read(asker, key, range, true) {
+            if let Err(refusal) = self.begin_read(asker, key, range, Purpose::Verify) {
                 self.verifies.began = None;
                 self.answer(&asker, Err(refusal));
             }

@@ -207,6 +207,10 @@ impl Cluster {
         process::log_tail(&self.local.dir.log(node), usize::MAX)
     }
 
+    pub fn log_of_all(&self) -> String {
+        self.local.dir.file.nodes.iter().map(|node| self.log(node.id)).collect()
+    }
+
     /// Units: bytes that the process of a node holds in memory now, and held at most.
     pub fn memory_bytes(&self, node: u32) -> (u64, u64) {
         let pid = self.local.pid(node).expect("it runs").as_raw_pid();

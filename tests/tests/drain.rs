@@ -77,8 +77,62 @@ fn a_node_is_emptied_under_load_and_nobody_misses_it() {
     let stall = writer.progress().stall_most;
     println!("with its death: a stall of {stall:?}");
     assert_eq!(cluster.show("vm1")["health"], "healthy", "nothing of it was there");
-    cluster.start_node(gone);
+
+    cluster.gabion(&["node", "remove", &name]).ok();
+    let nodes = cluster.json(&["node", "list"]);
+    assert_eq!(nodes["nodes"].as_array().unwrap().len(), 3, "{nodes}");
+    assert_eq!(cluster.json(&["status"])["problems"], Value::Array(vec![]));
+    // Of four voters two would be no majority.
+    wait("it votes no more", MOST, || cluster.log_of_all().contains("vote no more"));
+    let another = *cluster.holders("vm1").iter().find(|node| **node != 1).unwrap();
+    cluster.kill(another);
+    let done = writer.progress().writes_acknowledged;
+    wait("guests go on", MOST, || writer.progress().writes_acknowledged > done + 500);
+    cluster.start_node(another);
+    cluster.wait_healthy("vm1");
+
+    cluster.local.start(gone).unwrap();
+    let told = || cluster.log(gone).contains("was removed from the cluster");
+    wait("it is told", MOST, told);
+    wait("it stops", MOST, || cluster.local.pid(gone).is_none());
+    assert!(!cluster.local.ids().contains(&gone), "`up` leaves it out from now on");
     prove(&cluster, writer, 1);
+}
+
+#[test]
+fn a_node_is_removed_while_it_runs_and_a_dead_one_by_force() {
+    let mut cluster = Cluster::of(Shape { nodes: 5, ..Shape::default() });
+    let leader =
+        |cluster: &Cluster| cluster.json(&["status"])["leader"].as_str().map(str::to_owned);
+    cluster.create("vm1", 64);
+    let leads = leader(&cluster).unwrap();
+    let holders = cluster.holders("vm1");
+    let free = |node: &u32| !holders.contains(node) && node.to_string() != leads;
+    let spare = (1..=5).find(free).unwrap().to_string();
+    let early = cluster.gabion(&["node", "remove", &spare]);
+    assert_eq!(early.code(), 5, "{}{}", early.out, early.err);
+    assert!(early.err.contains("not drained"), "{}", early.err);
+    cluster.gabion_within(&["node", "drain", &spare, "--wait"], MOST).ok();
+    cluster.gabion(&["node", "remove", &spare]).ok();
+    let spare = spare.parse().unwrap();
+    wait("it stops by itself", MOST, || cluster.local.pid(spare).is_none());
+    assert!(cluster.log(spare).contains("was removed from the cluster"), "{}", cluster.log(spare));
+
+    cluster.gabion(&["volume", "create", "single", "--size", "32MiB", "--rf", "1"]).ok();
+    let last = cluster.holders("single")[0];
+    cluster.kill(last);
+    let silent = |node: u32| entry(&cluster, "nodes", &node.to_string())["state"] == "silent";
+    wait("it is silent", MOST, || silent(last));
+    let lost = cluster.gabion(&["node", "remove", &last.to_string(), "--force"]);
+    assert_eq!(lost.code(), 5, "{}{}", lost.out, lost.err);
+    assert!(lost.err.contains("last copy") && lost.err.contains("single"), "{}", lost.err);
+    cluster.gabion(&["volume", "delete", "single"]).ok();
+    let alive = (1..=5).find(|node| ![spare, last].contains(node)).unwrap().to_string();
+    let alive = cluster.gabion(&["node", "remove", &alive, "--force"]);
+    assert_eq!(alive.code(), 5, "{}{}", alive.out, alive.err);
+    cluster.gabion(&["node", "remove", &last.to_string(), "--force"]).ok();
+    cluster.wait_healthy("vm1");
+    assert!(!cluster.holders("vm1").contains(&last));
 }
 
 #[test]

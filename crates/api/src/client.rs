@@ -160,6 +160,21 @@ impl Client {
         self.call(ask).await.result.map(|answer| answer.node)
     }
 
+    /// `node`: the id or the name of a node. Its id. Where an earlier try within the call got no answer,
+    /// a node that is not there was removed by it.
+    pub async fn remove_node(&self, node: &str, force: bool) -> Result<Option<u32>, ClientError> {
+        let request = v1::RemoveNodeRequest { node: node.to_owned(), force };
+        let ask = |c| {
+            let request = request.clone();
+            async move { ClusterClient::new(c).remove_node(request).await }
+        };
+        let outcome = self.call(ask).await;
+        match outcome.result {
+            Err(error) if outcome.asked_before && error.code() == ErrorCode::NoNode => Ok(None),
+            result => result.map(|answer| Some(answer.node)),
+        }
+    }
+
     /// The events that are known; `follow`: then those to come, until the node that tells them is
     /// lost. Errors: also what the stream itself gives, as `ErrorDetail::from_status` reads it.
     pub async fn events(&self, follow: bool) -> Result<Streaming<v1::Event>, ClientError> {

@@ -62,6 +62,12 @@ pub enum Change {
         node: NodeId,
         why: Option<DrainReason>,
     },
+    /// By the manager: the node is no member any more, and never again; its disks leave the map. Only
+    /// one that is drained, or, with `force`, one that is silent and has no last copy.
+    RemoveNode {
+        node: NodeId,
+        force: bool,
+    },
     /// Placement was chosen by the manager; checked again here.
     CreateVolume {
         spec: VolumeSpec,
@@ -205,6 +211,10 @@ pub enum AdminRequest {
         node: NodeId,
         cancel: bool,
     },
+    RemoveNode {
+        node: NodeId,
+        force: bool,
+    },
     /// Answered when it is asked for; it goes on by itself.
     ScrubVolume {
         name: String,
@@ -259,6 +269,22 @@ pub enum AdminError {
     BadValue { value: String, wants: String },
     #[error("there is no such node")]
     NoNode,
+    #[error(
+        "it is not drained: {copies} copies are on its disks, and it owns {volumes} volumes; drain it first, \
+         or, if it is dead for good, use --force"
+    )]
+    NotDrained { copies: u64, volumes: u64 },
+    #[error(
+        "it is alive, and --force is for one that is dead for good; drain it, and remove it then"
+    )]
+    NodeLives,
+    #[error(
+        "the last copy of {segments} segments is there (of volumes {}): without it they are lost; bring \
+         it back, or delete what is lost", volumes.join(", ")
+    )]
+    LastCopies { segments: u64, volumes: Vec<String> },
+    #[error("it leads the cluster now; stop it, and remove it when another node leads")]
+    NodeLeads,
     #[error("there is no such disk")]
     NoDisk,
     #[error("the disk failed for good: what it held is copied elsewhere already, or on its way")]

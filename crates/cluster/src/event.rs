@@ -72,6 +72,10 @@ pub enum Fact {
     DiskFailed {
         disk: DiskId,
     },
+    NodeRemoved {
+        node: NodeId,
+        disks: u32,
+    },
     Drain {
         of: DrainOf,
         step: DrainStep,

@@ -145,7 +145,7 @@ impl Manager {
             repair: Repair::default(),
             schedule: Schedule::default(),
             handover: Handover::default(),
-            admin: Admin::default(),
+            admin: Admin::new(node),
             early: VecDeque::new(),
             proposals: Proposals::default(),
             effects: VecDeque::new(),

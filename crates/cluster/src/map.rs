@@ -5,6 +5,7 @@ mod apply;
 mod drain;
 mod entry;
 mod executed;
+mod leaving;
 mod members;
 mod orders;
 mod ownership;
@@ -27,7 +28,7 @@ use gabion_types::{
     VolumeView,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Nodes that a cluster may have. Full: `Register` of one more is refused.
 pub const NODES_MAX: usize = 256;
@@ -43,6 +44,10 @@ pub const WRITE_SET_MAX: usize = 6;
 pub const STALE_MAX: usize = 4;
 /// Earlier incarnations of a node that are remembered, so that none of them registers again.
 pub const PAST_MAX: usize = 64;
+/// Nodes that were removed. Full: no other is.
+pub const REMOVED_MAX: usize = 4096;
+/// Disks that were removed with copies on them. Full: no node is removed by force.
+pub const RETIRED_MAX: usize = DISKS_MAX;
 /// Bytes of a name, an address or a path. Longer ones are refused.
 pub const TEXT_MAX: usize = 4096;
 
@@ -56,6 +61,13 @@ pub struct Map {
     pub(crate) volumes: BTreeMap<VolumeId, VolumeEntry>,
     /// Only those that were set, as the operator spelled them.
     pub(crate) set: BTreeMap<String, String>,
+    /// Nodes that were members once; none ever is again. Bounded by `REMOVED_MAX`.
+    #[serde(default)]
+    pub(crate) removed: BTreeSet<NodeId>,
+    /// Disks that left the map with copies on them: none is used again before it is formatted anew.
+    /// Bounded by `RETIRED_MAX`.
+    #[serde(default)]
+    pub(crate) retired: BTreeSet<[u8; 16]>,
     /// The last ids given; none is ever used twice.
     pub(crate) last_disk: u32,
     pub(crate) last_volume: u32,
@@ -123,6 +135,16 @@ impl Map {
     /// The map names this process for the node.
     pub fn is_registered(&self, node: NodeId, incarnation: Incarnation) -> bool {
         self.nodes.get(&node).is_some_and(|entry| entry.incarnation == incarnation)
+    }
+
+    /// It was a member, and is never one again.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node)
+    }
+
+    /// A disk that left the map with copies on it.
+    pub fn is_retired(&self, uuid: [u8; 16]) -> bool {
+        self.retired.contains(&uuid)
     }
 
     pub fn is_alive(&self, node: NodeId) -> bool {

@@ -24,6 +24,9 @@ pub struct Identity {
     /// Its consensus log was made: where it is not there any more, it was lost.
     #[serde(default)]
     pub log_made: bool,
+    /// The cluster removed it for good.
+    #[serde(default)]
+    pub removed: bool,
     #[serde(default)]
     pub disks: Vec<KnownDisk>,
 }
@@ -54,6 +57,11 @@ pub enum IdentityError {
          goes on with it"
     )]
     Incomplete { node: u32 },
+    #[error(
+        "node {node} was removed from the cluster; give what is made here another id, and a \
+         directory of its own"
+    )]
+    Removed { node: u32 },
     #[error("{path} is not what this version reads ({why})", path = path.display())]
     Unreadable { path: PathBuf, why: String },
     #[error("{path}: {error}", path = path.display())]
@@ -64,7 +72,7 @@ impl Identity {
     pub fn new(settings: &Settings, disks: Vec<KnownDisk>, complete: bool) -> Self {
         let cluster = settings.cluster.to_string();
         let node = settings.info.id.get();
-        Self { version: VERSION, cluster, node, complete, log_made: false, disks }
+        Self { version: VERSION, cluster, node, complete, log_made: false, removed: false, disks }
     }
 
     /// Of a node that may run. Errors: it was not made, not to its end, or is another node's.

@@ -112,6 +112,11 @@ pub fn is_initialised(settings: &Settings) -> Result<bool, IdentityError> {
     Ok(Identity::read(settings)?.is_some_and(|identity| identity.complete))
 }
 
+/// The cluster removed this node for good: it cannot run any more.
+pub fn is_removed(settings: &Settings) -> Result<bool, IdentityError> {
+    Ok(Identity::read(settings)?.is_some_and(|identity| identity.removed))
+}
+
 /// Writes the node's identity and makes its disks, each whole before it has its name. Blocks for as
 /// long as that takes; `progress` is told the bytes of disk files that are written, and of all.
 /// What was made before is kept; an interrupted call is gone on with by the next.
@@ -125,6 +130,9 @@ pub fn init(
 ) -> Result<Vec<InitedDisk>, InitError> {
     let _home = Home::hold(&settings.dir)?;
     let known = Identity::read(settings)?;
+    if known.as_ref().is_some_and(|known| known.removed) {
+        return Err(IdentityError::Removed { node: settings.info.id.get() }.into());
+    }
     let plans = plan_all(settings, known.as_ref(), force)?;
     let mut identity = Identity::new(settings, Vec::new(), false);
     if let Some(known) = known {

@@ -72,6 +72,12 @@ pub enum RunError {
     LogLost { node: NodeId, dir: PathBuf },
     #[error("another process of this node runs ({0}); this one stops")]
     Superseded(Incarnation),
+    #[error(
+        "node {node} was removed from the cluster, and is never a member of it again; this process \
+         stops; its directory and disks may be used for something else, or for a new node with \
+         another id", node = node.get()
+    )]
+    Removed { node: NodeId },
     #[error("the data plane ended; the log says why")]
     DataDied,
     #[error("the consensus log cannot be kept any more: {0}")]
@@ -92,9 +98,12 @@ pub fn run(config: &Path) -> Result<(), RunError> {
 pub fn run_with(settings: Settings) -> Result<(), RunError> {
     start_log();
     // Before the lock: nothing is written into a directory that is not the node's.
-    let home = Identity::of_initialised(&settings)
-        .map_err(RunError::from)
-        .and_then(|_| Ok(Home::lock(&settings.dir)?));
+    let home = Identity::of_initialised(&settings).map_err(RunError::from).and_then(|identity| {
+        if identity.removed {
+            return Err(RunError::Removed { node: settings.info.id });
+        }
+        Ok(Home::lock(&settings.dir)?)
+    });
     let home = home.inspect_err(|error| tracing::error!("{error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("gabion-control")
@@ -103,6 +112,12 @@ pub fn run_with(settings: Settings) -> Result<(), RunError> {
         .build()
         .map_err(RunError::Process)?;
     let result = runtime.block_on(live(&settings));
+    let result = match result {
+        Err(RunError::Removed { node }) => {
+            Err(note_removal(&settings).err().unwrap_or(RunError::Removed { node }))
+        }
+        result => result,
+    };
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(home);
     match &result {
@@ -110,6 +125,13 @@ pub fn run_with(settings: Settings) -> Result<(), RunError> {
         Err(error) => tracing::error!("{error}"),
     }
     result
+}
+
+/// So that it says so at once when it is started again.
+fn note_removal(settings: &Settings) -> Result<(), RunError> {
+    let mut identity = Identity::of_initialised(settings)?;
+    identity.removed = true;
+    Ok(identity.write(&settings.dir)?)
 }
 
 /// To stderr; `GABION_LOG` chooses what, as in `debug` or `info,gabion_daemon=trace`.
@@ -165,6 +187,7 @@ async fn live(settings: &Settings) -> Result<(), RunError> {
 
 /// A node that takes part.
 struct Running {
+    node: NodeId,
     hub: Arc<Hub>,
     store: Arc<OpenraftStore>,
     servers: tokio::task::JoinSet<RunError>,
@@ -278,7 +301,7 @@ impl Running {
         let answerer = Answerer::new(Arc::clone(&store));
         servers.spawn(serve_api(api, context, answerer, state.clone()));
         stage.send_replace(Stage::Running(state));
-        Ok(Self { hub, store, servers, milestone, judge })
+        Ok(Self { node: me, hub, store, servers, milestone, judge })
     }
 
     /// Ends only when something went wrong.
@@ -287,10 +310,12 @@ impl Running {
         tokio::select! {
             milestone = milestone => match milestone.map(|milestone| milestone.clone()) {
                 Ok(Milestone::Superseded(by)) => RunError::Superseded(by),
+                Ok(Milestone::Removed) => RunError::Removed { node: self.node },
                 Ok(Milestone::Running | Milestone::Stopped | Milestone::Died) | Err(_) => {
                     RunError::DataDied
                 }
             },
+            () = self.store.removed() => RunError::Removed { node: self.node },
             failed = self.store.failed() => RunError::ConsensusFailed(failed),
             Some(Ok(error)) = self.servers.join_next() => error,
             error = self.judge.judge_late() => error,

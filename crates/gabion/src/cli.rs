@@ -252,6 +252,14 @@ pub enum NodeVerb {
     },
     /// All nodes, and how they are
     List,
+    /// Remove a drained node from the cluster, for good; its id is never used again
+    Remove {
+        /// Its id or its name
+        node: String,
+        /// One that is dead for good and holds no last copy, though it is not drained
+        #[arg(long)]
+        force: bool,
+    },
     /// Empty all disks of a node and hand over what it owns: it may be taken away when that is done
     Drain {
         /// Its id or its name

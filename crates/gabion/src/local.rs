@@ -5,7 +5,7 @@ use crate::layout::{ClusterDir, Plan};
 use crate::nbd_client::Address;
 use crate::process::{self, Bond};
 use crate::remote::Remote;
-use gabion_daemon::init::{init, is_initialised};
+use gabion_daemon::init::{init, is_initialised, is_removed};
 use gabion_daemon::settings::Settings;
 use rustix::process::{Pid, Signal};
 use std::collections::BTreeMap;
@@ -53,8 +53,14 @@ impl LocalCluster {
         Ok(Self { dir, program, children: BTreeMap::new() })
     }
 
+    /// Without those that the cluster has removed: they never run again.
     pub fn ids(&self) -> Vec<u32> {
-        self.dir.file.nodes.iter().map(|entry| entry.id).collect()
+        let removed = |node: u32| {
+            let settings = process::settings(&self.dir.config(node)).ok();
+            settings.is_some_and(|settings| is_removed(&settings).unwrap_or(false))
+        };
+        let ids = self.dir.file.nodes.iter().map(|entry| entry.id);
+        ids.filter(|node| !removed(*node)).collect()
     }
 
     pub fn start(&mut self, node: u32) -> Result<(), Failure> {

@@ -65,7 +65,9 @@ pub fn cannot_init(error: &InitError) -> Failure {
     let exit = match error {
         InitError::Refused(_)
         | InitError::Home(HomeError::InUse { .. })
-        | InitError::Identity(IdentityError::Other { .. }) => Exit::Refused,
+        | InitError::Identity(IdentityError::Other { .. } | IdentityError::Removed { .. }) => {
+            Exit::Refused
+        }
         InitError::Home(HomeError::Io { .. } | HomeError::Random(_))
         | InitError::Identity(
             IdentityError::Missing { .. }

@@ -71,6 +71,11 @@ impl Remote {
         self.wait(self.client.drain_node(node, cancel))
     }
 
+    /// None: it had been removed by an earlier try.
+    pub fn remove_node(&self, node: &str, force: bool) -> Result<Option<u32>, Failure> {
+        self.wait(self.client.remove_node(node, force))
+    }
+
     pub fn settings(&self) -> Result<Vec<v1::Setting>, Failure> {
         self.wait(self.client.settings())
     }

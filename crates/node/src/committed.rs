@@ -105,6 +105,11 @@ impl Node {
                 let by = *named;
                 self.effects.push_back(Effect::Event(NodeEvent::Superseded { by }));
             }
+            // rule: node/removed-stops
+            None if self.map.is_removed(me) && !self.removed => {
+                (self.registered, self.removed) = (false, true);
+                self.effects.push_back(Effect::Event(NodeEvent::Removed));
+            }
             Some(_) | None => {}
         }
     }
@@ -189,6 +194,7 @@ impl Node {
         if self.map.cluster().is_none()
             || self.map.is_registered(me, mine)
             || self.registered
+            || self.removed
             || self.stage != Stage::Running
             || !self.disks.all_decided()
             || self.proposals.is_pending(Source::Register)
@@ -214,6 +220,7 @@ impl Node {
                     let missing = known
                         .and_then(|id| self.map.disk(id))
                         .is_some_and(|entry| entry.state == DiskState::Missing);
+                    let failed = failed || self.map.is_retired(uuid);
                     if failed && self.disks.id(slot).is_none() {
                         self.disks.retire(slot);
                     } else if let (Some(id), true, false) = (known, here, missing) {

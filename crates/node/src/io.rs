@@ -285,4 +285,6 @@ pub enum NodeEvent {
     Superseded {
         by: Incarnation,
     },
+    /// This node is no member any more, and never again: this process must stop.
+    Removed,
 }

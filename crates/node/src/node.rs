@@ -51,6 +51,8 @@ pub struct Node {
     pub(crate) term: u64,
     pub(crate) leader: Option<NodeId>,
     pub(crate) registered: bool,
+    /// The map says that this node is none of the cluster's any more.
+    pub(crate) removed: bool,
     pub(crate) stage: Stage,
     pub(crate) links: Links,
     pub(crate) flow: Flow,
@@ -98,6 +100,7 @@ impl Node {
             term: 0,
             leader: None,
             registered: false,
+            removed: false,
             stage: Stage::Running,
             links,
             flow: Flow::new(settings.link_unsent_max),

@@ -126,6 +126,8 @@ pub struct Cluster {
     orphans: Vec<Orphan>,
     requests: ExactlyOnce,
     copies: NeverFewer,
+    /// Somebody wanted a machine to be gone for good.
+    removal_tried: bool,
     /// Blocks whose writes were acknowledged last.
     acked: VecDeque<Acked>,
     /// A block that every copy has lost, if there is one.
@@ -211,6 +213,7 @@ impl Cluster {
             orphans: Vec::new(),
             requests: ExactlyOnce::default(),
             copies: NeverFewer::default(),
+            removal_tried: false,
             acked: VecDeque::new(),
             lost: None,
             operator: Operator::default(),
@@ -368,6 +371,7 @@ impl Cluster {
             NodeEvent::Owning { .. } => "event-owning",
             NodeEvent::OwningEnded { .. } => "event-owning-ended",
             NodeEvent::Superseded { .. } => "event-superseded",
+            NodeEvent::Removed => "event-removed",
         });
     }
 }

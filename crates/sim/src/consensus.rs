@@ -220,6 +220,11 @@ impl<C: Clone> Consensus<C> {
         self.members[machine].ready
     }
 
+    /// It votes no more, and is not counted.
+    pub fn remove(&mut self, machine: Machine) {
+        self.members[machine].voter = false;
+    }
+
     /// The leader steps down for no reason, and nobody is elected for so long at least.
     pub fn unseat(&mut self, now: Instant, least: Duration) {
         self.leader = None;

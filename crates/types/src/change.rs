@@ -73,4 +73,8 @@ pub enum RefusedChange {
     Attached,
     #[error("the incarnation is not the one that the map names")]
     OtherIncarnation,
+    #[error("it holds copies, or owns volumes")]
+    InUse,
+    #[error("the node was removed from the cluster")]
+    Removed,
 }

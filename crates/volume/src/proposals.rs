@@ -341,6 +341,8 @@ impl Volume {
             }
             RefusedChange::LastInSync
             | RefusedChange::TooFewCopies
+            | RefusedChange::InUse
+            | RefusedChange::Removed
             | RefusedChange::NotFound
             | RefusedChange::NameTaken
             | RefusedChange::Invalid

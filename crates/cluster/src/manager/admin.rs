@@ -24,8 +24,9 @@ const UNWANTED: Duration = Duration::from_millis(1500);
 /// How often a plan that the map refused, because the map had moved on, is made anew.
 const PLANS_MAX: u32 = 4;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Admin {
+    me: NodeId,
     jobs: BTreeMap<u64, Job>,
     pub(super) done: Vec<Effect>,
 }
@@ -58,6 +59,7 @@ enum Task {
     Scrub { volume: VolumeId, kind: ScrubKind },
     DrainDisk { disk: DiskId, cancel: bool },
     DrainNode { node: NodeId, cancel: bool },
+    RemoveNode { node: NodeId, force: bool },
 }
 
 /// What comes next of a job.
@@ -69,6 +71,10 @@ enum Step {
 }
 
 impl Admin {
+    pub(super) fn new(me: NodeId) -> Self {
+        Self { me, jobs: BTreeMap::new(), done: Vec::new() }
+    }
+
     pub(super) fn on_request(
         &mut self,
         now: Instant,
@@ -82,7 +88,10 @@ impl Admin {
         } else if self.jobs.len() >= JOBS_MAX {
             refused(AdminError::TooMany)
         } else {
-            task_of(map, request).map_or_else(refused, |task| plan(map, task))
+            let myself =
+                matches!(request, AdminRequest::RemoveNode { node, .. } if node == self.me);
+            let task = if myself { Err(AdminError::NodeLeads) } else { task_of(map, request) };
+            task.map_or_else(refused, |task| plan(map, task))
         };
         self.go_on(now, proposals, (number, now + ANSWER, 1), step);
     }
@@ -206,7 +215,8 @@ impl Task {
             | Self::Set { .. }
             | Self::Scrub { .. }
             | Self::DrainDisk { .. }
-            | Self::DrainNode { .. } => false,
+            | Self::DrainNode { .. }
+            | Self::RemoveNode { .. } => false,
         }
     }
 
@@ -227,7 +237,8 @@ impl Task {
             | Self::Set { .. }
             | Self::Scrub { .. }
             | Self::DrainDisk { .. }
-            | Self::DrainNode { .. } => AdminError::NotReleased,
+            | Self::DrainNode { .. }
+            | Self::RemoveNode { .. } => AdminError::NotReleased,
         }
     }
 }
@@ -246,6 +257,7 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::ScrubVolume { name, kind } => Task::Scrub { volume: find(&name)?, kind },
         AdminRequest::DrainDisk { disk, cancel } => Task::DrainDisk { disk, cancel },
         AdminRequest::DrainNode { node, cancel } => Task::DrainNode { node, cancel },
+        AdminRequest::RemoveNode { node, force } => Task::RemoveNode { node, force },
     })
 }
 
@@ -265,6 +277,8 @@ fn plan(map: &Map, task: Task) -> Step {
             .map(|change| Step::Propose(Task::DrainDisk { disk, cancel }, change)),
         Task::DrainNode { node, cancel } => drain::of_node(map, node, cancel)
             .map(|change| Step::Propose(Task::DrainNode { node, cancel }, change)),
+        Task::RemoveNode { node, force } => drain::of_removal(map, node, force)
+            .map(|change| Step::Propose(Task::RemoveNode { node, force }, change)),
     };
     step.unwrap_or_else(refused)
 }
@@ -384,7 +398,8 @@ fn on_done(map: &Map, task: &Task) -> Step {
         | Task::Set { .. }
         | Task::Scrub { .. }
         | Task::DrainDisk { .. }
-        | Task::DrainNode { .. } => Step::Answer(AdminReply::Done),
+        | Task::DrainNode { .. }
+        | Task::RemoveNode { .. } => Step::Answer(AdminReply::Done),
     }
 }
 
@@ -424,6 +439,8 @@ fn error_of(why: RefusedChange) -> AdminError {
         | RefusedChange::NotOwner
         | RefusedChange::LastInSync
         | RefusedChange::TooFewCopies
+        | RefusedChange::InUse
+        | RefusedChange::Removed
         | RefusedChange::NoRoom
         | RefusedChange::Invalid
         | RefusedChange::Busy

@@ -2,7 +2,7 @@
 
 use super::Effect;
 use crate::command::{AdminError, Change};
-use crate::map::{DrainReason, Map, VolumeEntry};
+use crate::map::{DrainReason, Map, NodeState, VolumeEntry};
 use crate::placement::{DrainError, can_empty};
 use gabion_types::{DiskId, Duration, Instant, NodeId};
 use std::collections::BTreeSet;
@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 const LOOK: Duration = Duration::from_secs(1);
 /// Volumes that are asked for at once; the others wait for the next look.
 const AT_ONCE_MAX: usize = 16;
+/// Volumes that an error names.
+const NAMED_MAX: usize = 8;
 
 /// A node that is being emptied lets go of volumes without guests. One with guests of its own keeps it:
 /// they would have to go through another node, and die with this one all the same. One with guests of
@@ -55,6 +57,30 @@ pub(super) fn of_node(map: &Map, node: NodeId, cancel: bool) -> Result<Change, A
         can_empty(map, &disks.map(|(id, _)| *id).collect()).map_err(error_of)?;
     }
     Ok(Change::DrainNode { node, why })
+}
+
+/// One that is drained, or dead for good and without a last copy.
+pub(super) fn of_removal(map: &Map, node: NodeId, force: bool) -> Result<Change, AdminError> {
+    if map.is_removed(node) {
+        return Ok(Change::RemoveNode { node, force });
+    }
+    let entry = map.node(node).ok_or(AdminError::NoNode)?;
+    let (copies, volumes) = map.left_on(node);
+    if entry.drain.is_none() || copies + volumes > 0 {
+        if !force {
+            return Err(AdminError::NotDrained { copies, volumes });
+        }
+        if entry.state == NodeState::Alive {
+            return Err(AdminError::NodeLives);
+        }
+        let (volumes, segments) = map.last_copies_of(node);
+        if segments > 0 {
+            let names = volumes.into_iter().filter_map(|id| map.volume(id));
+            let volumes = names.map(|volume| volume.spec.name.clone()).take(NAMED_MAX).collect();
+            return Err(AdminError::LastCopies { segments, volumes });
+        }
+    }
+    Ok(Change::RemoveNode { node, force })
 }
 
 fn error_of(error: DrainError) -> AdminError {

@@ -53,6 +53,7 @@ impl Map {
             Change::DiskMissing { disk } => self.disk_missing(from, *disk),
             Change::DrainDisk { disk, why } => self.drain_disk(*disk, *why),
             Change::DrainNode { node, why } => self.drain_node(*node, *why),
+            Change::RemoveNode { node, force } => self.remove_node(*node, *force),
             Change::CreateVolume { spec, placement } => self.create_volume(spec, placement),
             Change::Created { volume, disk, creation } => {
                 self.created(from, *volume, *disk, *creation)
@@ -110,6 +111,9 @@ impl Map {
         if !own || texts.iter().any(|text| text.len() > TEXT_MAX) {
             return Err(RefusedChange::Invalid);
         }
+        if self.is_removed(info.id) {
+            return Err(RefusedChange::Removed);
+        }
         let since = self.applied;
         let lease = self.settings().lease_duration;
         let Some(node) = self.nodes.get_mut(&info.id) else {
@@ -154,6 +158,9 @@ impl Map {
     fn add_disk(&mut self, from: Proposer, disk: DiskEntry) -> Result<(), RefusedChange> {
         if from.node != disk.node || disk.capacity_bytes == 0 || disk.path.len() > TEXT_MAX {
             return Err(RefusedChange::Invalid);
+        }
+        if self.is_retired(disk.uuid) {
+            return Err(RefusedChange::Removed);
         }
         let node = disk.node;
         let Some(id) = self.disk_by_uuid(disk.uuid) else {

@@ -3,7 +3,7 @@
 
 use super::entry::{Drain, DrainReason};
 use super::room::holders;
-use super::{DiskState, Map};
+use super::{DiskEntry, DiskState, Map, VolumeEntry};
 use crate::event::{DrainOf, DrainStep, Fact};
 use gabion_types::{DiskId, NodeId, RefusedChange, SegmentMembers};
 use std::collections::BTreeSet;
@@ -20,11 +20,7 @@ impl Map {
     pub fn is_empty_disk(&self, disk: DiskId) -> bool {
         let named = |members: &SegmentMembers| holders(members).any(|holder| holder == disk);
         let to_drop = self.disks.get(&disk).is_some_and(|entry| !entry.to_drop.is_empty());
-        !to_drop
-            && !self.volumes.values().any(|volume| {
-                let growth = volume.growth.iter().flat_map(|growth| &growth.segments);
-                volume.segments.iter().chain(growth).any(named)
-            })
+        !to_drop && !self.volumes.values().any(|volume| volume.all_segments().any(named))
     }
 
     pub(super) fn draining_of(&self, segments: &[SegmentMembers]) -> BTreeSet<DiskId> {
@@ -78,10 +74,23 @@ impl Map {
     }
 
     /// Nothing is left on its disks, and it owns nothing.
-    fn is_empty_node(&self, node: NodeId) -> bool {
+    pub(super) fn is_empty_node(&self, node: NodeId) -> bool {
         let owns = |owner: NodeId| owner == node;
         !self.volumes.values().any(|volume| volume.owner.is_some_and(|(owner, _)| owns(owner)))
             && self.disks_of(node).into_iter().all(|disk| self.is_empty_disk(disk))
+    }
+
+    /// Copies on the disks of a node, also those that it is yet to drop, and volumes that it owns.
+    pub fn left_on(&self, node: NodeId) -> (u64, u64) {
+        let disks: BTreeSet<DiskId> = self.disks_of(node).into_iter().collect();
+        let owned =
+            self.volumes.values().filter(|v| v.owner.is_some_and(|(owner, _)| owner == node));
+        let segments = self.volumes.values().flat_map(VolumeEntry::all_segments);
+        let named = segments.flat_map(holders).filter(|disk| disks.contains(disk)).count();
+        let to_drop: usize =
+            disks.iter().filter_map(|disk| self.disks.get(disk)).map(DiskEntry::to_drop).sum();
+        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        (wide(named + to_drop), wide(owned.count()))
     }
 
     /// What is empty is told of once; a node that owns something again is not done any more.

@@ -189,6 +189,12 @@ impl VolumeEntry {
         self.state == VolumeState::Ready
     }
 
+    /// Also those that it is yet to get.
+    pub(crate) fn all_segments(&self) -> impl Iterator<Item = &SegmentMembers> {
+        let growth = self.growth.iter().flat_map(|growth| &growth.segments);
+        self.segments.iter().chain(growth)
+    }
+
     /// How many segments guests see.
     pub fn segment_count(&self) -> u32 {
         u32::try_from(self.segments.len()).expect("a volume has as many as an index can tell")

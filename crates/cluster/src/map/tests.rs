@@ -2,6 +2,7 @@
 
 mod cluster;
 mod drain;
+mod leaving;
 mod members;
 mod random;
 mod scrub;

@@ -145,7 +145,7 @@ impl Map {
     }
 
     /// Every disk has recorded its segments: the volume is ready, or has grown.
-    fn conclude_making(&mut self, id: VolumeId) {
+    pub(super) fn conclude_making(&mut self, id: VolumeId) {
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
         };

@@ -79,6 +79,8 @@ pub struct Signals {
     pub retires: watch::Receiver<bool>,
     /// When a leader that retires asked this node to stand for election.
     pub asked: watch::Receiver<Option<Instant>>,
+    /// Another voter said that this node was removed.
+    pub removed: watch::Sender<bool>,
 }
 
 /// Runs until openraft stops.
@@ -113,7 +115,14 @@ pub async fn run(
         if silent >= timeout || (asked && silent >= Duration::from_millis(ASKED_MS)) {
             timeout = draw(&mut prng);
             let Ok((_, last)) = disk.ends().await else { return };
-            let stands = majority_would_vote(&network, me, &heard.voters, last).await;
+            let stands = match majority_would_vote(&network, me, &heard.voters, last).await {
+                Word::Yes => true,
+                Word::No => false,
+                Word::Removed => {
+                    signals.removed.send_replace(true);
+                    return;
+                }
+            };
             if stands {
                 tracing::info!(silent_ms = ms(silent), asked, "standing for election");
                 if raft.trigger().elect().await.is_err() {
@@ -161,32 +170,40 @@ pub async fn ask_another(raft: &Raft, network: &Network, me: u64) -> bool {
     false
 }
 
+/// What the others say to a node that wants to stand for election.
+enum Word {
+    Yes,
+    No,
+    /// It is none of the cluster's any more: the word of one is enough, for it is the map's.
+    Removed,
+}
+
 async fn majority_would_vote(
     network: &Network,
     me: u64,
     voters: &[u64],
     last: Option<LogId>,
-) -> bool {
+) -> Word {
     if !voters.contains(&me) {
-        return false;
+        return Word::No;
     }
     let mut asked = JoinSet::new();
     for voter in voters.iter().copied().filter(|voter| *voter != me) {
         let link = network.to(voter);
         asked.spawn(async move {
             let ask = VoteAsk::Pre { last };
-            let answer = tokio::time::timeout(PRE_VOTE_WAIT, link.ask(&ask)).await;
-            matches!(answer, Ok(Some(VoteAnswer::Pre { yes: true })))
+            tokio::time::timeout(PRE_VOTE_WAIT, link.ask(&ask)).await.ok().flatten()
         });
     }
     let needed = voters.len() / 2 + 1;
     let mut granted = 1;
     while granted < needed {
         match asked.join_next().await {
-            Some(Ok(true)) => granted += 1,
-            Some(Ok(false) | Err(_)) => {}
-            None => return false,
+            Some(Ok(Some(VoteAnswer::Pre { yes: true }))) => granted += 1,
+            Some(Ok(Some(VoteAnswer::Removed))) => return Word::Removed,
+            Some(_) => {}
+            None => return Word::No,
         }
     }
-    true
+    Word::Yes
 }

@@ -4,6 +4,7 @@ pub mod disk;
 mod election;
 mod log;
 mod machine;
+mod membership;
 mod network;
 mod openraft_store;
 pub(crate) mod types;

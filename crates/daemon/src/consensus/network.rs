@@ -44,7 +44,11 @@ pub enum VoteAsk {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum VoteAnswer {
-    Pre { yes: bool },
+    Pre {
+        yes: bool,
+    },
+    /// To `Pre`: who asks is none of the cluster's any more.
+    Removed,
     Stands,
     Vote(Box<Result<VoteResponse<u64>, RaftError<u64>>>),
 }
@@ -181,7 +185,7 @@ impl RaftNetwork<TypeConfig> for Link {
         let answer = self.ask_or_error(&VoteAsk::Vote(rpc)).await;
         match answer.map_err(|error| Unreachable::new(&error))? {
             VoteAnswer::Vote(answer) => self.remote(*answer),
-            VoteAnswer::Pre { .. } | VoteAnswer::Stands => {
+            VoteAnswer::Pre { .. } | VoteAnswer::Removed | VoteAnswer::Stands => {
                 let error = Status::internal("the answer to a vote is one to another question");
                 Err(Unreachable::new(&error).into())
             }
@@ -252,7 +256,9 @@ impl Answerer {
     }
 
     pub async fn vote(&self, message: ConsensusMessage) -> Result<ConsensusMessage, Status> {
+        let removed = self.store.has_removed(NodeId::new(message.from));
         let answer = match self.open(&message)? {
+            VoteAsk::Pre { .. } if removed => VoteAnswer::Removed,
             VoteAsk::Pre { last } => {
                 let yes = self.store.would_vote(last).await;
                 VoteAnswer::Pre { yes }

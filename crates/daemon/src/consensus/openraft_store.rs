@@ -4,6 +4,7 @@ use crate::consensus::disk::{AccessError, ConsensusDisk, DiskError, Identity};
 use crate::consensus::election::{self, LEADER_HEARD_MS, Signals};
 use crate::consensus::log::Log;
 use crate::consensus::machine::Machine;
+use crate::consensus::membership;
 use crate::consensus::network::Network;
 use crate::consensus::types::{LogId, Raft};
 use crate::consensus::{Committed, LeaderView, MetaStore, ProposeError, SharedMap};
@@ -77,6 +78,7 @@ pub struct OpenraftStore {
     led: watch::Receiver<bool>,
     retires: watch::Sender<bool>,
     asked: watch::Sender<Option<Instant>>,
+    removed: watch::Receiver<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -129,16 +131,31 @@ impl OpenraftStore {
         let (led_sender, led) = watch::channel(false);
         let (retires, retired) = watch::channel(false);
         let (asked, ask) = watch::channel(None);
-        let signals = Signals { led: led_sender, retires: retired, asked: ask };
+        let (removed_sender, removed) = watch::channel(false);
+        let signals =
+            Signals { led: led_sender, retires: retired, asked: ask, removed: removed_sender };
         let tasks = vec![
             tokio::spawn(election::run(raft.clone(), disk.clone(), network, me, prng, signals)),
             tokio::spawn(watch_leader(raft.clone(), leader_sender)),
+            tokio::spawn(membership::follow_map(raft.clone(), map.clone(), me)),
             tokio::spawn(initialize(raft.clone(), config)),
         ];
         let me = peers.me;
         let tasks = Mutex::new(tasks);
         let disk = Mutex::new(Some(disk));
-        Ok(Arc::new(Self { me, raft, disk, map, peers, leader, led, retires, asked, tasks }))
+        Ok(Arc::new(Self {
+            me,
+            raft,
+            disk,
+            map,
+            peers,
+            leader,
+            led,
+            retires,
+            asked,
+            removed,
+            tasks,
+        }))
     }
 
     /// Whether this node would vote for one whose log ends there.
@@ -173,6 +190,19 @@ impl OpenraftStore {
         if tokio::time::timeout(RETIRE_WAIT, other).await.is_err() {
             tracing::warn!("no other node took the consensus lead over");
         }
+    }
+
+    /// Ends when another voter has said that this node was removed from the cluster.
+    pub async fn removed(&self) {
+        let mut removed = self.removed.clone();
+        if removed.wait_for(|removed| *removed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether the map says that of another node.
+    pub(super) fn has_removed(&self, node: NodeId) -> bool {
+        self.map.read_map(|map| map.is_removed(node))
     }
 
     /// A leader that retires asked for it.
@@ -241,7 +271,8 @@ impl MetaStore for OpenraftStore {
         if unapplied > UNAPPLIED_MAX {
             return Err(ProposeError::Full);
         }
-        self.raft.client_write_ff(command).await.map_err(|_| ProposeError::Stopped)
+        // Nobody waits for a single write: what became of a command is known from the committed log.
+        self.raft.client_write_ff(command).await.map(drop).map_err(|_| ProposeError::Stopped)
     }
 
     async fn confirm_leader(&self) -> Option<u64> {

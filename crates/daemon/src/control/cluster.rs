@@ -11,7 +11,8 @@ use gabion_api::v1::{
     Capacity, Disk, DiskSpace, DiskState, DisksRequest, DisksResponse, Drain, DrainDiskRequest,
     DrainDiskResponse, DrainNodeRequest, DrainNodeResponse, Event, EventsRequest, Health,
     ListSettingsRequest, ListSettingsResponse, Node, NodeState, NodesRequest, NodesResponse,
-    SetSettingRequest, SetSettingResponse, Setting, StatusRequest, StatusResponse, Volume,
+    RemoveNodeRequest, RemoveNodeResponse, SetSettingRequest, SetSettingResponse, Setting,
+    StatusRequest, StatusResponse, Volume,
 };
 use gabion_cluster::{AdminRequest, Map, settings::SETTINGS};
 use gabion_types::NodeId;
@@ -136,6 +137,13 @@ impl Cluster for ClusterService {
         request: Request<DrainNodeRequest>,
     ) -> Result<Response<DrainNodeResponse>, Status> {
         drain::node(&self.context, request).await
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<RemoveNodeResponse>, Status> {
+        drain::remove(&self.context, request).await
     }
 
     type EventsStream = ReceiverStream<Result<Event, Status>>;

@@ -5,7 +5,7 @@ use crate::control::show::Told;
 use gabion_api::v1::cluster_client::ClusterClient;
 use gabion_api::v1::{
     Disk, Drain, DrainDiskRequest, DrainDiskResponse, DrainNodeRequest, DrainNodeResponse,
-    ErrorCode, ErrorDetail, Node,
+    ErrorCode, ErrorDetail, Node, RemoveNodeRequest, RemoveNodeResponse,
 };
 use gabion_cluster::{self as cluster, AdminRequest, Map};
 use gabion_types::{DiskId, NodeId};
@@ -48,6 +48,28 @@ pub async fn node(
         Place::At(leader) => {
             let request = context.forwarded(request.into_inner());
             let answer = ClusterClient::new(leader).drain_node(request).await.map_err(passed_on)?;
+            context.catch_up(answer.metadata()).await;
+            Ok(answer)
+        }
+    }
+}
+
+pub async fn remove(
+    context: &Context,
+    request: Request<RemoveNodeRequest>,
+) -> Result<Response<RemoveNodeResponse>, Status> {
+    match context.place(request.metadata())? {
+        Place::Here => {
+            let RemoveNodeRequest { node: typed, force } = request.into_inner();
+            let node = context.node_named(&typed)?;
+            let subject = format!("node {typed}");
+            context.admin(AdminRequest::RemoveNode { node, force }, &subject).await?;
+            Ok(context.answer(RemoveNodeResponse { node: node.get() }))
+        }
+        Place::At(leader) => {
+            let request = context.forwarded(request.into_inner());
+            let answer =
+                ClusterClient::new(leader).remove_node(request).await.map_err(passed_on)?;
             context.catch_up(answer.metadata()).await;
             Ok(answer)
         }

@@ -29,7 +29,11 @@ pub fn admin_error(error: &AdminError, subject: &str) -> ErrorDetail {
         AdminError::BadValue { .. } => ErrorCode::BadValue,
         AdminError::NoNode => ErrorCode::NoNode,
         AdminError::NoDisk => ErrorCode::NoDisk,
-        AdminError::DiskFailed => ErrorCode::Refused,
+        AdminError::DiskFailed
+        | AdminError::NotDrained { .. }
+        | AdminError::NodeLives
+        | AdminError::LastCopies { .. }
+        | AdminError::NodeLeads => ErrorCode::Refused,
         AdminError::TooFewNodesLeft { .. } => ErrorCode::TooFewNodes,
         AdminError::NoRoomLeft { .. } => ErrorCode::NoRoom,
         AdminError::NoMajority => ErrorCode::NoMajority,
@@ -52,6 +56,8 @@ fn refused_change(refused: RefusedChange) -> ErrorCode {
         | RefusedChange::NotOwner
         | RefusedChange::LastInSync
         | RefusedChange::TooFewCopies
+        | RefusedChange::InUse
+        | RefusedChange::Removed
         | RefusedChange::Invalid
         | RefusedChange::Busy
         | RefusedChange::OtherIncarnation => ErrorCode::Refused,

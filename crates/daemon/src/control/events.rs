@@ -181,6 +181,10 @@ fn node_event(event: &NodeEvent) -> Text {
             let text = format!("this node does not own volume {} any more", volume.get());
             Text::info("owning_ended", text).volume(*volume)
         }
+        NodeEvent::Removed => {
+            let text = "this node was removed from the cluster; its process stops".to_owned();
+            Text::warn("removed", text)
+        }
         NodeEvent::Superseded { by } => {
             let text = format!("another process of this node runs ({by}); this one stops");
             Text::error("superseded", text)
@@ -379,6 +383,10 @@ fn map_event(event: &MapEvent) -> Text {
             let text = format!("node {} lost volume {}", node.get(), volume.get());
             Text::warn("disowned", text).volume(*volume)
         }
+        Fact::NodeRemoved { node, disks } => {
+            let text = format!("node {} was removed, with {disks} disks", node.get());
+            Text::info("node_removed", text)
+        }
         Fact::Drain { of, step } => drain_event(*of, *step),
         Fact::MemberRemoved { .. }
         | Fact::JoinerAdded { .. }
@@ -447,6 +455,7 @@ fn member_event(fact: &Fact) -> Text {
         | Fact::DiskMoved { .. }
         | Fact::DiskMissing { .. }
         | Fact::DiskFailed { .. }
+        | Fact::NodeRemoved { .. }
         | Fact::Drain { .. }
         | Fact::VolumeCreated { .. }
         | Fact::VolumeReady { .. }

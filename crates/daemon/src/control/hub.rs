@@ -43,6 +43,8 @@ pub enum Milestone {
     Running,
     Stopped,
     Superseded(Incarnation),
+    /// The node is none of the cluster's any more.
+    Removed,
     /// The data plane's thread ended without being asked.
     Died,
 }
@@ -242,6 +244,9 @@ impl Hub {
             NodeEvent::DiskOut { .. } => self.disks.send_modify(|seen| seen.decided += 1),
             NodeEvent::Superseded { by } => {
                 self.milestone.send_replace(Milestone::Superseded(*by));
+            }
+            NodeEvent::Removed => {
+                self.milestone.send_replace(Milestone::Removed);
             }
             NodeEvent::PeerUp { .. }
             | NodeEvent::PeerDown { .. }

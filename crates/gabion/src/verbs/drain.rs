@@ -1,4 +1,4 @@
-//! `gabion disk drain` and `gabion node drain`.
+//! `gabion disk drain`, `gabion node drain` and `gabion node remove`.
 
 use crate::bar::Progress;
 use crate::failure::{Exit, Failure};
@@ -6,7 +6,7 @@ use crate::remote::Remote;
 use crate::verbs::show;
 use crate::view;
 use gabion_api::v1;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -72,6 +72,14 @@ pub fn node(remote: &Remote, typed: &str, wish: Wish, as_json: bool) -> Result<(
             waits: node.drain_waits.clone(),
         })
     })
+}
+
+pub fn remove(remote: &Remote, typed: &str, force: bool, as_json: bool) -> Result<(), Failure> {
+    let id = remote.remove_node(typed, force)?;
+    show(as_json, &json!({ "node": id.map(|id| id.to_string()), "name": typed }), || {
+        format!("node {typed} is removed; its id is never used again, its disks are free")
+    });
+    Ok(())
 }
 
 fn left(disk: &v1::Disk) -> u64 {

@@ -33,6 +33,7 @@ pub fn run(
         NodeVerb::Init { config, force } => init(config, *force, as_json),
         NodeVerb::Start { node, dir } => start(*node, dir, as_json),
         NodeVerb::Kill { node, dir, signal } => kill(*node, dir, signal, as_json),
+        NodeVerb::Remove { node, force } => drain::remove(&remote()?, node, *force, as_json),
         NodeVerb::Drain { node, wait, cancel } => {
             drain::node(&remote()?, node, drain::Wish::of(*wait, *cancel), as_json)
         }

@@ -1,7 +1,7 @@
 use crate::io::{Effect, Input, NodeConfig, NodeEvent};
 use crate::node::Node;
 use crate::settings::NodeSettings;
-use gabion_cluster::{Change, Command, NodeInfo, Proposer};
+use gabion_cluster::{Change, Command, DrainReason, NodeInfo, Proposer};
 use gabion_types::{ClusterId, Incarnation, Instant, Limits, MapIndex, NodeId};
 
 const ME: NodeId = NodeId::new(1);
@@ -67,4 +67,26 @@ fn a_process_that_the_map_does_not_name_any_more_says_so() {
     assert!(!node.stats().registered);
     let superseded = Effect::Event(NodeEvent::Superseded { by: second });
     assert!(effects(&mut node).contains(&superseded));
+}
+
+// rule: node/removed-stops
+#[test]
+fn a_process_whose_node_was_removed_says_so_once() {
+    let mine = Incarnation::new(10);
+    let mut node = node(mine);
+    let init = Change::Init { cluster: CLUSTER, limits: Limits::DEFAULT };
+    commit(&mut node, 1, mine, init);
+    commit(&mut node, 2, mine, Change::Register { node: info(), incarnation: mine });
+    assert!(node.stats().registered);
+    effects(&mut node);
+    let why = Some(DrainReason::Operator);
+    commit(&mut node, 3, mine, Change::DrainNode { node: ME, why });
+    commit(&mut node, 4, mine, Change::RemoveNode { node: ME, force: false });
+    let removed = Effect::Event(NodeEvent::Removed);
+    let said = effects(&mut node);
+    assert_eq!(said.iter().filter(|effect| **effect == removed).count(), 1);
+    assert!(!node.stats().registered);
+    node.handle(Instant::ZERO, Input::Tick);
+    let proposes = |effect: &Effect| matches!(effect, Effect::Propose { .. });
+    assert!(!effects(&mut node).iter().any(proposes), "it does not ask to be let in again");
 }

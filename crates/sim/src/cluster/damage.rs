@@ -1,7 +1,7 @@
 //! What is lost for good: never more than one copy, and only while all others are whole.
 
 use super::Cluster;
-use super::machine::machine_of;
+use super::machine::{Host, machine_of};
 use super::schedule::named;
 use crate::disk::Rot;
 use crate::net::Machine;
@@ -21,9 +21,10 @@ impl Cluster {
         let drawn = index(self.damage_prng.below(self.machines.len() as u64));
         // What a frail one holds may be damaged already.
         let machine = self.swarm.frail.first().copied().unwrap_or(drawn);
-        let disks = self.machines[machine].disks.len();
+        let disks_of = |host: &Host| if host.removed { 0 } else { host.disks.len() };
+        let disks = disks_of(&self.machines[machine]);
         let copies = self.swarm.volumes.iter().map(|volume| usize::from(volume.rf)).max();
-        let with_disks = self.swarm.disks.iter().filter(|disks| **disks > 0).count();
+        let with_disks = self.machines.iter().filter(|host| disks_of(host) > 0).count();
         let left = if disks > 1 { with_disks } else { with_disks - disks };
         if disks == 0 || left < copies.unwrap_or(0) {
             return false;

@@ -2,13 +2,13 @@
 //! proof that they become so.
 
 use super::fault::Mend;
-use super::machine::node_id;
+use super::machine::{machine_of, node_id};
 use super::schedule::Strike;
 use super::{Cluster, Event};
 use crate::net::Machine;
 use crate::oracle::Broken;
 use crate::world::{Who, index};
-use gabion_cluster::{AdminRequest, DiskEntry};
+use gabion_cluster::{AdminRequest, DiskEntry, NodeEntry};
 use gabion_types::{DiskId, Prng};
 
 /// Emptied by itself, or with all that its node has.
@@ -54,8 +54,12 @@ impl Cluster {
         self.ask_operator(what.request(true));
     }
 
-    /// All that was to be empty is, as far as it can be: it is used again. False: there is nothing.
+    /// All that was to be empty is, as far as it can be: it is used again, or some of it is taken away
+    /// for good. False: there is nothing.
     pub(super) fn use_all_again(&mut self) -> bool {
+        if self.remove_one() {
+            return true;
+        }
         let disks =
             self.map.disks().iter().filter(|(_, disk)| disk.drain.is_some() && !disk.is_failed());
         let disks = disks.map(|(id, _)| AdminRequest::DrainDisk { disk: *id, cancel: true });
@@ -70,6 +74,29 @@ impl Cluster {
         }
         self.tell(Who::World, "what is empty is used again");
         requests.into_iter().for_each(|request| self.ask_operator(request));
+        true
+    }
+
+    /// A machine that is empty, once a run, where enough are left; not one whose disks are damaged: the
+    /// others would be, then.
+    fn remove_one(&mut self) -> bool {
+        let mut prng = Prng::new(self.swarm.damage_seed.rotate_left(48));
+        if self.removal_tried || !prng.chance(1, 2) {
+            return false;
+        }
+        let drained = |node: &NodeEntry| node.drain.is_some_and(|drain| drain.done);
+        let drained = self.map.nodes().iter().filter(|(_, node)| drained(node));
+        let machines = drained.map(|(node, _)| machine_of(*node));
+        let sound: Vec<Machine> =
+            machines.filter(|machine| !self.swarm.frail.contains(machine)).collect();
+        let copies = self.swarm.volumes.iter().map(|volume| usize::from(volume.rf)).max();
+        let with_disks = self.machines.iter().filter(|host| !host.disks.is_empty()).count();
+        let Some(machine) = prng.pick(&sound).filter(|_| with_disks > copies.unwrap_or(0)) else {
+            return false;
+        };
+        self.removal_tried = true;
+        self.count("node-removed");
+        self.ask_operator(AdminRequest::RemoveNode { node: node_id(*machine), force: false });
         true
     }
 

@@ -70,6 +70,8 @@ pub struct Host {
     pub stopping: bool,
     /// It was told to let go of its volumes, and serves those of others only.
     pub drained: bool,
+    /// The cluster removed it: it never starts again.
+    pub removed: bool,
     /// Since when its clock stands still.
     stands_since: Option<Instant>,
     /// How many of its last turns by its own clock left something due.
@@ -95,6 +97,7 @@ impl Host {
             guests: BTreeMap::new(),
             stopping: false,
             drained: false,
+            removed: false,
             stands_since: None,
             idle_turns: 0,
             bent_at: None,
@@ -229,7 +232,7 @@ pub(crate) fn map_pages_max(seed: u64) -> usize {
 impl Cluster {
     /// A process starts, with power if need be. Nothing if there is one.
     pub(super) fn start(&mut self, machine: Machine) {
-        if self.machines[machine].has_process() {
+        if self.machines[machine].has_process() || self.machines[machine].removed {
             return;
         }
         let now = self.queue.now();

@@ -136,6 +136,7 @@ impl Cluster {
                     | AdminRequest::ResizeVolume { .. }
                     | AdminRequest::DrainDisk { cancel: false, .. }
                     | AdminRequest::DrainNode { cancel: false, .. }
+                    | AdminRequest::RemoveNode { .. }
             )
         );
         let deletes =

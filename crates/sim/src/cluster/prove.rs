@@ -171,8 +171,14 @@ impl Cluster {
 
     /// What keeps the cluster from being whole.
     fn missing(&self) -> Option<String> {
-        if let Some(machine) = self.machines.iter().position(|host| !host.is_running()) {
+        let wrong = |host: &Host| host.has_process() == host.removed;
+        if let Some(machine) =
+            self.machines.iter().position(|host| !host.is_running() && !host.removed)
+        {
             return Some(format!("machine {machine} does not run"));
+        }
+        if let Some(machine) = self.machines.iter().position(wrong) {
+            return Some(format!("machine {machine} was removed, and runs"));
         }
         let ends = |host: &Host| host.stopping || host.drained;
         if let Some(machine) = self.machines.iter().position(ends) {

@@ -83,6 +83,10 @@ impl Cluster {
     }
 
     fn on_event(&mut self, machine: Machine, event: &NodeEvent) {
+        if let NodeEvent::Removed = event {
+            let life = self.machines[machine].life;
+            self.queue.after(self.no_time(), Event::Exit { machine, life });
+        }
         if let NodeEvent::Superseded { .. } = event {
             self.count("superseded");
             let life = self.machines[machine].life;
@@ -220,6 +224,7 @@ impl Cluster {
     /// The world's own map follows the log.
     fn apply_committed(&mut self) {
         let (mut taken, mut told, mut broken) = (Vec::new(), Vec::new(), None);
+        let mut gone = Vec::new();
         while let Some(command) = self.consensus.log().get(self.applied) {
             self.applied += 1;
             let index = self.applied as u64;
@@ -228,6 +233,12 @@ impl Cluster {
             if applied.outcome == Outcome::Done && !applied.repeat {
                 self.copies.on_change(&command.change);
                 broken = broken.or(checked.err());
+            }
+            if let Change::RemoveNode { node, .. } = command.change
+                && self.map.is_removed(node)
+            {
+                self.machines[machine_of(node)].removed = true;
+                gone.push(machine_of(node));
             }
             if let Change::TakeOver { volume, .. } = command.change
                 && applied.outcome == Outcome::Done
@@ -244,6 +255,7 @@ impl Cluster {
         if let Some(broken) = broken {
             self.break_promise(broken.promise, broken.text);
         }
+        gone.into_iter().for_each(|machine| self.consensus.remove(machine));
         let any = !told.is_empty();
         told.into_iter().for_each(|index| self.tell_committed(index));
         // Members have changed: what was settled for the old ones has to hold for the new ones.

@@ -161,6 +161,7 @@ impl Cluster {
                 let text = format!("{} is out for good", self.place(*disk));
                 self.tell(Who::World, text);
             }
+            Fact::NodeRemoved { node, .. } => self.tell(said_by(node), "is removed for good"),
             Fact::Drain { of, step } => {
                 let text = match step {
                     DrainStep::Begun { .. } => "is to be emptied",
@@ -265,6 +266,7 @@ impl Cluster {
             NodeEvent::Store { disk, event: StoreEvent::Corrupt { volume, segment, block } } => {
                 format!("disk{}: block {block} of v{volume} s{segment} is corrupt", disk.0)
             }
+            NodeEvent::Removed => "stops: it was removed".to_string(),
             NodeEvent::Superseded { .. } => "stops: there is a newer process".to_string(),
             NodeEvent::Store { .. }
             | NodeEvent::PeerUp { .. }

@@ -83,3 +83,34 @@ fn a_draining_node_is_asked_to_let_go_of_what_nobody_uses() {
     rig.live(millis(3_000), &[]);
     assert_eq!(asked(&mut rig), []);
 }
+
+#[test]
+fn a_node_is_removed_when_nobody_needs_it() {
+    let mut rig = Rig::new(Small::with_volume(4, 2, 1));
+    let ask = |rig: &mut Rig, node: u32, force| {
+        let node = NodeId::new(node);
+        let number = rig.ask(AdminRequest::RemoveNode { node, force });
+        rig.commit();
+        match rig.answer(number) {
+            Some(AdminReply::Refused(error)) => Some(error),
+            Some(AdminReply::Done | AdminReply::Created { .. }) | None => None,
+        }
+    };
+    assert_eq!(ask(&mut rig, ME, true), Some(AdminError::NodeLeads));
+    assert_eq!(ask(&mut rig, 9, true), Some(AdminError::NoNode));
+    let holders = rig.small.volume().segments[0].in_sync.clone();
+    let homes = holders.iter().map(|disk| rig.small.map.disk(*disk).unwrap().node.get());
+    let holder = homes.filter(|node| *node != ME).max().unwrap();
+    let error = AdminError::NotDrained { copies: 1, volumes: 0 };
+    assert_eq!(ask(&mut rig, holder, false), Some(error));
+    assert_eq!(ask(&mut rig, holder, true), Some(AdminError::NodeLives));
+    let spare = (1..=4).rev().map(NodeId::new).find(|node| {
+        node.get() != ME && holders.iter().all(|d| rig.small.map.disk(*d).unwrap().node != *node)
+    });
+    let spare = spare.unwrap();
+    rig.ask(AdminRequest::DrainNode { node: spare, cancel: false });
+    rig.commit();
+    assert_eq!(ask(&mut rig, spare.get(), false), None);
+    assert!(rig.small.map.is_removed(spare));
+    assert_eq!(ask(&mut rig, spare.get(), false), None, "asked twice");
+}

@@ -94,8 +94,8 @@ struct Dice([u32; 5]);
 
 impl Dice {
     fn command(self, small: &Small) -> Command {
-        let nodes = u32::try_from(small.map.nodes.len()).unwrap();
-        let node = 1 + self.0[4] / 256 % nodes;
+        let nodes: Vec<_> = small.map.nodes.keys().collect();
+        let node = nodes[self.0[4] as usize / 256 % nodes.len()].get();
         if self.0[4].is_multiple_of(61) {
             return small.new_process(node);
         }
@@ -187,7 +187,10 @@ impl Dice {
             16 => Change::Revive { node, incarnation },
             17 => {
                 let why = self.0[2].is_multiple_of(2).then_some(DrainReason::Operator);
-                if self.0[1].is_multiple_of(3) {
+                if self.0[1].is_multiple_of(7) && map.nodes.len() > 1 {
+                    let node = self.pick(2, map.nodes.keys().copied())?;
+                    Change::RemoveNode { node, force: self.0[2].is_multiple_of(3) }
+                } else if self.0[1].is_multiple_of(3) {
                     Change::DrainNode { node, why }
                 } else {
                     Change::DrainDisk { disk, why }
@@ -413,6 +416,7 @@ fn change() -> impl Strategy<Value = Change> {
         disk().prop_map(|disk| Change::DiskFailed { disk }),
         (disk(), why()).prop_map(|(disk, why)| Change::DrainDisk { disk, why }),
         (node(), why()).prop_map(|(node, why)| Change::DrainNode { node, why }),
+        (node(), any::<bool>()).prop_map(|(node, force)| Change::RemoveNode { node, force }),
         (spec(), placement())
             .prop_map(|(spec, placement)| Change::CreateVolume { spec, placement }),
         (volume(), disk(), epoch()).prop_map(|(volume, disk, creation)| Change::Created {

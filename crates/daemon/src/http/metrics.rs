@@ -135,6 +135,12 @@ impl Snapshot {
                 true,
                 each(|it| it.store.filled_bytes),
             ),
+            (
+                "disk_moved_bytes",
+                "Moved from many pieces into one, while idle",
+                true,
+                each(|it| it.store.moved_bytes),
+            ),
             ("disk_reads", "Replicas' reads", true, each(|it| it.store.reads)),
             ("disk_read_bytes", "Bytes of them", true, each(|it| it.store.read_bytes)),
             ("disk_journal_frames", "Journal frames written", true, each(|it| it.store.frames)),

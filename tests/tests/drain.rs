@@ -8,6 +8,7 @@ use gabion::writer::{Writer, WriterPlan, read_back};
 use gabion_tests::Cluster;
 use gabion_tests::fixture::{Shape, wait};
 use serde_json::Value;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 const MOST: Duration = Duration::from_secs(120);
@@ -182,4 +183,63 @@ fn a_disk_is_emptied_and_used_again_and_what_cannot_be_is_refused() {
     cluster.gabion(&["volume", "create", "vm2", "--size", "64MiB", "--rf", "3"]).ok();
     assert_eq!(cluster.holders("vm2"), [1, 2, 3], "new copies go there again");
     prove(&cluster, writer, 3);
+}
+
+/// A bit of each of these copies flips.
+fn rot(cluster: &Cluster, disk: &str, blocks: usize) {
+    let mut rotten = 0;
+    for block in (0..2048).step_by(16) {
+        let offset = (block * 4096).to_string();
+        let found = cluster.json(&["volume", "locate", "vm1", &offset]);
+        let copies = found["copies"].as_array().unwrap();
+        let Some(copy) = copies.iter().find(|copy| copy["disk"] == disk) else { continue };
+        let path = copy["path"].as_str().unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let (at, mut byte) = (copy["byte_offset"].as_u64().unwrap() + 77, [0]);
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+        rotten += 1;
+        if rotten == blocks {
+            return;
+        }
+    }
+    panic!("{rotten} copies on disk {disk}");
+}
+
+// rule: node/a-disk-that-rots-is-suspect
+// promise: no-silent-corruption
+#[test]
+fn a_disk_that_rots_often_is_emptied() {
+    let cluster = Cluster::of(Shape { disk_mib: 128, segment_mib: 4, ..Shape::default() });
+    cluster.create("vm1", 8);
+    cluster.set("disk.suspect", "4");
+    let mut guest = cluster.client(1, "vm1").unwrap();
+    for first in (0..2048).step_by(64) {
+        guest.write(first * 4096, &[7; 64 * 4096]).unwrap();
+    }
+    let holder = *cluster.holders("vm1").iter().find(|node| **node != 1).unwrap();
+    let disk = disk_of(&cluster, &holder.to_string())["id"].as_str().unwrap().to_owned();
+    let state = || entry(&cluster, "disks", &disk)["state"].as_str().unwrap().to_owned();
+    let scrub =
+        || cluster.gabion_within(&["volume", "scrub", "vm1", "--deep", "--wait"], MOST).ok();
+    rot(&cluster, &disk, 3);
+    scrub();
+    assert_eq!((cluster.holders("vm1").contains(&holder), &*state()), (true, "in_service"));
+    rot(&cluster, &disk, 1);
+    scrub();
+    wait("it is emptied", MOST, || state() == "drained");
+    assert!(!cluster.holders("vm1").contains(&holder));
+    assert_eq!(entry(&cluster, "disks", &disk)["suspect_blocks"], 4);
+    let status = cluster.json(&["status"]);
+    let problem = status["problems"][0].as_str().unwrap();
+    assert!(problem.contains("is suspect, 4 blocks of it were corrupt"), "{status}");
+    assert!(cluster.gabion(&["events"]).ok().contains("is suspect: 4 blocks"));
+    cluster.gabion(&["disk", "drain", &disk, "--cancel"]).ok();
+    assert_eq!(state(), "in_service");
+    for first in (0..2048).step_by(64) {
+        assert_eq!(guest.read(first * 4096, 64 * 4096).unwrap(), [7; 64 * 4096]);
+    }
+    guest.disconnect();
+    let gone = cluster.gabion(&["settings", "set", "disk.suspect", "many"]);
+    assert_eq!(gone.code(), 5, "{}", gone.err);
 }

@@ -52,7 +52,8 @@ pub enum Change {
     DiskFailed {
         disk: DiskId,
     },
-    /// By the manager: it is to be emptied, and why; none: it is used again.
+    /// By the manager, or for a suspect one by its node: it is to be emptied, and why; none: it is used
+    /// again.
     DrainDisk {
         disk: DiskId,
         why: Option<DrainReason>,

@@ -22,6 +22,8 @@ pub struct Settings {
     pub scrub_light: Duration,
     pub scrub_deep: Duration,
     pub scrub_share_percent: u32,
+    /// Zero: never.
+    pub suspect_blocks: u64,
 }
 
 /// One setting as `gabion settings list` shows it.
@@ -42,6 +44,8 @@ pub enum Unit {
     Time,
     Bytes,
     Percent,
+    /// A plain number.
+    Count,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,7 +76,7 @@ const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> 
 }
 
 /// Every setting. Shape: `[least, default, most]`.
-pub const SETTINGS: [Setting; 14] = [
+pub const SETTINGS: [Setting; 15] = [
     time(
         "rebuild.wait",
         [0, MINUTE, 24 * HOUR],
@@ -130,6 +134,14 @@ pub const SETTINGS: [Setting; 14] = [
         "so often every block of every copy is read and verified; 0: never by itself",
     ),
     percent("scrub.share", [1, 10, 100], "the part of a disk's time that scrubs take at most"),
+    Setting {
+        name: "disk.suspect",
+        unit: Unit::Count,
+        default: 64,
+        least: 0,
+        most: 1 << 32,
+        meaning: "a disk of which so many blocks were corrupt since its node started is emptied; 0: none is",
+    },
 ];
 
 impl Setting {
@@ -154,6 +166,7 @@ impl Setting {
                 Unit::Time => (SECOND, "s"),
                 Unit::Bytes => (1, "B"),
                 Unit::Percent => (1, "%"),
+                Unit::Count => (1, ""),
             });
         format!("{}{unit}", value / factor)
     }
@@ -164,6 +177,7 @@ impl Setting {
             Unit::Time => format!("a time from {range}, such as 500ms, 60s or 5min"),
             Unit::Bytes => format!("a size from {range}, such as 8MiB"),
             Unit::Percent => format!("a share from {range}, such as 50%"),
+            Unit::Count => format!("a number from {range}"),
         }
     }
 }
@@ -197,6 +211,7 @@ impl Settings {
             scrub_light: time("scrub.light"),
             scrub_deep: time("scrub.deep"),
             scrub_share_percent: u32::try_from(number("scrub.share")).unwrap_or(u32::MAX),
+            suspect_blocks: number("disk.suspect"),
         }
     }
 
@@ -229,6 +244,7 @@ fn units(unit: Unit) -> &'static [(u64, &'static str)] {
         Unit::Time => &[(HOUR, "h"), (MINUTE, "min"), (SECOND, "s"), (1, "ms")],
         Unit::Bytes => &[(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "B")],
         Unit::Percent => &[(1, "%")],
+        Unit::Count => &[(1, "")],
     }
 }
 
@@ -237,7 +253,7 @@ fn parse_with_unit(value: &str, unit: Unit) -> Option<u64> {
     let (number, suffix) = value.split_at(digits);
     let number = number.parse::<u64>().ok()?;
     let suffix = suffix.trim_start();
-    if suffix.is_empty() && (number == 0 || unit == Unit::Percent) {
+    if suffix.is_empty() && (number == 0 || matches!(unit, Unit::Percent | Unit::Count)) {
         return Some(number);
     }
     let (factor, _) = units(unit).iter().find(|(_, name)| *name == suffix)?;

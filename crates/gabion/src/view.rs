@@ -60,6 +60,7 @@ pub fn disk(disk: &v1::Disk) -> Value {
         "state": disk_state(disk),
         "drain": drain(disk.drain),
         "to_drop": disk.to_drop,
+        "suspect_blocks": disk.suspect_blocks,
         "capacity_bytes": disk.capacity_bytes,
         "used_bytes": disk.used_bytes,
         "corrupt_blocks": disk.corrupt_blocks,
@@ -287,7 +288,10 @@ pub fn node_state(node: &v1::Node) -> &'static str {
 /// As `node_state`.
 pub fn disk_state(disk: &v1::Disk) -> &'static str {
     match v1::DiskState::try_from(disk.state) {
-        Ok(v1::DiskState::InService) => drain(disk.drain).unwrap_or("in_service"),
+        Ok(v1::DiskState::InService) => match drain(disk.drain) {
+            Some("draining") if disk.suspect_blocks.is_some() => "suspect",
+            drain => drain.unwrap_or("in_service"),
+        },
         Ok(v1::DiskState::Failed) => "failed",
         Ok(v1::DiskState::Away) => "away",
         Ok(v1::DiskState::Missing) => "missing",

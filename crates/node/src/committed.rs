@@ -8,7 +8,7 @@ use crate::owners::Beginning;
 use crate::proposals::Source;
 use crate::stop::Stage;
 use gabion_cluster::{
-    Change, Command, CreateOrder, DiskState, DropOrder, Map, VolumeState, manager,
+    Change, Command, CreateOrder, DiskState, DrainReason, DropOrder, Map, VolumeState, manager,
 };
 use gabion_store::Origin;
 use gabion_types::{DiskId, Duration, Epoch, Incarnation, MapIndex, NodeId, Outcome, VolumeId};
@@ -246,7 +246,28 @@ impl Node {
             }
         }
         self.miss_disks();
+        self.suspect_disks();
         self.order_jobs();
+    }
+
+    // rule: node/a-disk-that-rots-is-suspect
+    /// One that gave wrong data too often is to be emptied. If somebody wants it used all the same, it
+    /// takes as many again.
+    fn suspect_disks(&mut self) {
+        let most = self.map.settings().suspect_blocks;
+        for slot in self.disks.slots() {
+            let Some(disk) = self.disks.id(slot) else { continue };
+            let corrupt_blocks = self.disks.stats(slot).map_or(0, |stats| stats.corrupt_blocks);
+            let judged = self.suspected.entry(disk).or_default();
+            if most == 0 || corrupt_blocks - *judged < most {
+                continue;
+            }
+            *judged = corrupt_blocks;
+            if self.map.disk(disk).is_some_and(|entry| entry.drain.is_none()) {
+                let why = Some(DrainReason::Suspect { corrupt_blocks });
+                self.reconcile(Change::DrainDisk { disk, why });
+            }
+        }
     }
 
     /// Disks that the map knows on this node and that it does not have.

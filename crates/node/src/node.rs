@@ -51,6 +51,8 @@ pub struct Node {
     pub(crate) term: u64,
     pub(crate) leader: Option<NodeId>,
     pub(crate) registered: bool,
+    /// How many blocks of each disk had been corrupt when it was called suspect.
+    pub(crate) suspected: BTreeMap<DiskId, u64>,
     /// The map says that this node is none of the cluster's any more.
     pub(crate) removed: bool,
     pub(crate) stage: Stage,
@@ -100,6 +102,7 @@ impl Node {
             term: 0,
             leader: None,
             registered: false,
+            suspected: BTreeMap::new(),
             removed: false,
             stage: Stage::Running,
             links,

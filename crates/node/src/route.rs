@@ -13,7 +13,7 @@ use crate::sessions::Via;
 use crate::stop::Stage;
 use gabion_cluster::{Change, VolumeState, manager};
 use gabion_nbd::Export;
-use gabion_store::Origin;
+use gabion_store::{Origin, StoreEvent};
 use gabion_types::{Epoch, Flaw, Instant, NodeId, VolumeId};
 use gabion_volume::Input as VolumeInput;
 use gabion_wire::{
@@ -243,6 +243,8 @@ impl Node {
                 self.effects.push_back(Effect::Event(NodeEvent::DiskOut { disk, why }));
             }
             DisksOutput::Event { disk, event } => {
+                // It may be the one too many.
+                self.map_dirty |= matches!(event, StoreEvent::Corrupt { .. });
                 self.effects.push_back(Effect::Event(NodeEvent::Store { disk, event }));
             }
             DisksOutput::Stopped { .. } => {}

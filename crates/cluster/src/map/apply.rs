@@ -51,7 +51,7 @@ impl Map {
             }
             Change::DiskFailed { disk } => self.disk_failed(*disk),
             Change::DiskMissing { disk } => self.disk_missing(from, *disk),
-            Change::DrainDisk { disk, why } => self.drain_disk(*disk, *why),
+            Change::DrainDisk { disk, why } => self.drain_disk(from, *disk, *why),
             Change::DrainNode { node, why } => self.drain_node(*node, *why),
             Change::RemoveNode { node, force } => self.remove_node(*node, *force),
             Change::CreateVolume { spec, placement } => self.create_volume(spec, placement),

@@ -4,6 +4,7 @@
 use super::entry::{Drain, DrainReason};
 use super::room::holders;
 use super::{DiskEntry, DiskState, Map, VolumeEntry};
+use crate::command::Proposer;
 use crate::event::{DrainOf, DrainStep, Fact};
 use gabion_types::{DiskId, NodeId, RefusedChange, SegmentMembers};
 use std::collections::BTreeSet;
@@ -33,14 +34,20 @@ impl Map {
         draining.intersection(&named).copied().collect()
     }
 
+    /// Only its own node knows whether it is suspect; one that is being emptied already goes on so.
     pub(super) fn drain_disk(
         &mut self,
+        from: Proposer,
         id: DiskId,
         why: Option<DrainReason>,
     ) -> Result<(), RefusedChange> {
         let disk = self.disks.get_mut(&id).ok_or(RefusedChange::NotFound)?;
-        if disk.state == DiskState::Failed {
+        let suspect = matches!(why, Some(DrainReason::Suspect { .. }));
+        if disk.state == DiskState::Failed || (suspect && disk.node != from.node) {
             return Err(RefusedChange::Invalid);
+        }
+        if suspect && disk.drain.is_some() {
+            return Ok(());
         }
         if disk.drain.map(|drain| drain.why) == why {
             return Ok(());

@@ -61,6 +61,8 @@ pub struct Drain {
 pub enum DrainReason {
     /// Somebody wants it so.
     Operator,
+    /// So many blocks of the disk were corrupt since its node's process began.
+    Suspect { corrupt_blocks: u64 },
 }
 
 /// Which replica is dropped: its creation epoch, and the volume's epoch when it was ordered.

@@ -319,6 +319,15 @@ fn problems(status: &StatusResponse, unconfirmed: bool) -> Vec<String> {
         for disk in in_state(DiskState::Failed) {
             problems.push(format!("disk {} on node {} failed", disk.id, node.name));
         }
+        for disk in &node.disks {
+            if let Some(blocks) = disk.suspect_blocks {
+                problems.push(format!(
+                    "disk {} on node {} is suspect, {blocks} blocks of it were corrupt: its copies move \
+                     elsewhere; replace it, or use it again with `gabion disk drain {} --cancel`",
+                    disk.id, node.name, disk.id
+                ));
+            }
+        }
         for disk in in_state(DiskState::Missing) {
             let (id, path, name) = (disk.id, &disk.path, &node.name);
             problems.push(format!(

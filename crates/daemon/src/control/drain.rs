@@ -7,7 +7,7 @@ use gabion_api::v1::{
     Disk, Drain, DrainDiskRequest, DrainDiskResponse, DrainNodeRequest, DrainNodeResponse,
     ErrorCode, ErrorDetail, Node, RemoveNodeRequest, RemoveNodeResponse,
 };
-use gabion_cluster::{self as cluster, AdminRequest, Map};
+use gabion_cluster::{self as cluster, AdminRequest, DrainReason, Map};
 use gabion_types::{DiskId, NodeId};
 use std::fmt::Display;
 use tonic::{Request, Response, Status};
@@ -110,6 +110,13 @@ pub fn of_disk(map: &Map, disk: DiskId) -> Drain {
         Drain::Drained
     } else {
         Drain::Draining
+    }
+}
+
+pub fn suspect_blocks(entry: &cluster::DiskEntry) -> Option<u64> {
+    match entry.drain?.why {
+        DrainReason::Operator => None,
+        DrainReason::Suspect { corrupt_blocks } => Some(corrupt_blocks),
     }
 }
 

@@ -406,6 +406,12 @@ fn drain_event(of: DrainOf, step: DrainStep) -> Text {
         DrainStep::Begun { why: DrainReason::Operator } => {
             Text::info("draining", format!("{what} is being drained: {copies} move elsewhere"))
         }
+        DrainStep::Begun { why: DrainReason::Suspect { corrupt_blocks } } => {
+            let text = format!(
+                "{what} is suspect: {corrupt_blocks} blocks of it were corrupt; {copies} move elsewhere"
+            );
+            Text::warn("suspect", text)
+        }
         DrainStep::Cancelled => Text::info(
             "drain_cancelled",
             format!("{what} is not drained any more: it is used again"),

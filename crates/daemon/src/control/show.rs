@@ -76,6 +76,7 @@ pub fn disk(
         space: told.map_or(DiskSpace::Unspecified, |told| space(map, told)).into(),
         drain: drain::of_disk(map, id).into(),
         to_drop: count(entry.to_drop()),
+        suspect_blocks: drain::suspect_blocks(entry),
     }
 }
 

@@ -249,6 +249,7 @@ impl Swarm {
         swarm.draw_scrubs();
         swarm.draw_dialects();
         swarm.draw_emptying();
+        swarm.draw_suspicion();
         swarm
     }
 
@@ -286,6 +287,15 @@ impl Swarm {
         let every = Duration::from_secs(pick(&mut prng, &[2, 4, 8]));
         let all = (self.machines(), &[][..]);
         self.strikes.extend(Strike::draw(&mut prng, &kinds, (every, self.chaos), all));
+    }
+
+    /// Where disks rot, few rotten blocks make some of them suspect. Drawn apart, too.
+    fn draw_suspicion(&mut self) {
+        let mut prng = Prng::new(self.damage_seed.rotate_left(24));
+        if !self.frail.is_empty() {
+            let most = pick(&mut prng, &["0", "1", "4", "16"]);
+            self.settings.push(("disk.suspect", most.to_string()));
+        }
     }
 
     /// Each second guest with NBD uses more of it than it needs. Drawn apart, too.

@@ -168,3 +168,21 @@ fn an_older_map_is_read() {
     }
     assert_eq!(serde_json::from_value::<Map>(map).unwrap(), small.map);
 }
+
+#[test]
+fn a_suspect_disk_is_emptied_by_the_word_of_its_node() {
+    let mut small = Small::with_volume(3, 2, 1);
+    let disk = first(&small).in_sync[0];
+    let node = home(&small, disk).get();
+    let other = (1..=3).find(|other| *other != node).unwrap();
+    let why = DrainReason::Suspect { corrupt_blocks: 70 };
+    let change = Change::DrainDisk { disk, why: Some(why) };
+    assert_eq!(small.by(other, change.clone()), refused(RefusedChange::Invalid));
+    assert_eq!(small.by(node, change.clone()), DONE);
+    assert_eq!(small.map.disk(disk).unwrap().drain, Some(Drain { why, done: false }));
+    assert_eq!(small.by(1, Change::DrainDisk { disk, why: None }), DONE);
+    assert_eq!(small.by(1, Change::DrainDisk { disk, why: WANTED }), DONE);
+    assert_eq!(small.by(node, change), DONE);
+    let why = DrainReason::Operator;
+    assert_eq!(small.map.disk(disk).unwrap().drain, Some(Drain { why, done: false }), "as it was");
+}

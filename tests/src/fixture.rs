@@ -26,11 +26,13 @@ pub struct Shape {
     pub segment_mib: u64,
     /// One node more, without disks.
     pub witness: bool,
+    /// Nodes are in them in turn.
+    pub zones: &'static [&'static str],
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 3, disk_mib: 512, segment_mib: 32, witness: false }
+        Self { nodes: 3, disk_mib: 512, segment_mib: 32, witness: false, zones: &[] }
     }
 }
 
@@ -66,6 +68,7 @@ impl Cluster {
             port_offset: ports.offset,
             segment_bytes: shape.segment_mib << 20,
             io: "auto".to_owned(),
+            zones: shape.zones.iter().map(|zone| (*zone).to_owned()).collect(),
         };
         let local = LocalCluster::lay_out(&dir, &plan, program()).unwrap_or_else(|e| panic!("{e}"));
         Self { local, dir, _ports: ports }

@@ -34,6 +34,7 @@ impl Slot {
                 port_offset: offset,
                 segment_bytes: 0,
                 io: String::new(),
+                zones: Vec::new(),
             };
             if process::check_ports(&plan.addresses()).is_ok() {
                 return Self { offset, _lock: file };

@@ -243,3 +243,20 @@ fn a_disk_that_rots_often_is_emptied() {
     let gone = cluster.gabion(&["settings", "set", "disk.suspect", "many"]);
     assert_eq!(gone.code(), 5, "{}", gone.err);
 }
+
+// rule: cluster/copies-in-different-zones
+#[test]
+fn copies_are_in_different_zones_where_there_is_room() {
+    let zones = &["a", "a", "b"];
+    let cluster = Cluster::of(Shape { zones, ..Shape::default() });
+    cluster.create("vm1", 128);
+    assert!(cluster.holders("vm1").contains(&3), "node 3 is the only one of its zone");
+    let shown = cluster.show("vm1");
+    assert_eq!(shown["segments_sharing_zones"], 0, "{shown}");
+    assert_eq!(entry(&cluster, "nodes", "3")["zone"], "b");
+    cluster.gabion_within(&["node", "drain", "3", "--wait"], MOST).ok();
+    let shown = cluster.show("vm1");
+    assert_eq!(shown["segments_sharing_zones"], 4, "rather in one zone than fewer: {shown}");
+    let status = cluster.json(&["status"]).to_string();
+    assert!(status.contains("4 of 4 segments have two copies in one zone"), "{status}");
+}

@@ -166,6 +166,10 @@ pub struct NodeInfo {
     pub api: String,
     pub nbd: String,
     pub http: String,
+    /// What fails together: a rack, a room. Copies go to different zones where they can. Empty: a zone
+    /// of its own.
+    #[serde(default)]
+    pub zone: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

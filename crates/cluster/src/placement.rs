@@ -1,11 +1,10 @@
 //! Where the segments of a new volume go: each copy on another node, one where its guest is, the
 //! others where there is the most room.
-//!
-//! Racks and zones would be one more level of `Avoid`, above the node.
+//! Copies of a segment are in different zones where there is room.
 
-use crate::map::Map;
-use crate::map::room::{Avoid, Room, copy_bytes};
-use gabion_types::{DiskId, NodeId};
+use crate::map::room::{Avoid, Room, copy_bytes, zones};
+use crate::map::{Map, VolumeEntry};
+use gabion_types::{DiskId, NodeId, SegmentMembers};
 use std::collections::BTreeSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +62,7 @@ fn place_in(
             for _ in 0..wanted.rf {
                 let disk = room.pick(&avoid, bytes)?;
                 avoid.nodes.extend(map.disk(disk).map(|entry| entry.node));
+                avoid.zones_of.clone_from(&avoid.nodes);
                 disks.push(disk);
             }
             disks.iter().for_each(|disk| room.take(*disk, bytes));
@@ -132,4 +132,18 @@ pub fn can_empty(map: &Map, disks: &BTreeSet<DiskId>) -> Result<(), DrainError> 
         }
     }
     if left == 0 { Ok(()) } else { Err(DrainError::NoRoom { left, copies, free_bytes }) }
+}
+
+/// Segments with two copies in one zone, of a volume in a cluster of several zones.
+pub fn sharing_zones(map: &Map, volume: &VolumeEntry) -> usize {
+    let zones = zones(map);
+    if zones.values().collect::<BTreeSet<_>>().len() < 2 {
+        return 0;
+    }
+    let shares = |members: &&SegmentMembers| {
+        let nodes = members.in_sync.iter().filter_map(|disk| map.disk(*disk)).map(|disk| disk.node);
+        let mut seen = BTreeSet::new();
+        nodes.filter_map(|node| zones.get(&node)).any(|zone| !seen.insert(zone))
+    };
+    volume.segments.iter().filter(shares).count()
 }

@@ -82,6 +82,9 @@ struct File {
     voters: Option<Vec<FileVoter>>,
     /// Else as its voter's.
     name: Option<String>,
+    /// What fails together with it: a rack, a room. None: nothing.
+    #[serde(default)]
+    zone: String,
     /// Else where its voter is to be found.
     listen: Option<FileListen>,
     #[serde(default)]
@@ -199,8 +202,10 @@ impl Settings {
             api: listen_text.api,
             nbd: listen_text.nbd,
             http: listen_text.http,
+            zone: String::new(),
         });
-        let info = NodeInfo { name: file.name.unwrap_or_else(|| info.name.clone()), ..info };
+        let name = file.name.unwrap_or_else(|| info.name.clone());
+        let info = NodeInfo { name, zone: file.zone, ..info };
         let (cluster, dir) = (ClusterId::new(cluster), file.dir);
         Ok(Self { cluster, info, dir, secret, io, listen, disks, voters, limits })
     }
@@ -304,6 +309,7 @@ fn voters(found: &[FileVoter]) -> Result<Vec<NodeInfo>, Wrong> {
         api: voter.api.clone(),
         nbd: voter.nbd.clone(),
         http: voter.http.clone(),
+        zone: String::new(),
     });
     Ok(voters.collect())
 }

@@ -93,6 +93,9 @@ pub struct UpArgs {
     /// One node more, without disks: the third vote of two nodes
     #[arg(long)]
     pub witness: bool,
+    /// The nodes are in these zones in turn: copies go to different ones
+    #[arg(long, value_delimiter = ',')]
+    pub zones: Vec<String>,
     /// Start a node again that died
     #[arg(long)]
     pub restart: bool,

@@ -481,6 +481,7 @@ fn lay_out(dir: &Path, args: &DemoArgs) -> Result<LocalCluster, Failure> {
         port_offset,
         segment_bytes: args.hidden.segment_size.map_or(SEGMENT_BYTES, |size| size.0),
         io: args.hidden.io.name().to_owned(),
+        zones: Vec::new(),
     };
     let plans = (0..TRIES).map(|step| plan(args.hidden.base_port_offset + step * PORTS_APART));
     let free = plans.clone().find(|plan| process::check_ports(&plan.addresses()).is_ok());

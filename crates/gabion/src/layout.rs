@@ -46,6 +46,9 @@ pub struct NodeFile {
     pub cluster: String,
     pub node: u32,
     pub name: String,
+    /// Files of older versions lack it.
+    #[serde(default)]
+    pub zone: String,
     pub dir: PathBuf,
     /// 64 hex digits.
     pub secret: String,
@@ -99,6 +102,8 @@ pub struct Plan {
     pub port_offset: u16,
     pub segment_bytes: u64,
     pub io: String,
+    /// Nodes are in one after the other, over and over; none: in no zone.
+    pub zones: Vec<String>,
 }
 
 /// An address that a node is going to listen on.
@@ -141,6 +146,7 @@ impl ClusterDir {
                 cluster: cluster.clone(),
                 node: voter.node,
                 name: voter.name.clone(),
+                zone: plan.zone_of(voter.node),
                 dir: node_dir.clone(),
                 secret: secret.clone(),
                 io: plan.io.clone(),
@@ -246,6 +252,11 @@ impl Plan {
         base.saturating_add(node).saturating_add(self.port_offset)
     }
 
+    fn zone_of(&self, node: u32) -> String {
+        let turns = self.zones.iter().cycle();
+        turns.take(node as usize).last().cloned().unwrap_or_default()
+    }
+
     fn disks_of(&self, node: u32, dir: &Path) -> Vec<DiskEntry> {
         let count = if node > self.nodes { 0 } else { self.disks };
         (0..count)
@@ -326,6 +337,7 @@ mod tests {
             port_offset: 100,
             segment_bytes: 1 << 28,
             io: "auto".to_owned(),
+            zones: Vec::new(),
         }
     }
 

@@ -58,6 +58,7 @@ fn plan(args: &UpArgs) -> Plan {
         port_offset: args.hidden.base_port_offset,
         segment_bytes: args.hidden.segment_size.map_or(SEGMENT_BYTES, |size| size.0),
         io: args.hidden.io.name().to_owned(),
+        zones: args.zones.clone(),
     }
 }
 

@@ -106,7 +106,7 @@ impl Map {
         info: &NodeInfo,
         incarnation: Incarnation,
     ) -> Result<(), RefusedChange> {
-        let texts = [&info.name, &info.peer, &info.api, &info.nbd, &info.http];
+        let texts = [&info.name, &info.peer, &info.api, &info.nbd, &info.http, &info.zone];
         let own = from.node == info.id && from.incarnation == incarnation;
         if !own || texts.iter().any(|text| text.len() > TEXT_MAX) {
             return Err(RefusedChange::Invalid);

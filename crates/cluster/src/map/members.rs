@@ -309,6 +309,7 @@ impl<'a> Draft<'a> {
         }
         let stale: Vec<_> = members.stale.iter().map(|stale| stale.disk).collect();
         let mut avoid = avoid.clone();
+        avoid.zones_of.extend(homes.iter().copied());
         avoid.nodes.extend(homes);
         avoid.rather = Some(self.owner);
         avoid.rather_not.extend(stale.iter().filter_map(|disk| self.home(*disk)));

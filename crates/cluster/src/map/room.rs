@@ -13,11 +13,13 @@ const STEP_BYTES: u64 = 1 << 20;
 
 /// Disks in service on nodes that are alive. Those that are being emptied are named in no answer but
 /// `left`'s.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Room {
     disks: BTreeMap<DiskId, Free>,
     /// Units: bytes.
     by_node: BTreeMap<NodeId, u64>,
+    /// Of the nodes that are in one.
+    zones: BTreeMap<NodeId, String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct Avoid {
     pub(crate) disks: BTreeSet<DiskId>,
     /// Taken only where no other node has room.
     pub(crate) rather_not: BTreeSet<NodeId>,
+    /// Zones of these nodes are taken only where no other zone has room.
+    pub(crate) zones_of: BTreeSet<NodeId>,
     /// Taken before any other: where the volume's guest is, so that reads are local. Not where the
     /// disk would be over-committed by it while others may not be.
     pub(crate) rather: Option<NodeId>,
@@ -47,7 +51,7 @@ pub(crate) struct Avoid {
 impl Room {
     pub(crate) fn of(map: &Map) -> Self {
         let promised = promised(map);
-        let mut room = Self { disks: BTreeMap::new(), by_node: BTreeMap::new() };
+        let mut room = Self { zones: zones(map), ..Self::default() };
         let percent = map.settings().overcommit_percent;
         for (id, disk) in &map.disks {
             let alive =
@@ -112,7 +116,8 @@ impl Room {
     }
 
     // rule: cluster/nothing-new-on-what-is-emptied
-    /// On the node with the most room, the disk with the most room; nodes that have the same take
+    // rule: cluster/copies-in-different-zones
+    /// In a zone without a copy, on the node with the most room, the disk with the most room; nodes that have the same take
     /// turns, of a node's disks the lower id is taken.
     pub(crate) fn pick(&self, avoid: &Avoid, bytes: u64) -> Option<DiskId> {
         self.disks
@@ -130,9 +135,16 @@ impl Room {
                 let turn = free.node.get().wrapping_add(back) % nodes;
                 let first = (Reverse(turn), Reverse(free.node), Reverse(**disk));
                 let rather = avoid.rather == Some(free.node) && free.sure >= bytes;
-                (!avoid.rather_not.contains(&free.node), rather, total, free.bytes, first)
+                let other_zone = !self.shares_zone(free.node, &avoid.zones_of);
+                let wanted = (!avoid.rather_not.contains(&free.node), other_zone, rather);
+                (wanted, total, free.bytes, first)
             })
             .map(|(disk, _)| *disk)
+    }
+
+    fn shares_zone(&self, node: NodeId, others: &BTreeSet<NodeId>) -> bool {
+        let zone = self.zones.get(&node);
+        zone.is_some() && others.iter().any(|other| self.zones.get(other) == zone)
     }
 
     /// How large a volume could be that has `rf` replicas of all, each on another node: as many
@@ -162,6 +174,11 @@ impl Room {
         let step = STEP_BYTES.min(segment.bytes());
         low.saturating_mul(segment.bytes()).saturating_add(rest / step * step)
     }
+}
+
+pub(crate) fn zones(map: &Map) -> BTreeMap<NodeId, String> {
+    let zones = map.nodes.iter().map(|(id, node)| (*id, node.info.zone.clone()));
+    zones.filter(|(_, zone)| !zone.is_empty()).collect()
 }
 
 /// What a copy of a volume's segment can grow to. Units: bytes.
@@ -223,7 +240,7 @@ mod tests {
 
     /// Units: disk, node, MiB.
     fn room(free: &[(u32, u32, u64)]) -> Room {
-        let mut room = Room { disks: BTreeMap::new(), by_node: BTreeMap::new() };
+        let mut room = Room::default();
         for (disk, node, mib) in free {
             let node = NodeId::new(*node);
             let bytes = mib * MIB;
@@ -283,6 +300,28 @@ mod tests {
         assert_eq!(room.left(DiskId::new(2)), Some(9 * MIB), "what is on it may grow");
         assert_eq!((room.nodes(), room.total()), (2, 14 * MIB));
         assert_eq!(room.placeable(2, segment()), 7 * MIB);
+    }
+
+    // rule: cluster/copies-in-different-zones
+    #[test]
+    fn another_zone_comes_before_more_room() {
+        let mut room = room(&[(1, 1, 9), (2, 2, 8), (3, 3, 3), (4, 4, 1)]);
+        let zones = [(1, "a"), (2, "a"), (3, "b")];
+        room.zones = zones.map(|(node, zone)| (NodeId::new(node), zone.to_owned())).into();
+        let used = |nodes: &[u32]| {
+            let nodes: BTreeSet<_> = nodes.iter().copied().map(NodeId::new).collect();
+            Avoid { nodes: nodes.clone(), zones_of: nodes, ..Avoid::default() }
+        };
+        assert_eq!(room.pick(&used(&[]), MIB), Some(DiskId::new(1)));
+        assert_eq!(room.pick(&used(&[1]), MIB), Some(DiskId::new(3)));
+        assert_eq!(
+            room.pick(&used(&[1]), 4 * MIB),
+            Some(DiskId::new(2)),
+            "rather there than nowhere"
+        );
+        assert_eq!(room.pick(&used(&[1, 3]), MIB), Some(DiskId::new(4)), "it is in none");
+        let near = Avoid { rather: Some(NodeId::new(2)), ..used(&[1]) };
+        assert_eq!(room.pick(&near, MIB), Some(DiskId::new(3)), "also before its guest's node");
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Cluster for ClusterService {
         status.problems = problems(&status, told.unconfirmed);
         status.health = worst(&status).into();
         status.notes = drain::notes(&status.nodes);
+        status.notes.extend(status.volumes.iter().filter_map(zone_note));
         Ok(Response::new(status))
     }
 
@@ -336,6 +337,15 @@ fn problems(status: &StatusResponse, unconfirmed: bool) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Where the loss of one zone would cost more than one copy.
+fn zone_note(volume: &Volume) -> Option<String> {
+    let (sharing, all) = (volume.segments_sharing_zones, volume.segments_total);
+    (sharing > 0).then(|| {
+        let name = &volume.name;
+        format!("volume {name}: {sharing} of {all} segments have two copies in one zone")
+    })
 }
 
 /// What a disk's space asks of an operator.

@@ -145,6 +145,7 @@ pub fn nodes(
             version: told.map_or_else(String::new, |told| told.version.clone()),
             guests: told.map_or(0, |told| told.guests),
             drain: drain::of_node(entry).into(),
+            zone: entry.info.zone.clone(),
             drain_waits: drain::waits(map, told_all, *id, &disks),
         }
     };
@@ -188,6 +189,7 @@ pub fn volume(map: &Map, told: &Told, entry: &VolumeEntry, segments: bool) -> Vo
         traffic: stats.map(traffic),
         guests: stats.map_or(0, |stats| stats.guests),
         short_ms: told.short.get(&entry.id).map(|since| ms(*since)),
+        segments_sharing_zones: count(cluster::placement::sharing_zones(map, entry)),
         reasons,
         scrub: Some(scrubs(entry, stats)),
     }

@@ -65,6 +65,7 @@ fn config(number: u32, scratch: &Scratch, with_disk: bool) -> DataConfig {
         api: String::new(),
         nbd: String::new(),
         http: String::new(),
+        zone: String::new(),
     };
     DataConfig {
         node: NodeConfig {

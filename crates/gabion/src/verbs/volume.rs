@@ -167,6 +167,10 @@ fn text(volume: &v1::Volume) -> String {
         format!("owner: {owner}; epoch {}; {} guests", volume.epoch, volume.guests),
     ];
     parts.extend(volume.reasons.iter().map(|reason| format!("  - {reason}")));
+    if volume.segments_sharing_zones > 0 {
+        let (sharing, all) = (volume.segments_sharing_zones, volume.segments_total);
+        parts.push(format!("  * {sharing} of {all} segments have two copies in one zone"));
+    }
     let rebuild = status::rebuild(volume);
     if !rebuild.is_empty() {
         parts.push(format!("rebuild: {rebuild}"));

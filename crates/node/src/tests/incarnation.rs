@@ -15,6 +15,7 @@ fn info() -> NodeInfo {
         api: "127.0.0.1:2".into(),
         nbd: "127.0.0.1:3".into(),
         http: "127.0.0.1:4".into(),
+        zone: String::new(),
     }
 }
 

@@ -72,6 +72,7 @@ impl Small {
             api: address(7400),
             nbd: address(10808),
             http: address(7600),
+            zone: String::new(),
         }
     }
 

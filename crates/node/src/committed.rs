@@ -259,7 +259,7 @@ impl Node {
             let Some(disk) = self.disks.id(slot) else { continue };
             let corrupt_blocks = self.disks.stats(slot).map_or(0, |stats| stats.corrupt_blocks);
             let judged = self.suspected.entry(disk).or_default();
-            if most == 0 || corrupt_blocks - *judged < most {
+            if most == 0 || corrupt_blocks.saturating_sub(*judged) < most {
                 continue;
             }
             *judged = corrupt_blocks;

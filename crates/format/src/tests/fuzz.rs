@@ -2,10 +2,19 @@
 
 use super::{UUID, decode_all, reseal, samples};
 use crate::{BitmapPage, Frame, MapPage, Root, SegmentPage, Superblock, encode_frame, frame_pages};
+use crate::{root, superblock};
 use rounds::{mutate, rounds};
 
 #[path = "../../../types/tests/fuzz/rounds.rs"]
 mod rounds;
+
+/// What an older version wrote is written by the newest, which has the same shape.
+fn as_newest(bytes: &[u8], version: u16) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[8..10].copy_from_slice(&version.to_le_bytes());
+    reseal(&mut bytes);
+    bytes
+}
 
 // promise: no-silent-corruption
 #[test]
@@ -36,13 +45,13 @@ fn what_is_nearly_right_is_refused_or_is_what_its_bytes_say() {
             same(&read.encode());
         }
         if let Ok(read) = Superblock::decode(&bytes) {
-            same(&read.encode());
+            assert!(read.encode() == as_newest(&bytes, superblock::VERSION), "superblock");
         }
         if let Ok(read) = BitmapPage::decode(&bytes) {
             same(&read.encode());
         }
         if let Ok(read) = Root::decode(&bytes) {
-            same(&read.encode().0);
+            assert!(read.encode().0 == as_newest(&bytes, root::VERSION), "root");
         }
         if let Ok(read) = Frame::decode(&bytes, UUID) {
             // What lies behind a frame is another one.

@@ -328,7 +328,7 @@ mod tests {
         assert_eq!((whole.id, whole.known.name.as_deref()), (3, Some("vm1")));
         assert_eq!((whole.known.size_bytes, whole.known.rf), (Some(20 << 30), Some(2)));
         assert_eq!(read("3=vm1").unwrap().known.size_bytes, None);
-        for wrong in ["", "3", "3=", "x=vm1", "3=vm1,size=20", "3=vm1,rf=x", "3=vm1,other=1"] {
+        for wrong in ["", "3", "3=", "x=vm1", "3=vm1,size=20G", "3=vm1,rf=x", "3=vm1,other=1"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

@@ -168,7 +168,7 @@ pub struct RecoverArgs {
     /// The directory of each node, or its configuration file; or the directory of `up`
     #[arg(long, required = true, num_args = 1.., value_name = "DIR")]
     pub from_disks: Vec<PathBuf>,
-    /// What is remembered of a volume, as ID=NAME[,size=20GiB][,rf=2]; once for each
+    /// What is remembered of a volume, as `ID=NAME,size=20GiB,rf=2` or less of it; once for each
     #[arg(long = "volume", value_name = "ID=NAME")]
     pub volumes: Vec<Remembered>,
     /// Nodes and disks that are not there are gone for good, and so is what only they had

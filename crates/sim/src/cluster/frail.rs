@@ -2,6 +2,7 @@
 //! strikes the disks of fewer machines than there are copies, and nothing in such a run takes other
 //! copies away: so every promise must hold as if nothing had happened.
 
+use super::emptying::Emptied;
 use super::fault::{FaultKind, Mend};
 use super::machine::{self, State, node_id, who};
 use super::schedule::Strike;
@@ -107,6 +108,10 @@ impl Cluster {
                 self.replace_disk(machine, slot);
             }
             self.queue.after(Duration::from_millis(50), Event::Mend(Mend::Start(machine)));
+            // Who puts a new disk into a machine means it to be used.
+            if self.map.node(node_id(machine)).is_some_and(|node| node.drain.is_some()) {
+                self.use_again(Emptied::Node(machine));
+            }
         }
     }
 

@@ -18,8 +18,8 @@ use crate::map::{
     VolumeState, is_volume_name,
 };
 use gabion_types::{
-    BLOCK_BYTES, ClusterId, DiskId, Epoch, HoldPolicy, Limits, MapIndex, NodeId, SegmentIndex,
-    SegmentMembers, Seq, Stale, VolumeId,
+    BLOCK_BYTES, ClusterId, DiskId, Epoch, FoundReplica, HoldPolicy, Limits, MapIndex, NodeId,
+    SegmentIndex, SegmentMembers, Stale, VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,18 +36,6 @@ pub struct FoundDisk {
     pub highest_map: MapIndex,
     pub fences: Vec<(VolumeId, Epoch)>,
     pub replicas: Vec<FoundReplica>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundReplica {
-    pub volume: VolumeId,
-    pub segment: SegmentIndex,
-    pub creation: Epoch,
-    pub joining: bool,
-    pub damaged: bool,
-    /// The newest epoch of what it took part in as a member: its making, takeovers, writes.
-    pub last_epoch: Epoch,
-    pub highest: Seq,
 }
 
 /// What is known beside the disks.
@@ -240,13 +228,15 @@ impl Volume {
                 fewer.push(index);
             }
         }
-        let all = [
-            (missing, Doubt::missing as fn(VolumeId, Vec<SegmentIndex>) -> Doubt),
-            (not_whole, Doubt::not_whole),
-            (fewer, Doubt::fewer_copies),
-        ];
-        let all = all.into_iter().filter(|(segments, _)| !segments.is_empty());
-        doubts.extend(all.map(|(segments, of)| of(id, segments)));
+        if !missing.is_empty() {
+            doubts.push(Doubt::Missing { volume: id, segments: missing });
+        }
+        if !not_whole.is_empty() {
+            doubts.push(Doubt::NotWhole { volume: id, segments: not_whole });
+        }
+        if !fewer.is_empty() {
+            doubts.push(Doubt::FewerCopies { volume: id, segments: fewer });
+        }
         Ok(VolumeEntry {
             id,
             spec: VolumeSpec {
@@ -295,20 +285,6 @@ fn members(replicas: &[(DiskId, FoundReplica)], epoch: Epoch) -> SegmentMembers 
     let stale = rest.map(|(disk, _)| Stale { disk: *disk, left: epoch, compare_all: true });
     let stale = stale.take(STALE_MAX).collect();
     SegmentMembers { creation, in_sync, joining: Vec::new(), stale }
-}
-
-impl Doubt {
-    fn missing(volume: VolumeId, segments: Vec<SegmentIndex>) -> Self {
-        Self::Missing { volume, segments }
-    }
-
-    fn not_whole(volume: VolumeId, segments: Vec<SegmentIndex>) -> Self {
-        Self::NotWhole { volume, segments }
-    }
-
-    fn fewer_copies(volume: VolumeId, segments: Vec<SegmentIndex>) -> Self {
-        Self::FewerCopies { volume, segments }
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

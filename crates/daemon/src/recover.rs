@@ -8,9 +8,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::settings::Settings;
 use bytes::Bytes;
 use gabion_cluster::Map;
-pub use gabion_cluster::salvage::{
-    Doubt, FoundDisk, FoundReplica, Known, KnownVolume, Salvage, salvage,
-};
+pub use gabion_cluster::salvage::{Doubt, FoundDisk, Known, KnownVolume, Salvage, salvage};
 use openraft::{BasicNode, CommittedLeaderId, Membership};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ mod holdings;
 mod show;
 
 pub use check::{BadBlock, Check, Checked, check};
-pub use holdings::{Holding, Holdings, holdings};
+pub use holdings::{Holdings, holdings};
 pub use show::{
     FrameShown, FrameStanding, PageShown, SegmentPageShown, SegmentShown, Shown, ShownEntry,
     SuperblockShown, show,

@@ -24,7 +24,7 @@ pub use guest::{GuestData, GuestOp, GuestResult, HoldPolicy, IoError, MappedExte
 pub use ids::{ClusterId, DiskId, Incarnation, MapIndex, NodeId, SegmentIndex, VolumeId};
 pub use limits::Limits;
 pub use load::Load;
-pub use members::{Joining, SegmentMembers, Stale, VolumeView};
+pub use members::{FoundReplica, Joining, SegmentMembers, Stale, VolumeView};
 pub use prng::Prng;
 pub use scrub::{ScrubAsk, ScrubFound, ScrubKind};
 pub use size::{BLOCK_BYTES, BlockIndex, BlockRange, ByteRange, SECTOR_BYTES, SegmentSize};

@@ -1,9 +1,9 @@
 //! Who holds a segment: the part of the cluster map that the owner of a volume works by.
 
 use crate::guest::HoldPolicy;
-use crate::ids::{DiskId, NodeId, VolumeId};
+use crate::ids::{DiskId, NodeId, SegmentIndex, VolumeId};
 use crate::scrub::ScrubAsk;
-use crate::version::Epoch;
+use crate::version::{Epoch, Seq};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +59,21 @@ impl SegmentMembers {
     pub fn stale(&self, disk: DiskId) -> Option<&Stale> {
         self.stale.iter().find(|stale| stale.disk == disk)
     }
+}
+
+/// A replica as its disk tells of it, for whoever has lost the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundReplica {
+    pub volume: VolumeId,
+    pub segment: SegmentIndex,
+    pub creation: Epoch,
+    /// It began to join and was not promoted.
+    pub joining: bool,
+    /// Blocks may be missing or old.
+    pub damaged: bool,
+    /// The newest epoch of what it took part in as a member: its making, takeovers, writes.
+    pub last_epoch: Epoch,
+    pub highest: Seq,
 }
 
 /// What the owner of a volume is told by the map.

@@ -69,13 +69,7 @@ impl Volume {
         let segments = self.segments.iter().filter(|segment| segment.is_serving());
         let gone = segments.flat_map(|segment| self.moved_away(segment.index));
         let removals: Vec<Removal> = gone.take(REPLICAS_PER_ENTRY).collect();
-        if removals.is_empty() {
-            return false;
-        }
-        let segments: Vec<_> = removals.iter().map(|removal| removal.segment).collect();
-        let epoch = self.view.epoch;
-        let change = OwnerChange::RemoveMembers { epoch, removals, add_joiner: false };
-        self.emit(Kind::Members, segments, change)
+        self.emit_removals(removals, false)
     }
 
     fn moved_away(&self, index: SegmentIndex) -> Vec<Removal> {

@@ -164,10 +164,7 @@ impl Volume {
                 self.without(removal.segment, |disk| disk == removal.disk);
             }
         }
-        let epoch = self.view.epoch;
-        let segments: Vec<_> = removals.iter().map(|removal| removal.segment).collect();
-        let change = OwnerChange::RemoveMembers { epoch, removals, add_joiner };
-        self.emit(Kind::Members, segments, change)
+        self.emit_removals(removals, add_joiner)
     }
 
     /// Joiners that have everything, as many as are missing or have to move.
@@ -214,12 +211,17 @@ impl Volume {
                 replaced: false,
             })
             .collect();
+        self.emit_removals(removals, false)
+    }
+
+    /// False: there are none.
+    pub(crate) fn emit_removals(&mut self, removals: Vec<Removal>, add_joiner: bool) -> bool {
         if removals.is_empty() {
             return false;
         }
         let segments: Vec<_> = removals.iter().map(|removal| removal.segment).collect();
         let epoch = self.view.epoch;
-        let change = OwnerChange::RemoveMembers { epoch, removals, add_joiner: false };
+        let change = OwnerChange::RemoveMembers { epoch, removals, add_joiner };
         self.emit(Kind::Members, segments, change)
     }
 

@@ -82,8 +82,7 @@ impl Map {
 
     /// Nothing is left on its disks, and it owns nothing.
     pub(super) fn is_empty_node(&self, node: NodeId) -> bool {
-        let owns = |owner: NodeId| owner == node;
-        !self.volumes.values().any(|volume| volume.owner.is_some_and(|(owner, _)| owns(owner)))
+        !self.volumes.values().any(|volume| volume.owner.is_some_and(|(owner, _)| owner == node))
             && self.disks_of(node).into_iter().all(|disk| self.is_empty_disk(disk))
     }
 

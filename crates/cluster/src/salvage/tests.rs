@@ -1,4 +1,5 @@
 use super::*;
+use gabion_types::Seq;
 
 const MIB: u64 = 1 << 20;
 

@@ -8,7 +8,7 @@ use crate::process;
 use crate::size::ByteSize;
 use crate::verbs::show;
 use gabion_daemon::recover::{
-    Doubt, FoundDisk, FoundReplica, Known, KnownVolume, RecoverError, Salvage, Stopped, salvage,
+    Doubt, FoundDisk, Known, KnownVolume, RecoverError, Salvage, Stopped, salvage,
 };
 use gabion_store::inspect::{self, Holdings};
 use gabion_types::{ClusterId, Limits, NodeId, SegmentIndex, VolumeId};
@@ -167,15 +167,6 @@ fn limits_of(disks: &[(&Read, &Holdings)], cluster: ClusterId) -> Result<Limits,
 }
 
 fn found(disk: &Read, held: &Holdings) -> FoundDisk {
-    let replicas = held.replicas.iter().map(|replica| FoundReplica {
-        volume: replica.volume,
-        segment: replica.segment,
-        creation: replica.creation,
-        joining: replica.joining,
-        damaged: replica.damaged,
-        last_epoch: replica.last_epoch,
-        highest: replica.highest,
-    });
     FoundDisk {
         uuid: held.uuid,
         node: disk.node,
@@ -183,7 +174,7 @@ fn found(disk: &Read, held: &Holdings) -> FoundDisk {
         capacity_bytes: held.capacity_bytes,
         highest_map: held.highest_map,
         fences: held.fences.clone(),
-        replicas: replicas.collect(),
+        replicas: held.replicas.clone(),
     }
 }
 

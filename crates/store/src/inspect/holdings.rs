@@ -4,7 +4,7 @@ use super::{Offline, ReadDisk, recover};
 use crate::io::OutOfService;
 use crate::pages::Segment;
 use gabion_format::SegmentKey;
-use gabion_types::{ClusterId, Epoch, Limits, MapIndex, SegmentIndex, Seq, VolumeId};
+use gabion_types::{ClusterId, Epoch, FoundReplica, Limits, MapIndex, VolumeId};
 
 /// All that a disk says of itself and of its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,22 +17,7 @@ pub struct Holdings {
     pub highest_map: MapIndex,
     /// The highest owner epoch of each volume that it refuses older ones of.
     pub fences: Vec<(VolumeId, Epoch)>,
-    pub replicas: Vec<Holding>,
-}
-
-/// One replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holding {
-    pub volume: VolumeId,
-    pub segment: SegmentIndex,
-    pub creation: Epoch,
-    /// It began to join and was not promoted.
-    pub joining: bool,
-    /// Blocks may be missing or old.
-    pub damaged: bool,
-    /// The newest epoch of what it took part in as a member: its making, takeovers, writes.
-    pub last_epoch: Epoch,
-    pub highest: Seq,
+    pub replicas: Vec<FoundReplica>,
 }
 
 // promise: self-describing
@@ -51,12 +36,12 @@ pub fn holdings(capacity_bytes: u64, read: &mut ReadDisk<'_>) -> Result<Holdings
     })
 }
 
-fn holding(key: SegmentKey, segment: &Segment) -> Holding {
+fn holding(key: SegmentKey, segment: &Segment) -> FoundReplica {
     let meta = &segment.meta;
     let of_blocks = segment.pages().map(|(_, page)| page.highest_epoch).max();
     let others = [meta.creation, meta.next_epoch];
     let newest = others.into_iter().chain(of_blocks).max();
-    Holding {
+    FoundReplica {
         volume: key.volume,
         segment: key.segment,
         creation: meta.creation,

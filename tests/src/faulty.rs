@@ -42,6 +42,8 @@ struct Faults {
     unreadable: BTreeSet<u64>,
     /// Of the next write of one block of data: the head of metadata is known.
     next_data_write: Option<Mishap>,
+    /// Each write and each sync takes so much longer.
+    slow: Duration,
 }
 
 /// The disk file of a node that does not run yet, behind a server that can be told to misbehave.
@@ -88,6 +90,11 @@ impl FaultyDisk {
     /// Of the next write of one block of data.
     pub fn mishap(&self, mishap: Mishap) {
         self.with(|faults| faults.next_data_write = Some(mishap));
+    }
+
+    /// From now on each write and each sync takes so much longer, one after the other.
+    pub fn slow_down(&self, by: Duration) {
+        self.with(|faults| faults.slow = by);
     }
 
     /// The mishap has happened.
@@ -180,7 +187,9 @@ fn transmit(stream: &mut UnixStream, file: &File, faults: &Mutex<Faults>) -> io:
             }
             _ => file.sync_data()?,
         }
+        let wait = if kind == 0 { Duration::ZERO } else { faults.slow };
         drop(faults);
+        std::thread::sleep(wait);
         stream.write_all(&SIMPLE_REPLY_MAGIC.to_be_bytes())?;
         stream.write_all(&error.to_be_bytes())?;
         stream.write_all(&cookie)?;

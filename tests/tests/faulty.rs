@@ -9,7 +9,7 @@ use gabion_tests::faulty::{FaultyDisk, Mishap};
 use gabion_tests::fixture::wait;
 use gabion_tests::{Cluster, Shape, needs};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MOST: Duration = Duration::from_secs(60);
 const BLOCKS: u64 = 2048;
@@ -27,15 +27,23 @@ impl Drop for Rig {
     }
 }
 
-/// Two nodes with two copies of 8 MiB, written; the volume is owned by node 1.
-fn written() -> Rig {
-    let shape = Shape { nodes: 2, disk_mib: 128, segment_mib: 4, ..Shape::default() };
+/// Two copies of 8 MiB on nodes 1 and 2 of so many, written; the volume is owned by node 1.
+fn written(nodes: u32) -> Rig {
+    let shape = Shape { nodes, disk_mib: 128, segment_mib: 4, ..Shape::default() };
     let mut cluster = Cluster::of(shape);
     assert_eq!(cluster.local.stop(), Vec::<u32>::new());
     let path = &cluster.local.dir.node_file(2).unwrap().disks[0].path;
     let disk = FaultyDisk::take(path);
-    cluster.start_all();
+    [1, 2].into_iter().for_each(|node| cluster.local.start(node).unwrap());
+    cluster.local.wait_ready(&[1, 2]).unwrap();
+    wait("the others are known to be away", MOST, || {
+        let shown = cluster.json(&["node", "list"]);
+        let states = shown["nodes"].as_array().unwrap().iter();
+        states.filter(|node| node["state"] == "silent").count()
+            == usize::try_from(nodes - 2).unwrap()
+    });
     cluster.create("vm1", BLOCKS >> 8);
+    (3..=nodes).for_each(|node| cluster.start_node(node));
     let mut guest = cluster.client(1, "vm1").unwrap();
     for first in (0..BLOCKS).step_by(64) {
         guest.write(first * BLOCK, &fill(1, first, 64)).unwrap();
@@ -79,7 +87,7 @@ fn sectors_that_cannot_be_read_are_so_many_bad_blocks() {
     if !can_run() {
         return;
     }
-    let rig = written();
+    let rig = written(2);
     let blocks = [3, 500, 501, 1999];
     let places = blocks.map(|block| rig.place(block));
     places.iter().for_each(|place| rig.disk.fail_reads_of(*place));
@@ -105,7 +113,7 @@ fn writes_that_get_lost_or_go_astray_are_found_and_mended() {
     if !can_run() {
         return;
     }
-    let rig = written();
+    let rig = written(2);
     let mut guest = rig.cluster.client(1, "vm1").unwrap();
     rig.disk.mishap(Mishap::Lost);
     guest.write(100 * BLOCK, &fill(2, 100, 1)).unwrap();
@@ -125,4 +133,35 @@ fn writes_that_get_lost_or_go_astray_are_found_and_mended() {
         assert_eq!(guest.read(block * BLOCK, 4096).unwrap(), fill(number, block, 1));
     }
     assert_eq!(rig.corrupt_met(), 3);
+}
+
+// rule: volume/who-lags-for-long-is-done-without
+#[test]
+fn a_disk_for_which_all_writes_wait_is_replaced_while_it_answers() {
+    if !can_run() {
+        return;
+    }
+    let mut rig = written(3);
+    assert_eq!(rig.cluster.holders("vm1"), [1, 2]);
+    rig.disk.slow_down(Duration::from_millis(150));
+    let mut guest = rig.cluster.client(1, "vm1").unwrap();
+    let mut blocks = (0..BLOCKS).cycle();
+    let (mut round, mut latest) = (1, vec![1; usize::try_from(BLOCKS).unwrap()]);
+    let end = Instant::now() + Duration::from_secs(120);
+    while rig.cluster.holders("vm1").contains(&2) {
+        assert!(Instant::now() < end, "it still has copies: {}", rig.cluster.log(1));
+        round += 1;
+        for block in blocks.by_ref().take(20) {
+            guest.write(block * BLOCK, &fill(round, block, 1)).unwrap();
+            latest[usize::try_from(block).unwrap()] = round;
+        }
+    }
+    rig.cluster.wait_healthy("vm1");
+    assert_eq!(rig.cluster.holders("vm1"), [1, 3]);
+    assert!(rig.cluster.log(1).contains("failed: Slow"));
+    rig.cluster.kill(1);
+    let mut guest = rig.cluster.client(3, "vm1").unwrap();
+    for (block, round) in (0..BLOCKS).zip(latest) {
+        assert_eq!(guest.read(block * BLOCK, 4096).unwrap(), fill(round, block, 1));
+    }
 }

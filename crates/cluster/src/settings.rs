@@ -13,6 +13,8 @@ pub struct Settings {
     pub lease_renew: Duration,
     pub fence_wait: Duration,
     pub member_slow: Duration,
+    /// Zero: never.
+    pub member_lag: Duration,
     pub fill_bytes_in_flight: u64,
     pub ping_interval: Duration,
     pub ping_silence: Duration,
@@ -76,7 +78,7 @@ const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> 
 }
 
 /// Every setting. Shape: `[least, default, most]`.
-pub const SETTINGS: [Setting; 15] = [
+pub const SETTINGS: [Setting; 16] = [
     time(
         "rebuild.wait",
         [0, MINUTE, 24 * HOUR],
@@ -102,6 +104,11 @@ pub const SETTINGS: [Setting; 15] = [
         "member.slow",
         [SECOND, 5 * SECOND, MINUTE],
         "a copy that takes longer than this for a write is removed",
+    ),
+    time(
+        "member.lag",
+        [0, 100, MINUTE],
+        "a copy that most writes wait so long for, after all others answered, is removed; 0: never",
     ),
     Setting {
         name: "fill.inflight",
@@ -203,6 +210,7 @@ impl Settings {
             lease_renew: time("lease.renew"),
             fence_wait: time("fence.wait"),
             member_slow: time("member.slow"),
+            member_lag: time("member.lag"),
             fill_bytes_in_flight: number("fill.inflight"),
             ping_interval: time("ping.interval"),
             ping_silence: time("ping.silence"),

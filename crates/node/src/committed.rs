@@ -125,6 +125,7 @@ impl Node {
         self.settings.ping_silence = set.ping_silence;
         self.settings.fence_wait = set.fence_wait;
         self.settings.slow_wait = set.member_slow;
+        self.settings.lag = set.member_lag;
         self.settings.rebuild_wait = set.rebuild_wait;
         self.settings.fill_bytes_in_flight = set.fill_bytes_in_flight;
         self.settings.scrub_share_percent = set.scrub_share_percent;

@@ -510,6 +510,7 @@ fn volume_settings(settings: &NodeSettings) -> gabion_volume::Settings {
     gabion_volume::Settings {
         fence_wait: settings.fence_wait,
         slow_wait: settings.slow_wait,
+        lag: settings.lag,
         rebuild_wait: settings.rebuild_wait,
         fill_bytes_in_flight: settings.fill_bytes_in_flight,
         scrub_share_percent: settings.scrub_share_percent,

@@ -30,6 +30,7 @@ pub struct NodeSettings {
     /// have lost power together.
     pub start_wait: Duration,
     pub slow_wait: Duration,
+    pub lag: Duration,
     pub rebuild_wait: Duration,
     pub fill_bytes_in_flight: u64,
     // promise: bounded
@@ -62,6 +63,7 @@ impl Default for NodeSettings {
             fence_wait: Duration::from_secs(1),
             start_wait: Duration::from_secs(10),
             slow_wait: Duration::from_secs(5),
+            lag: Duration::from_millis(100),
             rebuild_wait: Duration::from_secs(60),
             fill_bytes_in_flight: 8 << 20,
             link_unsent_max: 4 << 20,

@@ -439,10 +439,11 @@ impl Volume {
     }
 
     fn on_done(&mut self, now: Instant, ask: Ask, done: ReplicaDone) {
-        let disk = ask.disk;
+        let (disk, sent) = (ask.disk, ask.first_sent());
         let fits = match (ask.purpose, done) {
             (Purpose::Write { segment, op, version }, ReplicaDone::Done) => {
-                self.on_written(segment, op, version, disk);
+                let alone = self.on_written(now, segment, op, version, disk);
+                self.note_pace(now, segment, disk, [sent, alone]);
                 true
             }
             (Purpose::Read { op, .. }, ReplicaDone::Blocks { blocks, data }) => {

@@ -1,6 +1,7 @@
 //! What the owner knows of disks and of the nodes that they hang on.
 
 use crate::io::MemberFailure;
+use crate::pace::Pace;
 use gabion_types::{DiskId, Duration, Instant, NodeId};
 use gabion_wire::LinkClass;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ pub(crate) struct Disk {
     pub(crate) unproved: bool,
     /// It was asked what it has, so often, and has not said so yet.
     pub(crate) proofs_out: u32,
+    pub(crate) pace: Pace,
     failures: u32,
     failed_last: Instant,
     /// It was not taken back since.
@@ -159,6 +161,10 @@ impl Disks {
         self.disks.entry(disk).or_default()
     }
 
+    pub(crate) fn paces(&mut self) -> impl Iterator<Item = (DiskId, &mut Pace)> {
+        self.disks.iter_mut().map(|(disk, state)| (*disk, &mut state.pace))
+    }
+
     /// What its disks hold is to be asked for before they are used again.
     pub(crate) fn doubt_node(&mut self, node: NodeId) {
         for (disk, home) in &self.homes {
@@ -205,7 +211,7 @@ impl Disks {
             if full {
                 state.full = None;
             }
-            any |= over || full;
+            any |= over || full || state.pace.end_away(now);
         }
         any
     }

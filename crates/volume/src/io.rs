@@ -86,6 +86,8 @@ pub struct Settings {
     pub fence_wait: Duration,
     /// A slow answer to a write removes nobody before.
     pub slow_wait: Duration,
+    /// A member that answers most writes by so long later than the others is slow; zero: never.
+    pub lag: Duration,
     /// Filling of a stand-in for a silent node's replica begins after so long.
     pub rebuild_wait: Duration,
     /// Bytes of filling in flight of this volume.

@@ -11,6 +11,7 @@ mod members;
 mod mend;
 mod moves;
 mod order;
+mod pace;
 mod proof;
 mod proposals;
 mod read;

@@ -211,7 +211,8 @@ impl Volume {
         disk: DiskId,
     ) -> Option<MemberFailure> {
         let leaves = self.is_leaving(index, disk).then_some(MemberFailure::Leaving);
-        self.failure_of(index, disk).or(leaves)
+        let lags = self.is_lagging(index, disk).then_some(MemberFailure::Slow);
+        self.failure_of(index, disk).or(leaves).or(lags)
     }
 
     /// It lost what it had answered, and is to be removed. A write would make it reach as far as the
@@ -252,8 +253,8 @@ impl Volume {
             let failing = members.write_set().any(|disk| self.failure_of(index, disk).is_some());
             let sound = |disk: &DiskId| self.failure_of(index, *disk).is_none();
             let held = failing && !members.in_sync.iter().any(sound);
-            let leaving = members.write_set().any(|disk| self.is_leaving(index, disk));
-            self.degraded |= !whole || failing || leaving;
+            let goes = |disk| self.is_leaving(index, disk) || self.is_lagging(index, disk);
+            self.degraded |= !whole || failing || members.write_set().any(goes);
             if held != self.segments[at].held {
                 self.segments[at].held = held;
                 let segment = index.get();

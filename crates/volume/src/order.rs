@@ -95,6 +95,8 @@ pub(crate) struct Writing {
     pub(crate) seqs: Vec<Seq>,
     /// Members that have not answered this version.
     pub(crate) missing: Vec<DiskId>,
+    /// One alone is missing since then.
+    pub(crate) alone: Option<Instant>,
     /// How often its last member was full.
     pub(crate) full: u32,
 }

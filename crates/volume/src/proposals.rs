@@ -292,8 +292,12 @@ impl Volume {
     /// Its node can be asked, its disk works and has not been coming and going.
     fn may_join_again(&self, now: Instant, disk: DiskId) -> bool {
         let Some(home) = self.disks.home(disk) else { return false };
-        let works =
-            |state: &Disk| state.failed.is_none() && state.full.is_none() && state.may_return(now);
+        let works = |state: &Disk| {
+            state.failed.is_none()
+                && state.full.is_none()
+                && !state.pace.is_away()
+                && state.may_return(now)
+        };
         !self.links.is_down(home)
             && !self.links.is_leaving(home)
             && !self.links.is_away(home, LinkClass::Data)
@@ -332,6 +336,7 @@ impl Volume {
             }
             RefusedChange::NoRoom => {
                 // A disk that is not there any more, or full: another one takes its place.
+                self.bear_with_who_lags();
                 for disk in &open.returning {
                     self.disks.get_mut(*disk).note_failure(now);
                 }

@@ -111,6 +111,7 @@ pub struct Volume {
 
     tells: BTreeSet<(Instant, SegmentIndex)>,
     looked: Instant,
+    pub(crate) pace_looked: Instant,
     members_looked: Instant,
     look_at: Option<Instant>,
     /// When a scrub that rests goes on.
@@ -173,6 +174,7 @@ impl Volume {
             scrub_done: None,
             tells: BTreeSet::new(),
             looked: now,
+            pace_looked: now,
             members_looked: now,
             look_at: None,
             scrub_at: None,
@@ -445,6 +447,7 @@ impl Volume {
         self.looked = now;
         self.ask_again(now);
         self.look_for_slow(now);
+        self.look_at_pace(now);
         self.answer_held_too_long(now);
         self.rooms.forget_old(now);
         self.wake_stalled();

@@ -50,7 +50,7 @@ impl Volume {
         let version = Version::new(epoch, seq);
         let members = missing.clone();
         let Some(op) = self.ops.get_mut(&id) else { return };
-        op.state = OpState::Writing(Writing { version, seqs, missing, full });
+        op.state = OpState::Writing(Writing { version, seqs, missing, alone: None, full });
         for disk in members {
             if self.takes_writes(index, disk) {
                 self.send_write(now, id, disk);
@@ -114,21 +114,27 @@ impl Volume {
 
     /// A member has this version of the write. An answer to an older version is none.
     // rule: volume/only-answers-to-the-present-version-count
+    /// Since when this disk alone was waited for, if it was.
     pub(crate) fn on_written(
         &mut self,
+        now: Instant,
         index: SegmentIndex,
         id: OpId,
         version: Version,
         disk: DiskId,
-    ) {
-        let Some(op) = self.ops.get_mut(&id) else { return };
-        let OpState::Writing(writing) = &mut op.state else { return };
+    ) -> Option<Instant> {
+        let op = self.ops.get_mut(&id)?;
+        let OpState::Writing(writing) = &mut op.state else { return None };
         let old = self.settings.flaws.has(Flaw::AcknowledgeByOldAnswers);
         if writing.version != version && !old {
-            return;
+            return None;
         }
         writing.missing.retain(|member| *member != disk);
         let all = writing.missing.is_empty();
+        let alone = if all { writing.alone } else { None };
+        if writing.missing.len() == 1 {
+            writing.alone = Some(now);
+        }
         let segment = self.segment_mut(index);
         if let Some(joiner) = segment.joiners.get_mut(&disk) {
             joiner.reached = joiner.reached.max(version.seq);
@@ -137,6 +143,7 @@ impl Volume {
             segment.answered.insert(id);
             self.dirty.insert(index);
         }
+        alone
     }
 
     /// Acknowledges what every member of the current view has, unless a change of these members

@@ -357,6 +357,7 @@ impl Swarm {
             ("rebuild.away", pick(prng, &["34%", "50%", "100%"])),
             ("fence.wait", pick(prng, &["300ms", "1s", "3s"])),
             ("member.slow", pick(prng, &["2s", "5s", "10s"])),
+            ("member.lag", pick(prng, &["0s", "5ms", "30ms"])),
             ("fill.inflight", pick(prng, &["256KiB", "1MiB", "8MiB"])),
             ("ping.interval", pick(prng, &["100ms", "250ms", "500ms"])),
             ("lease.renew", pick(prng, &["250ms", "500ms", "1s"])),

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const SETTINGS: Settings = Settings {
     fence_wait: Duration::from_secs(1),
     slow_wait: Duration::from_secs(5),
+    lag: Duration::from_millis(100),
     rebuild_wait: Duration::from_secs(60),
     fill_bytes_in_flight: 1 << 20,
     scrub_share_percent: 10,

@@ -10,6 +10,7 @@ mod disk;
 mod golden;
 mod members;
 mod moves;
+mod pace;
 mod reads;
 mod room;
 mod scrub;

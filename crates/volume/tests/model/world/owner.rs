@@ -103,6 +103,7 @@ impl World {
         let settings = Settings {
             fence_wait: Duration::from_millis(1000),
             slow_wait: Duration::from_secs(5),
+            lag: Duration::from_millis(100),
             rebuild_wait: Duration::from_millis(self.between(500, 8000)),
             fill_bytes_in_flight: self.between(1, 8) * 4096,
             scrub_share_percent: 50,

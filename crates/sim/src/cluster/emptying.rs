@@ -28,12 +28,13 @@ impl Emptied {
 }
 
 impl Cluster {
-    /// Asks for it once, if nothing else is asked; half of the time it is used again a while later.
+    /// Asks for it once, of a machine that runs, if nothing else is asked; half of the time it is used again a while later.
     pub(super) fn empty(&mut self, strike: &Strike, whole_node: bool, prng: &mut Prng) -> bool {
         let node = node_id(strike.one);
         let disks = self.map.disks().iter().filter(|(_, disk)| disk.node == node);
         let disks: Vec<DiskId> = disks.map(|(id, _)| *id).collect();
-        if !self.operator.is_done() || disks.is_empty() || self.swarm.is_small() {
+        let runs = self.machines[strike.one].node().is_some();
+        if !self.operator.is_done() || disks.is_empty() || self.swarm.is_small() || !runs {
             return false;
         }
         let disk = disks[index(prng.below(disks.len() as u64))];

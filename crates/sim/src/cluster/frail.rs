@@ -36,6 +36,7 @@ impl Cluster {
             FaultKind::NewDisk => {
                 self.cut_power(one, prng);
                 self.replace_disk(one, slot);
+                self.use_new_disks(one);
                 self.queue.after(lasts, Event::Mend(Mend::Start(one)));
             }
             FaultKind::OldDisk => {
@@ -108,10 +109,14 @@ impl Cluster {
                 self.replace_disk(machine, slot);
             }
             self.queue.after(Duration::from_millis(50), Event::Mend(Mend::Start(machine)));
-            // Who puts a new disk into a machine means it to be used.
-            if self.map.node(node_id(machine)).is_some_and(|node| node.drain.is_some()) {
-                self.use_again(Emptied::Node(machine));
-            }
+            self.use_new_disks(machine);
+        }
+    }
+
+    /// Who puts a new disk into a machine means it to be used.
+    fn use_new_disks(&mut self, machine: Machine) {
+        if self.map.node(node_id(machine)).is_some_and(|node| node.drain.is_some()) {
+            self.use_again(Emptied::Node(machine));
         }
     }
 

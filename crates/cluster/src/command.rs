@@ -6,6 +6,7 @@ use gabion_types::{
     RefusedChange, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, VolumeId,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One entry of the log. The map executes each (incarnation, number) once and answers a repeat with
 /// the first outcome.
@@ -117,6 +118,18 @@ pub enum Change {
         owner_epoch: Epoch,
         nodes: Vec<NodeId>,
     },
+    /// By the manager. Raises no epoch: the sessions of these nodes with the volume are void, as by
+    /// `VoidSessions`. Their guests stay out of an exclusive one until `LetIn`, or until another list
+    /// (an empty one: nobody) takes the place of this one.
+    Evict {
+        volume: VolumeId,
+        nodes: BTreeSet<NodeId>,
+    },
+    /// By the owner of an exclusive volume, whose guests are those of another node now. Raises no epoch.
+    LetIn {
+        volume: VolumeId,
+        owner_epoch: Epoch,
+    },
     /// Raises no epoch. One of the kind, or a deep one, that is under way will do.
     WantScrub {
         volume: VolumeId,
@@ -219,6 +232,11 @@ pub enum AdminRequest {
     RemoveNode {
         node: NodeId,
         force: bool,
+    },
+    /// The guests that the volume has on these nodes.
+    EvictGuests {
+        name: String,
+        nodes: BTreeSet<NodeId>,
     },
     /// Answered when it is asked for; it goes on by itself.
     ScrubVolume {

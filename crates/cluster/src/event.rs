@@ -129,6 +129,11 @@ pub enum Fact {
         disk: DiskId,
         segments: u32,
     },
+    /// Their guests were closed.
+    Evicted {
+        volume: VolumeId,
+        nodes: u32,
+    },
     Scrubbed {
         volume: VolumeId,
         kind: ScrubKind,

@@ -254,6 +254,7 @@ impl Volume {
             segments,
             growth: None,
             voided: BTreeMap::new(),
+            barred: BTreeSet::new(),
             scrub: Scrubs::default(),
         })
     }

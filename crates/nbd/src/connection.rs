@@ -59,6 +59,10 @@ impl Connection {
                 let next = serving.done(tag, result, effects);
                 self.go(next);
             }
+            (Phase::Handshake(handshake), Input::Refused { why }) => {
+                let next = handshake.refused(&why, effects);
+                self.go(next);
+            }
             (Phase::Handshake(handshake), Input::Shutdown) => {
                 handshake.shutdown(effects);
                 self.go(Next::Close);
@@ -68,7 +72,10 @@ impl Connection {
                 self.go(Next::Close);
             }
             (Phase::Handshake(_), Input::Done { .. })
-            | (Phase::Serving(_), Input::Listed { .. } | Input::Export(_)) => {}
+            | (
+                Phase::Serving(_),
+                Input::Listed { .. } | Input::Export(_) | Input::Refused { .. },
+            ) => {}
         }
     }
 

@@ -216,6 +216,17 @@ impl Handshake {
         self.answer(effects, option::LIST, answer::ACK, "");
     }
 
+    /// The volume is there, and not for this client now.
+    pub fn refused(&mut self, why: &str, effects: &mut VecDeque<Effect>) -> Next {
+        let Step::Asked(question) = &self.step else { return Next::Stay };
+        match question {
+            Question::ExportName { .. } => return Next::Close,
+            Question::Go(_) => self.answer(effects, option::GO, answer::ERR_POLICY, why),
+            Question::List | Question::Info(_) | Question::ListMeta(_) | Question::SetMeta(_) => {}
+        }
+        Next::Stay
+    }
+
     pub fn export(&mut self, export: Option<Export>, effects: &mut VecDeque<Effect>) -> Next {
         let question = match &self.step {
             Step::Asked(Question::List) => return Next::Stay,

@@ -15,6 +15,8 @@ pub enum Input {
     Listed { exports: Vec<String> },
     /// Answers `Effect::Describe` and `Effect::Open`; none: there is no such export now.
     Export(Option<Export>),
+    /// Answers `Effect::Open`: it may not, and why.
+    Refused { why: String },
     /// Answers `Effect::Request`.
     Done { tag: Tag, result: GuestResult },
     /// The volume was deleted, the client evicted or the node stops: answer what is open, then

@@ -32,10 +32,17 @@ impl Node {
         self.map_dirty = true;
         self.after_change(&before);
         let outcome = applied.outcome;
-        if let (Change::VoidSessions { volume, nodes, .. }, Outcome::Done, false) =
-            (&command.change, outcome, applied.repeat)
-        {
-            self.owners.sessions_voided(self.now, *volume, nodes, index);
+        if outcome == Outcome::Done && !applied.repeat {
+            match &command.change {
+                Change::VoidSessions { volume, nodes, .. } => {
+                    self.owners.sessions_voided(self.now, *volume, nodes, index);
+                }
+                Change::Evict { volume, nodes } => {
+                    let nodes: Vec<NodeId> = nodes.iter().copied().collect();
+                    self.owners.sessions_voided(self.now, *volume, &nodes, index);
+                }
+                _ => {}
+            }
         }
         if let Change::Owner { volume, .. } | Change::TakeOver { volume, .. } = command.change {
             self.follow_volume(volume);
@@ -404,6 +411,7 @@ impl Node {
         let Some(view) = self.map.view(volume) else {
             return;
         };
+        let exclusive = self.map.volume(volume).is_some_and(|entry| entry.spec.exclusive);
         if self.stage != Stage::Running {
             return;
         }
@@ -411,6 +419,7 @@ impl Node {
         let down = self.links.peers().filter(|node| self.links.is_down(*node)).collect();
         let beginning = Beginning {
             view,
+            exclusive,
             index: self.index,
             members,
             down,
@@ -444,7 +453,8 @@ impl Node {
         };
         let owner = entry.owner.map(|(node, _)| OwnerNow { node, owner_epoch: entry.owner_epoch });
         let voided = entry.voided.get(&self.config.node).copied().unwrap_or_default();
-        front.set_map(self.now, self.index, owner, voided);
+        let barred = entry.barred.contains(&self.config.node);
+        front.set_map(self.now, self.index, owner, voided, barred);
         if owner.is_none() {
             front.want_owner();
         }

@@ -8,7 +8,7 @@
 //! room; until then it can still be dropped with its guest. Fronts take turns.
 
 use crate::guests::GUESTS_MAX;
-use crate::io::GuestId;
+use crate::io::{GuestId, OpenError};
 use crate::sessions::{NUMBER_WINDOW, OUTSTANDING_MAX};
 use gabion_types::{
     Duration, Epoch, Flaw, Flaws, GuestOp, GuestResult, Instant, Load, MapIndex, NodeId, VolumeId,
@@ -28,6 +28,11 @@ pub enum FrontOutput {
     },
     Attached {
         guest: GuestId,
+    },
+    /// It may not: it is no guest any more.
+    Refused {
+        guest: GuestId,
+        why: OpenError,
     },
     Done {
         guest: GuestId,
@@ -216,6 +221,8 @@ pub struct Front {
     voided: MapIndex,
     applied: MapIndex,
     known: bool,
+    /// By the map: this node's guests were evicted.
+    barred: bool,
     /// True once `Attached`.
     guests: BTreeMap<GuestId, bool>,
     requests: BTreeMap<SessionNumber, Request>,
@@ -252,6 +259,7 @@ impl Front {
             voided,
             applied: MapIndex::new(0),
             known: false,
+            barred: false,
             guests: BTreeMap::new(),
             requests: BTreeMap::new(),
             backlog: VecDeque::new(),
@@ -359,12 +367,17 @@ impl Front {
         applied: MapIndex,
         owner: Option<OwnerNow>,
         voided: MapIndex,
+        barred: bool,
     ) {
         self.applied = applied;
         self.known = true;
+        self.barred = barred;
         if voided > self.voided {
             self.voided = voided;
             self.on_voided();
+        }
+        if barred {
+            self.refuse_waiting();
         }
         if self.owner.map(|(owner, _)| owner) == owner {
             return;
@@ -418,7 +431,33 @@ impl Front {
         }
     }
 
+    /// Those that are not in yet.
+    fn refuse_waiting(&mut self) {
+        let waiting = self.guests.extract_if(.., |_, attached| !*attached);
+        let waiting: Vec<GuestId> = waiting.map(|(guest, _)| guest).collect();
+        for guest in waiting {
+            self.refuse(guest, OpenError::Barred);
+        }
+    }
+
+    // rule: node/exclusive-to-one-node
+    fn refuse(&mut self, guest: GuestId, why: OpenError) {
+        self.guests.remove(&guest);
+        match self.owner {
+            Some((owner, Stage::Open)) => self.tell_hung_up(owner, guest),
+            Some((_, Stage::Opening { .. })) => {
+                self.gone.insert(guest);
+            }
+            None => {}
+        }
+        self.outputs.push_back(FrontOutput::Refused { guest, why });
+    }
+
     pub fn attach(&mut self, guest: GuestId) {
+        if self.barred {
+            self.outputs.push_back(FrontOutput::Refused { guest, why: OpenError::Barred });
+            return;
+        }
         self.guests.insert(guest, false);
         match self.owner {
             None => self.want_owner(),
@@ -568,6 +607,12 @@ impl Front {
                     self.outputs.push_back(FrontOutput::Attached { guest });
                 }
             }
+            SessionMessage::KeptOut { owner_epoch, guest, by, .. } if current(owner_epoch) => {
+                let guest = GuestId(guest);
+                if self.guests.get(&guest) == Some(&false) {
+                    self.refuse(guest, OpenError::KeptOut(by));
+                }
+            }
             SessionMessage::Flush { owner_epoch, number, .. } if current(owner_epoch) => {
                 self.flushes.push((owner_epoch, number, 2));
             }
@@ -579,6 +624,7 @@ impl Front {
             SessionMessage::Have { .. }
             | SessionMessage::Response { .. }
             | SessionMessage::Attached { .. }
+            | SessionMessage::KeptOut { .. }
             | SessionMessage::Flush { .. }
             | SessionMessage::Closed { .. }
             | SessionMessage::Open { .. }
@@ -633,7 +679,9 @@ impl Front {
         let numbered = if self.backlog.is_empty() { all } else { self.next };
         let below = self.unsent.first().copied().unwrap_or(all).min(numbered);
         for (owner_epoch, number, _) in self.answers.extract_if(.., |answer| answer.2 <= below) {
-            let message = SessionMessage::Flushed { volume: self.volume, owner_epoch, number };
+            let guests = self.guests.values().any(|attached| *attached);
+            let volume = self.volume;
+            let message = SessionMessage::Flushed { volume, owner_epoch, number, guests };
             self.outputs.push_back(FrontOutput::Send { node: owner.node, message });
         }
     }

@@ -209,15 +209,21 @@ impl Guests {
         self.opening.remove(&guest);
         match &entry.kind {
             Kind::Nbd { .. } => {
-                let export = result.ok().map(|opened| Export {
-                    name: opened.name,
-                    size_bytes: opened.size_bytes,
-                    read_only: false,
-                });
-                if export.is_none() {
+                let refused = result.is_err();
+                let input = match result {
+                    Ok(OpenedVolume { name, size_bytes, .. }) => {
+                        NbdInput::Export(Some(Export { name, size_bytes, read_only: false }))
+                    }
+                    Err(why @ (OpenError::KeptOut(_) | OpenError::Barred)) => {
+                        NbdInput::Refused { why: why.to_string() }
+                    }
+                    Err(_) => NbdInput::Export(None),
+                };
+                if refused {
+                    entry.volume = None;
                     self.greeting.insert(guest, self.now);
                 }
-                self.nbd(guest, NbdInput::Export(export));
+                self.nbd(guest, input);
             }
             Kind::Direct => {
                 if result.is_err() {

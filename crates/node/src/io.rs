@@ -218,6 +218,16 @@ pub enum OpenError {
     NotReady,
     #[error("this node has no majority to ask and does not know of that volume yet; try again")]
     NoMajority,
+    #[error(
+        "guests of node {by} have the volume to themselves (--attach exclusive); stop them, or see \
+         `gabion volume evict`", by = .0.get()
+    )]
+    KeptOut(NodeId),
+    #[error(
+        "this node's guests were evicted and stay out until one of another node is in; see \
+         `gabion volume evict --let-back`"
+    )]
+    Barred,
     #[error("this node is stopping; connect to another")]
     Stopping,
     #[error("too many guests on this node")]

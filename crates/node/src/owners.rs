@@ -40,6 +40,11 @@ pub enum OwnerOutput {
         owner_epoch: Epoch,
         nodes: Vec<NodeId>,
     },
+    /// A guest was let in to an exclusive volume.
+    LetIn {
+        volume: VolumeId,
+        owner_epoch: Epoch,
+    },
     Nudge {
         volume: VolumeId,
         owner_epoch: Epoch,
@@ -91,6 +96,8 @@ struct Owner {
 /// What an owner is told when it begins.
 pub struct Beginning<'a> {
     pub view: VolumeView,
+    /// To the guests of one node at a time.
+    pub exclusive: bool,
     /// The map as of which it begins: what was voided up to there is not its own.
     pub index: MapIndex,
     pub members: Vec<NodeId>,
@@ -182,8 +189,17 @@ impl Owners {
     }
 
     pub fn begin(&mut self, now: Instant, beginning: Beginning<'_>) {
-        let Beginning { view, index, members, down, cluster_start, lease, seed, settings } =
-            beginning;
+        let Beginning {
+            view,
+            exclusive,
+            index,
+            members,
+            down,
+            cluster_start,
+            lease,
+            seed,
+            settings,
+        } = beginning;
         let (volume, owner_epoch) = (view.volume, view.owner_epoch);
         let shape = shape_of(&view);
         let instance = self.next_instance;
@@ -202,6 +218,7 @@ impl Owners {
             me: self.me,
             volume,
             owner_epoch,
+            exclusive,
             began: index,
             wait: settings.session_wait,
             admitted_max: settings.limits.requests_per_volume as usize,
@@ -468,6 +485,9 @@ impl Owners {
             }
             SessionOutput::Admit { ticket, op } => {
                 owner.core.handle(now, VolumeInput::Guest { ticket, op });
+            }
+            SessionOutput::LetIn => {
+                self.outputs.push_back(OwnerOutput::LetIn { volume, owner_epoch });
             }
             SessionOutput::Void { nodes } => {
                 self.outputs.push_back(OwnerOutput::Void { volume, owner_epoch, nodes });

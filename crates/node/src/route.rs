@@ -187,6 +187,7 @@ impl Node {
             | SessionMessage::HungUp { .. }
             | SessionMessage::Attach { .. }
             | SessionMessage::Attached { .. }
+            | SessionMessage::KeptOut { .. }
             | SessionMessage::Flush { .. }
             | SessionMessage::Flushed { .. }
             | SessionMessage::Closed { .. } => {
@@ -289,6 +290,13 @@ impl Node {
                 let change = Change::VoidSessions { volume, owner_epoch, nodes };
                 self.proposals.propose(self.now, Source::Void { volume }, change);
             }
+            OwnerOutput::LetIn { volume, owner_epoch } => {
+                let barred = self.map.volume(volume).is_some_and(|entry| !entry.barred.is_empty());
+                if barred {
+                    let change = Change::LetIn { volume, owner_epoch };
+                    self.proposals.propose(self.now, Source::Reconcile, change);
+                }
+            }
             // Refused: it is not the owner any more, and the next one does it again.
             OwnerOutput::Scrubbed { volume, owner_epoch, ask, found } => {
                 let at_ms = self.unix_ms();
@@ -366,6 +374,7 @@ impl Node {
                 }
             }
             FrontOutput::Attached { guest } => self.on_attached(guest),
+            FrontOutput::Refused { guest, why } => self.guests.opened(guest, Err(why)),
             FrontOutput::Done { guest, tag, result } => {
                 self.shares.freed();
                 self.guests.done(guest, tag, result);

@@ -44,6 +44,8 @@ pub enum SessionOutput {
         ticket: Ticket,
         op: GuestOp,
     },
+    /// A guest of this node has an exclusive volume now.
+    LetIn,
     /// The map must say that these sessions are void.
     Void {
         nodes: Vec<NodeId>,
@@ -90,6 +92,9 @@ struct Session {
     flushing: BTreeSet<u64>,
     /// Guests that shook hands or asked for something under this owner and did not hang up.
     guests: BTreeSet<u64>,
+    /// Those of an exclusive volume that were let in by this owner, and the number of the next flush
+    /// at that moment.
+    admitted: BTreeMap<u64, u64>,
 }
 
 /// Whose sessions they are.
@@ -98,6 +103,8 @@ pub struct SessionsOf {
     pub me: NodeId,
     pub volume: VolumeId,
     pub owner_epoch: Epoch,
+    /// The guests of one node at a time.
+    pub exclusive: bool,
     /// The map as of which the owner begins: what was voided up to there is not its own.
     pub began: MapIndex,
     /// A front that is not heard from for so long is void.
@@ -110,6 +117,7 @@ pub struct SessionsOf {
 pub struct Sessions {
     volume: VolumeId,
     owner_epoch: Epoch,
+    exclusive: bool,
     me: NodeId,
     began: MapIndex,
     /// The last void of each front that was heeded. A log may hold one twice, and a restored map
@@ -141,10 +149,11 @@ impl Sessions {
         nodes: impl Iterator<Item = NodeId>,
         down: BTreeSet<NodeId>,
     ) -> Self {
-        let SessionsOf { me, volume, owner_epoch, began, wait, admitted_max } = of;
+        let SessionsOf { me, volume, owner_epoch, exclusive, began, wait, admitted_max } = of;
         let mut sessions = Self {
             volume,
             owner_epoch,
+            exclusive,
             me,
             began,
             voided: BTreeMap::new(),
@@ -277,10 +286,13 @@ impl Sessions {
             }
             SessionMessage::HungUp { guest, .. } => self.on_hung_up(node, guest),
             SessionMessage::Attach { guest, .. } => self.on_attach(now, node, via, guest),
-            SessionMessage::Flushed { number, .. } => self.on_flushed(node, via, number),
+            SessionMessage::Flushed { number, guests, .. } => {
+                self.on_flushed(node, via, number, guests);
+            }
             SessionMessage::Have { .. }
             | SessionMessage::Response { .. }
             | SessionMessage::Attached { .. }
+            | SessionMessage::KeptOut { .. }
             | SessionMessage::Flush { .. }
             | SessionMessage::Closed { .. } => {}
         }
@@ -379,6 +391,7 @@ impl Sessions {
                 .collect();
             session.queued.retain(|(_, who, _)| *who != guest);
             session.guests.remove(&guest);
+            session.admitted.remove(&guest);
             for number in gone {
                 session.done.insert(number, Ok(GuestData::Done));
             }
@@ -538,6 +551,7 @@ impl Session {
             done: BTreeMap::new(),
             flushing: BTreeSet::new(),
             guests: BTreeSet::new(),
+            admitted: BTreeMap::new(),
         }
     }
 

@@ -98,7 +98,9 @@ pub fn decode(header: &Header, aux: &[u8], payload: Bytes) -> Result<Message, Wi
         | Kind::SessionAttached
         | Kind::SessionFlush
         | Kind::SessionFlushed
-        | Kind::SessionClosed => Body::Session(session::decode(incoming)?),
+        | Kind::SessionClosed
+        | Kind::SessionKeptOut
+        | Kind::SessionOccupied => Body::Session(session::decode(incoming)?),
     };
     Ok(Message { request: RequestId(header.request), body })
 }

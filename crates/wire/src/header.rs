@@ -99,6 +99,8 @@ kinds! {
     SessionFlush = 0x68 false,
     SessionFlushed = 0x69 false,
     SessionClosed = 0x6a false,
+    SessionKeptOut = 0x6b false,
+    SessionOccupied = 0x6c false,
 }
 
 /// A header whose checksum, version, kind and lengths were found right. A field that the kind has

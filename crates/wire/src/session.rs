@@ -1,7 +1,7 @@
 //! Forwarded guests' requests (rule 9): a front node and the owner of a volume.
 
 use bytes::Bytes;
-use gabion_types::{Epoch, GuestOp, GuestResult, MapIndex, VolumeId};
+use gabion_types::{Epoch, GuestOp, GuestResult, MapIndex, NodeId, VolumeId};
 
 /// Numbers the requests of one session; grows by one. A request is executed at most once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,16 +65,25 @@ pub enum SessionMessage {
         owner_epoch: Epoch,
         guest: u64,
     },
+    /// Owner to front, instead of `Attached`: the guests of that node have the volume to themselves.
+    KeptOut {
+        volume: VolumeId,
+        owner_epoch: Epoch,
+        guest: u64,
+        by: NodeId,
+    },
     /// Owner to every other session on an `Attach`; answered by `Flushed`.
     Flush {
         volume: VolumeId,
         owner_epoch: Epoch,
         number: u64,
     },
+    /// `guests`: some of the front's own are attached.
     Flushed {
         volume: VolumeId,
         owner_epoch: Epoch,
         number: u64,
+        guests: bool,
     },
     /// Either: not the owner of that epoch (any more), or the session is void.
     Closed {
@@ -94,6 +103,7 @@ impl SessionMessage {
             | Self::HungUp { volume, .. }
             | Self::Attach { volume, .. }
             | Self::Attached { volume, .. }
+            | Self::KeptOut { volume, .. }
             | Self::Flush { volume, .. }
             | Self::Flushed { volume, .. }
             | Self::Closed { volume, .. } => *volume,
@@ -113,6 +123,7 @@ impl SessionMessage {
             | Self::HungUp { .. }
             | Self::Attach { .. }
             | Self::Attached { .. }
+            | Self::KeptOut { .. }
             | Self::Flush { .. }
             | Self::Flushed { .. }
             | Self::Closed { .. } => None,

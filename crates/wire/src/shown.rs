@@ -163,6 +163,12 @@ impl fmt::Display for SessionMessage {
             Self::Attach { guest, .. } => write!(f, "attach guest {guest}"),
             Self::Attached { guest, .. } => write!(f, "attached guest {guest}"),
             Self::Flush { number, .. } => write!(f, "flush sessions {number}"),
+            Self::KeptOut { guest, by, .. } => {
+                write!(f, "kept out guest {guest}: those of {by} are in")
+            }
+            Self::Flushed { number, guests: true, .. } => {
+                write!(f, "flushed sessions {number}, guests are in")
+            }
             Self::Flushed { number, .. } => write!(f, "flushed sessions {number}"),
             Self::Closed { owner_epoch, .. } => write!(f, "session of {owner_epoch} is closed"),
         }

@@ -8,7 +8,7 @@ use crate::settings::{SettingError, Settings};
 use gabion_types::{
     DiskId, Duration, Instant, NodeId, Outcome, RefusedChange, ScrubKind, VolumeId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Requests under way. Full: refused as `TooMany`.
 pub const JOBS_MAX: usize = 256;
@@ -57,6 +57,7 @@ enum Task {
     Move { volume: VolumeId, to: NodeId },
     Set { name: String, value: String },
     Scrub { volume: VolumeId, kind: ScrubKind },
+    Evict { volume: VolumeId, nodes: BTreeSet<NodeId> },
     DrainDisk { disk: DiskId, cancel: bool },
     DrainNode { node: NodeId, cancel: bool },
     RemoveNode { node: NodeId, force: bool },
@@ -213,6 +214,7 @@ impl Task {
             ),
             Self::Delete { .. }
             | Self::Set { .. }
+            | Self::Evict { .. }
             | Self::Scrub { .. }
             | Self::DrainDisk { .. }
             | Self::DrainNode { .. }
@@ -235,6 +237,7 @@ impl Task {
             | Self::Resize { .. }
             | Self::Move { .. }
             | Self::Set { .. }
+            | Self::Evict { .. }
             | Self::Scrub { .. }
             | Self::DrainDisk { .. }
             | Self::DrainNode { .. }
@@ -254,6 +257,7 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::DeleteVolume { name, force } => Task::Delete { volume: find(&name)?, force },
         AdminRequest::MoveVolume { name, to } => Task::Move { volume: find(&name)?, to },
         AdminRequest::SetSetting { name, value } => Task::Set { name, value },
+        AdminRequest::EvictGuests { name, nodes } => Task::Evict { volume: find(&name)?, nodes },
         AdminRequest::ScrubVolume { name, kind } => Task::Scrub { volume: find(&name)?, kind },
         AdminRequest::DrainDisk { disk, cancel } => Task::DrainDisk { disk, cancel },
         AdminRequest::DrainNode { node, cancel } => Task::DrainNode { node, cancel },
@@ -269,6 +273,10 @@ fn plan(map: &Map, task: Task) -> Step {
         Task::Delete { volume, force } => plan_delete(map, volume, force),
         Task::Move { volume, to } => plan_move(map, volume, to),
         Task::Set { name, value } => plan_set(map, name, value),
+        Task::Evict { volume, nodes } => {
+            let change = Change::Evict { volume, nodes: nodes.clone() };
+            Ok(Step::Propose(Task::Evict { volume, nodes }, change))
+        }
         Task::Scrub { volume, kind } => {
             let change = Change::WantScrub { volume, kind };
             Ok(Step::Propose(Task::Scrub { volume, kind }, change))
@@ -396,6 +404,7 @@ fn on_done(map: &Map, task: &Task) -> Step {
         Task::Delete { .. }
         | Task::Move { .. }
         | Task::Set { .. }
+        | Task::Evict { .. }
         | Task::Scrub { .. }
         | Task::DrainDisk { .. }
         | Task::DrainNode { .. }

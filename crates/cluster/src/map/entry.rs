@@ -100,6 +100,9 @@ pub struct VolumeEntry {
     pub growth: Option<Growth>,
     /// Nodes whose sessions with this volume were declared void, and the last entry that did it.
     pub voided: BTreeMap<NodeId, MapIndex>,
+    /// Its guests were evicted, and stay out until a guest of another node is in.
+    #[serde(default)]
+    pub barred: BTreeSet<NodeId>,
     #[serde(default)]
     pub scrub: Scrubs,
 }

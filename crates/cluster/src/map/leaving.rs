@@ -58,6 +58,7 @@ impl Map {
         self.removed.insert(id);
         for volume in self.volumes.values_mut() {
             volume.voided.remove(&id);
+            volume.barred.remove(&id);
         }
         let disks = u32::try_from(disks.len()).unwrap_or(u32::MAX);
         self.note(Fact::NodeRemoved { node: id, disks });

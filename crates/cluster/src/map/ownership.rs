@@ -3,8 +3,9 @@
 use crate::command::Proposer;
 use crate::event::Fact;
 use crate::map::room::holders;
-use crate::map::{Map, NodeState, VolumeState};
+use crate::map::{Map, NodeState, VolumeEntry, VolumeState};
 use gabion_types::{DiskId, Epoch, Incarnation, NodeId, RefusedChange, VolumeId};
+use std::collections::BTreeSet;
 
 impl Map {
     /// Nobody owns it and its epoch is the one that the proposer saw: so of two that want it, one
@@ -55,6 +56,56 @@ impl Map {
         nodes: &[NodeId],
     ) -> Result<(), RefusedChange> {
         let index = self.applied;
+        let members: Vec<NodeId> = self.members_of(nodes).collect();
+        let volume = self.volume_of_owner(from, id, owner_epoch)?;
+        volume.voided.extend(members.into_iter().map(|node| (node, index)));
+        Ok(())
+    }
+
+    /// Guests of an exclusive volume are barred as well: the one for whom they go gets in.
+    // rule: node/exclusive-to-one-node
+    pub(super) fn evict(
+        &mut self,
+        id: VolumeId,
+        nodes: &BTreeSet<NodeId>,
+    ) -> Result<(), RefusedChange> {
+        let index = self.applied;
+        let members: BTreeSet<NodeId> = self.members_of(nodes).collect();
+        let volume = self.volumes.get_mut(&id).ok_or(RefusedChange::NotFound)?;
+        volume.voided.extend(members.iter().map(|node| (*node, index)));
+        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        if volume.spec.exclusive {
+            volume.barred = members;
+        }
+        self.note(Fact::Evicted { volume: id, nodes: count });
+        Ok(())
+    }
+
+    pub(super) fn let_in(
+        &mut self,
+        from: Proposer,
+        id: VolumeId,
+        owner_epoch: Epoch,
+    ) -> Result<(), RefusedChange> {
+        let volume = self.volume_of_owner(from, id, owner_epoch)?;
+        volume.barred.clear();
+        Ok(())
+    }
+
+    fn members_of<'a>(
+        &'a self,
+        nodes: impl IntoIterator<Item = &'a NodeId>,
+    ) -> impl Iterator<Item = NodeId> {
+        nodes.into_iter().copied().filter(|node| self.nodes.contains_key(node))
+    }
+
+    /// What its owner may change, whatever the epoch of its members is by now.
+    pub(super) fn volume_of_owner(
+        &mut self,
+        from: Proposer,
+        id: VolumeId,
+        owner_epoch: Epoch,
+    ) -> Result<&mut VolumeEntry, RefusedChange> {
         let volume = self.volumes.get_mut(&id).ok_or(RefusedChange::NotFound)?;
         if volume.owner != Some((from.node, from.incarnation)) {
             return Err(RefusedChange::NotOwner);
@@ -62,10 +113,7 @@ impl Map {
         if volume.owner_epoch != owner_epoch {
             return Err(RefusedChange::OtherEpoch);
         }
-        for node in nodes.iter().filter(|node| self.nodes.contains_key(node)) {
-            volume.voided.insert(*node, index);
-        }
-        Ok(())
+        Ok(volume)
     }
 
     /// The node's lease ended, or its process was replaced.

@@ -34,13 +34,7 @@ impl Map {
         kind: ScrubKind,
         done: Scrubbed,
     ) -> Result<(), RefusedChange> {
-        let volume = self.volumes.get_mut(&id).ok_or(RefusedChange::NotFound)?;
-        if volume.owner != Some((from.node, from.incarnation)) {
-            return Err(RefusedChange::NotOwner);
-        }
-        if volume.owner_epoch != owner_epoch {
-            return Err(RefusedChange::OtherEpoch);
-        }
+        let volume = self.volume_of_owner(from, id, owner_epoch)?;
         let scrub = &mut volume.scrub;
         if scrub.wanted != Some(ScrubAsk { number: done.number, kind }) {
             return Err(RefusedChange::Invalid);

@@ -75,6 +75,7 @@ impl Map {
             segments,
             growth: None,
             voided: BTreeMap::new(),
+            barred: BTreeSet::new(),
             scrub: Scrubs::default(),
         };
         self.volumes.insert(id, entry);

@@ -383,6 +383,10 @@ fn map_event(event: &MapEvent) -> Text {
             let text = format!("node {} lost volume {}", node.get(), volume.get());
             Text::warn("disowned", text).volume(*volume)
         }
+        Fact::Evicted { volume, nodes } => {
+            let text = format!("its guests on {nodes} nodes were evicted");
+            Text::warn("evicted", text).volume(*volume)
+        }
         Fact::NodeRemoved { node, disks } => {
             let text = format!("node {} was removed, with {disks} disks", node.get());
             Text::info("node_removed", text)
@@ -461,6 +465,7 @@ fn member_event(fact: &Fact) -> Text {
         | Fact::DiskMoved { .. }
         | Fact::DiskMissing { .. }
         | Fact::DiskFailed { .. }
+        | Fact::Evicted { .. }
         | Fact::NodeRemoved { .. }
         | Fact::Drain { .. }
         | Fact::VolumeCreated { .. }

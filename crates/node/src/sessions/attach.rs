@@ -13,6 +13,8 @@ pub(super) struct Attach {
     pub(super) flush: u64,
     pub(super) waiting: BTreeSet<NodeId>,
     pub(super) since: Instant,
+    /// Guests of that node have an exclusive volume.
+    pub(super) taken_by: Option<NodeId>,
 }
 
 impl Sessions {
@@ -43,7 +45,8 @@ impl Sessions {
                 State::Void { .. } => {}
             }
         }
-        self.attaches.push(Attach { node, guest, flush, waiting, since: now });
+        let taken_by = None;
+        self.attaches.push(Attach { node, guest, flush, waiting, since: now, taken_by });
     }
 
     /// A front that came back is asked anew: it may hold what gone guests sent and it has not read.
@@ -59,18 +62,38 @@ impl Sessions {
         }
     }
 
-    pub(super) fn on_flushed(&mut self, node: NodeId, via: Via, number: u64) {
+    pub(super) fn on_flushed(&mut self, node: NodeId, via: Via, number: u64, guests: bool) {
         let Some(session) = self.sessions.get_mut(&node) else {
             return;
         };
         if session.via() != Some(via) || !session.flushing.remove(&number) {
             return;
         }
+        // Who was let in before that was asked has heard of it, on the same link; or it is gone.
+        if !guests {
+            session.admitted.retain(|_, next_flush| *next_flush > number);
+        }
         for attach in &mut self.attaches {
             if attach.flush == number {
                 attach.waiting.remove(&node);
+                if guests && self.exclusive {
+                    attach.taken_by = Some(node);
+                }
             }
         }
+    }
+
+    /// Another node whose guests have the volume to themselves.
+    // rule: node/exclusive-to-one-node
+    fn kept_out_by(&self, attach: &Attach) -> Option<NodeId> {
+        let let_in = |(node, session): (&NodeId, &Session)| {
+            (*node != attach.node && !session.admitted.is_empty()).then_some(*node)
+        };
+        let is_void = |node: &NodeId| {
+            matches!(self.sessions.get(node).map(|it| &it.state), None | Some(State::Void { .. }))
+        };
+        let told = attach.taken_by.filter(|node| !is_void(node));
+        told.or_else(|| self.sessions.iter().find_map(let_in))
     }
 
     pub(super) fn conclude_attaches(&mut self, now: Instant) {
@@ -87,7 +110,7 @@ impl Sessions {
                 ) => true,
             });
             if attach.waiting.is_empty() {
-                ready.push((attach.node, attach.guest));
+                ready.push(attach.clone());
             } else {
                 let over = attach.since + self.wait;
                 let waiting = attach.waiting.iter().map(|node| (*node, over));
@@ -103,12 +126,24 @@ impl Sessions {
             return;
         }
         let (volume, owner_epoch) = (self.volume, self.owner_epoch);
-        for (node, guest) in ready {
+        for attach in ready {
+            let (node, guest) = (attach.node, attach.guest);
             self.attaches.retain(|attach| attach.node != node || attach.guest != guest);
-            if let Some(via) = self.sessions.get(&node).and_then(Session::via) {
-                let message = SessionMessage::Attached { volume, owner_epoch, guest };
-                self.outputs.push_back(SessionOutput::Send { node, via, message });
-            }
+            let by = self.kept_out_by(&attach).filter(|_| self.exclusive);
+            let next_flush = self.next_flush;
+            let Some(session) = self.sessions.get_mut(&node) else { continue };
+            let Some(via) = session.via() else { continue };
+            let message = if let Some(by) = by {
+                session.guests.remove(&guest);
+                SessionMessage::KeptOut { volume, owner_epoch, guest, by }
+            } else {
+                if self.exclusive {
+                    session.admitted.insert(guest, next_flush);
+                    self.outputs.push_back(SessionOutput::LetIn);
+                }
+                SessionMessage::Attached { volume, owner_epoch, guest }
+            };
+            self.outputs.push_back(SessionOutput::Send { node, via, message });
         }
     }
 }

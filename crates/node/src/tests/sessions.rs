@@ -9,27 +9,28 @@ use gabion_volume::Ticket;
 use gabion_wire::SessionMessage;
 use std::collections::{BTreeMap, BTreeSet};
 
-const ME: NodeId = NodeId::new(1);
-const X: NodeId = NodeId::new(2);
-const Y: NodeId = NodeId::new(3);
-const VOLUME: VolumeId = VolumeId::new(5);
+pub(super) const ME: NodeId = NodeId::new(1);
+pub(super) const X: NodeId = NodeId::new(2);
+pub(super) const Y: NodeId = NodeId::new(3);
+pub(super) const VOLUME: VolumeId = VolumeId::new(5);
 
 /// An owner on `ME` and fronts on three nodes; links can be cut.
-struct World {
-    now: Instant,
-    epoch: Epoch,
-    index: MapIndex,
-    voided: BTreeMap<NodeId, MapIndex>,
-    owner: Sessions,
-    fronts: BTreeMap<NodeId, Front>,
+pub(super) struct World {
+    pub(super) now: Instant,
+    pub(super) epoch: Epoch,
+    pub(super) index: MapIndex,
+    pub(super) voided: BTreeMap<NodeId, MapIndex>,
+    pub(super) barred: BTreeSet<NodeId>,
+    pub(super) owner: Sessions,
+    pub(super) fronts: BTreeMap<NodeId, Front>,
     links: BTreeMap<NodeId, LinkId>,
-    cut: Vec<NodeId>,
-    admitted: Vec<(Ticket, GuestOp)>,
-    outputs: Vec<(NodeId, FrontOutput)>,
-    void_wanted: Vec<NodeId>,
+    pub(super) cut: Vec<NodeId>,
+    pub(super) admitted: Vec<(Ticket, GuestOp)>,
+    pub(super) outputs: Vec<(NodeId, FrontOutput)>,
+    pub(super) void_wanted: Vec<NodeId>,
 }
 
-fn epoch(value: u64) -> Epoch {
+pub(super) fn epoch(value: u64) -> Epoch {
     Epoch::new(value).unwrap()
 }
 
@@ -38,23 +39,34 @@ fn sessions(now: Instant, at: Epoch) -> Sessions {
 }
 
 fn sessions_of(now: Instant, owner_epoch: Epoch, admitted_max: usize) -> Sessions {
+    sessions_that(now, owner_epoch, admitted_max, false)
+}
+
+pub(super) fn sessions_that(
+    now: Instant,
+    owner_epoch: Epoch,
+    admitted_max: usize,
+    exclusive: bool,
+) -> Sessions {
     let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
-    let of = SessionsOf { me: ME, volume: VOLUME, owner_epoch, began, wait, admitted_max };
+    let of =
+        SessionsOf { me: ME, volume: VOLUME, owner_epoch, exclusive, began, wait, admitted_max };
     Sessions::new(now, of, [ME, X, Y].into_iter(), BTreeSet::new())
 }
 
-fn write(byte: u8) -> GuestOp {
+pub(super) fn write(byte: u8) -> GuestOp {
     let range = ByteRange::new(0, 4096).unwrap();
     GuestOp::Write { range, data: Bytes::from(vec![byte; 4096]), fua: false }
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let now = Instant::ZERO;
     let mut world = World {
         now,
         epoch: epoch(1),
         index: MapIndex::new(10),
         voided: BTreeMap::new(),
+        barred: BTreeSet::new(),
         owner: sessions(now, epoch(1)),
         fronts: BTreeMap::new(),
         links: [(X, LinkId(21)), (Y, LinkId(31))].into(),
@@ -73,15 +85,16 @@ fn world() -> World {
 }
 
 impl World {
-    fn tell_map(&mut self) {
+    pub(super) fn tell_map(&mut self) {
         let owner = OwnerNow { node: ME, owner_epoch: self.epoch };
         for (node, front) in &mut self.fronts {
             let voided = self.voided.get(node).copied().unwrap_or_default();
-            front.set_map(self.now, self.index, Some(owner), voided);
+            let barred = self.barred.contains(node);
+            front.set_map(self.now, self.index, Some(owner), voided, barred);
         }
     }
 
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         let mut idle = false;
         while !idle {
             idle = true;
@@ -105,6 +118,7 @@ impl World {
             }
             SessionOutput::Admit { ticket, op } => self.admitted.push((ticket, op)),
             SessionOutput::Void { nodes } => self.void_wanted.extend(nodes),
+            SessionOutput::LetIn => self.barred.clear(),
             SessionOutput::Send { .. } | SessionOutput::Nudge { .. } => {}
         }
     }
@@ -120,7 +134,7 @@ impl World {
     }
 
     /// As long as a flush takes, and more.
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 10 {
             self.now = self.now + Duration::from_millis(10);
             for (node, front) in &mut self.fronts {
@@ -133,28 +147,28 @@ impl World {
         }
     }
 
-    fn attach(&mut self, node: NodeId, guest: u64) {
+    pub(super) fn attach(&mut self, node: NodeId, guest: u64) {
         self.fronts.get_mut(&node).unwrap().attach(GuestId(guest));
         self.pump();
         self.pass(30);
     }
 
-    fn is_attached(&self, node: NodeId, guest: u64) -> bool {
+    pub(super) fn is_attached(&self, node: NodeId, guest: u64) -> bool {
         self.outputs.contains(&(node, FrontOutput::Attached { guest: GuestId(guest) }))
     }
 
-    fn request(&mut self, node: NodeId, guest: u64, tag: u64, op: GuestOp) {
+    pub(super) fn request(&mut self, node: NodeId, guest: u64, tag: u64, op: GuestOp) {
         self.fronts.get_mut(&node).unwrap().request(GuestId(guest), tag, op);
         self.pump();
     }
 
-    fn finish(&mut self, place: usize) {
+    pub(super) fn finish(&mut self, place: usize) {
         let (ticket, _) = self.admitted[place];
         self.owner.done(self.now, ticket, Ok(GuestData::Done));
         self.pump();
     }
 
-    fn relink(&mut self, node: NodeId) {
+    pub(super) fn relink(&mut self, node: NodeId) {
         let old = self.links[&node];
         self.owner.link_gone(self.now, node, old);
         self.links.insert(node, LinkId(old.0 + 2));
@@ -165,7 +179,7 @@ impl World {
         self.pump();
     }
 
-    fn done_tags(&self, node: NodeId) -> Vec<u64> {
+    pub(super) fn done_tags(&self, node: NodeId) -> Vec<u64> {
         self.outputs
             .iter()
             .filter_map(|(who, output)| match output {
@@ -212,7 +226,7 @@ fn a_new_owner_runs_what_fronts_hold_before_anything_new() {
     let owner = OwnerNow { node: ME, owner_epoch: epoch(2) };
     for node in [ME, X] {
         let front = world.fronts.get_mut(&node).unwrap();
-        front.set_map(world.now, world.index, Some(owner), MapIndex::new(0));
+        front.set_map(world.now, world.index, Some(owner), MapIndex::new(0), false);
     }
     world.pump();
     world.request(X, 1, 101, write(3));
@@ -453,7 +467,7 @@ fn open_fronts(volumes: &[VolumeId]) -> Fronts {
     let owner = OwnerNow { node: X, owner_epoch: epoch(1) };
     for volume in volumes.iter().copied() {
         let front = fronts.or_insert(volume, MapIndex::new(0));
-        front.set_map(Instant::ZERO, MapIndex::new(1), Some(owner), MapIndex::new(0));
+        front.set_map(Instant::ZERO, MapIndex::new(1), Some(owner), MapIndex::new(0), false);
         let (owner_epoch, next) = (epoch(1), gabion_wire::SessionNumber(0));
         let have = SessionMessage::Have { volume, owner_epoch, next, missing: Vec::new() };
         front.handle(Instant::ZERO, X, have);

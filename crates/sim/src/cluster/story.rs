@@ -209,6 +209,10 @@ impl Cluster {
             Fact::Forgotten { volume, disk, segments } => {
                 self.tell_members(*volume, *disk, *segments, "not needed any more");
             }
+            Fact::Evicted { volume, nodes } => {
+                let volume = self.volume_name(*volume);
+                self.tell(Who::World, format!("guests of {volume} on {nodes} nodes are evicted"));
+            }
             // The owner says more.
             Fact::Scrubbed { .. } => {}
             Fact::SettingChanged { name, value } => {

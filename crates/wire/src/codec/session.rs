@@ -10,7 +10,8 @@ use crate::message::RequestId;
 use crate::session::{SessionMessage, SessionNumber};
 use bytes::Bytes;
 use gabion_types::{
-    ByteRange, Epoch, GuestData, GuestOp, GuestResult, IoError, MapIndex, MappedExtent, VolumeId,
+    ByteRange, Epoch, GuestData, GuestOp, GuestResult, IoError, MapIndex, MappedExtent, NodeId,
+    VolumeId,
 };
 
 pub(super) fn encode(request: RequestId, session: &SessionMessage) -> Outgoing {
@@ -31,6 +32,7 @@ pub(super) fn encode(request: RequestId, session: &SessionMessage) -> Outgoing {
         SessionMessage::HungUp { guest, .. }
         | SessionMessage::Attach { guest, .. }
         | SessionMessage::Attached { guest, .. } => out.u64(*guest),
+        SessionMessage::KeptOut { guest, by, .. } => out.u64(*guest).u32(by.get()),
         SessionMessage::Flush { number, .. } | SessionMessage::Flushed { number, .. } => {
             out.u64(*number)
         }
@@ -47,7 +49,9 @@ fn kind_of(session: &SessionMessage) -> Kind {
         SessionMessage::HungUp { .. } => Kind::SessionHungUp,
         SessionMessage::Attach { .. } => Kind::SessionAttach,
         SessionMessage::Attached { .. } => Kind::SessionAttached,
+        SessionMessage::KeptOut { .. } => Kind::SessionKeptOut,
         SessionMessage::Flush { .. } => Kind::SessionFlush,
+        SessionMessage::Flushed { guests: true, .. } => Kind::SessionOccupied,
         SessionMessage::Flushed { .. } => Kind::SessionFlushed,
         SessionMessage::Closed { .. } => Kind::SessionClosed,
     }
@@ -63,6 +67,7 @@ fn owner_epoch_of(session: &SessionMessage) -> Epoch {
         | SessionMessage::HungUp { owner_epoch, .. }
         | SessionMessage::Attach { owner_epoch, .. }
         | SessionMessage::Attached { owner_epoch, .. }
+        | SessionMessage::KeptOut { owner_epoch, .. }
         | SessionMessage::Flush { owner_epoch, .. }
         | SessionMessage::Flushed { owner_epoch, .. }
         | SessionMessage::Closed { owner_epoch, .. } => *owner_epoch,
@@ -159,13 +164,17 @@ impl Incoming<'_> {
                     _ => Is::Attached { volume, owner_epoch, guest },
                 }
             }
+            Kind::SessionKeptOut => {
+                let (guest, by) = (aux.u64()?, NodeId::new(aux.u32()?));
+                Is::KeptOut { volume, owner_epoch, guest, by }
+            }
             Kind::SessionFlush => {
                 let number = aux.u64()?;
                 Is::Flush { volume, owner_epoch, number }
             }
-            Kind::SessionFlushed => {
+            Kind::SessionFlushed | Kind::SessionOccupied => {
                 let number = aux.u64()?;
-                Is::Flushed { volume, owner_epoch, number }
+                Is::Flushed { volume, owner_epoch, number, guests: kind == Kind::SessionOccupied }
             }
             Kind::SessionClosed => Is::Closed { volume, owner_epoch },
             other => return Err(WireError::UnknownKind { found: other.code() }),

@@ -207,13 +207,15 @@ fn sessions() -> Vec<SessionMessage> {
         SessionMessage::Attach { volume, owner_epoch, guest },
         SessionMessage::Attached { volume, owner_epoch, guest },
         SessionMessage::Flush { volume, owner_epoch, number: 5 },
-        SessionMessage::Flushed { volume, owner_epoch, number: 5 },
+        SessionMessage::Flushed { volume, owner_epoch, number: 5, guests: false },
         SessionMessage::Closed { volume, owner_epoch },
     ];
     let request = |op| SessionMessage::Request { volume, owner_epoch, number, guest, op };
     let response = |result| SessionMessage::Response { volume, owner_epoch, number, result };
     sessions.extend(guest_ops().into_iter().map(request));
     sessions.extend(guest_results().into_iter().map(response));
+    sessions.push(SessionMessage::Flushed { volume, owner_epoch, number: 5, guests: true });
+    sessions.push(SessionMessage::KeptOut { volume, owner_epoch, guest, by: NodeId::new(3) });
     sessions
 }
 

@@ -45,8 +45,9 @@ fn volumes_that_cannot_be_are_refused() {
     refused(&cluster, 5, "already", &["volume", "create", "vm1", "--size", "64MiB"]);
     refused(&cluster, 5, "name", &["volume", "create", &long, "--size", "64MiB"]);
     refused(&cluster, 5, "name", &["volume", "create", "a/b", "--size", "64MiB"]);
-    let alone = ["volume", "create", "alone", "--size", "64MiB", "--attach", "exclusive"];
-    refused(&cluster, 5, "not built yet", &alone);
+    refused(&cluster, 4, "no volume", &["volume", "clients", "nobody"]);
+    refused(&cluster, 4, "no volume", &["volume", "evict", "nobody"]);
+    refused(&cluster, 4, "no client 1-1", &["volume", "evict", "vm1", "--client", "1-1"]);
     refused(&cluster, 2, "10GiB (10737418240 bytes)", &["volume", "create", "g", "--size", "10G"]);
     refused(&cluster, 4, "no volume", &["volume", "show", "nobody"]);
     refused(&cluster, 4, "no volume", &["volume", "delete", "nobody"]);

@@ -286,6 +286,23 @@ impl Client {
         self.call(ask).await.result.map(|answer| answer.number)
     }
 
+    pub async fn clients(&self, name: &str) -> Result<v1::ClientsResponse, ClientError> {
+        let request = v1::ClientsRequest { name: name.to_owned() };
+        let ask = |c| {
+            let request = request.clone();
+            async move { VolumesClient::new(c).clients(request).await }
+        };
+        self.call(ask).await.result
+    }
+
+    pub async fn evict(&self, request: v1::EvictRequest) -> Result<v1::EvictResponse, ClientError> {
+        let ask = |c| {
+            let request = request.clone();
+            async move { VolumesClient::new(c).evict(request).await }
+        };
+        self.call(ask).await.result
+    }
+
     /// Units: bytes of the volume.
     pub async fn locate(&self, name: &str, offset: u64) -> Result<v1::LocateResponse, ClientError> {
         let request = v1::LocateRequest { name: name.to_owned(), offset };

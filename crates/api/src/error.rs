@@ -107,6 +107,7 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::NoVolume
         | ErrorCode::NoNode
         | ErrorCode::NoDisk
+        | ErrorCode::NoClient
         | ErrorCode::NoSetting
         | ErrorCode::Gone => Code::NotFound,
         ErrorCode::NameTaken => Code::AlreadyExists,

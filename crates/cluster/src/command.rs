@@ -1,6 +1,6 @@
 //! What goes into the consensus log, and what operators ask of the manager.
 
-use crate::map::DrainReason;
+use crate::map::{DrainReason, Map};
 use gabion_types::{
     ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
     RefusedChange, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, VolumeId,
@@ -118,12 +118,13 @@ pub enum Change {
         owner_epoch: Epoch,
         nodes: Vec<NodeId>,
     },
-    /// By the manager. Raises no epoch: the sessions of these nodes with the volume are void, as by
-    /// `VoidSessions`. Their guests stay out of an exclusive one until `LetIn`, or until another list
-    /// (an empty one: nobody) takes the place of this one.
+    /// By the manager. Raises no epoch: the sessions of all nodes with the volume are void, as by
+    /// `VoidSessions`; not so with `let_back`. The guests of those that are `barred` stay out of an
+    /// exclusive one until `LetIn`, or until another list takes the place of this one.
     Evict {
         volume: VolumeId,
-        nodes: BTreeSet<NodeId>,
+        barred: BTreeSet<NodeId>,
+        let_back: bool,
     },
     /// By the owner of an exclusive volume, whose guests are those of another node now. Raises no epoch.
     LetIn {
@@ -168,6 +169,17 @@ pub enum Change {
         name: String,
         value: String,
     },
+}
+
+impl Change {
+    /// The nodes whose sessions with a volume are void by it.
+    pub fn voids(&self, map: &Map) -> Option<(VolumeId, Vec<NodeId>)> {
+        if let Self::VoidSessions { volume, nodes, .. } = self {
+            return Some((*volume, nodes.clone()));
+        }
+        let Self::Evict { volume, let_back: false, .. } = self else { return None };
+        Some((*volume, map.nodes().keys().copied().collect()))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,10 +245,11 @@ pub enum AdminRequest {
         node: NodeId,
         force: bool,
     },
-    /// The guests that the volume has on these nodes.
+    /// Of all nodes; those of `barred` stay out of an exclusive volume. `let_back`: nobody is evicted.
     EvictGuests {
         name: String,
-        nodes: BTreeSet<NodeId>,
+        barred: BTreeSet<NodeId>,
+        let_back: bool,
     },
     /// Answered when it is asked for; it goes on by itself.
     ScrubVolume {

@@ -129,10 +129,9 @@ pub enum Fact {
         disk: DiskId,
         segments: u32,
     },
-    /// Their guests were closed.
+    /// All guests were closed.
     Evicted {
         volume: VolumeId,
-        nodes: u32,
     },
     Scrubbed {
         volume: VolumeId,

@@ -24,6 +24,7 @@ pub use disk_file::{DiskFileError, create_disk_file, create_formatted_disk_file,
 pub use engine::{Engine, Event};
 pub use setup::{EngineConfig, EngineError, IoMode, Setup, Warning};
 pub use sockets::{ConnHandle, HangUp, ListenerHandle};
+pub use sys::Caller;
 pub use waker::Waker;
 
 #[cfg(test)]

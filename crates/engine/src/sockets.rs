@@ -4,7 +4,7 @@ use crate::conn::{Conn, Hung, Incoming, Phase, Queue};
 use crate::disk::Disk;
 use crate::engine::{Engine, Event, Timer};
 use crate::op::{Op, Outgoing, Space};
-use crate::sys::{self, Shut, SockAddr};
+use crate::sys::{self, Caller, Shut, SockAddr};
 use bytes::Bytes;
 use gabion_types::Duration;
 use std::io;
@@ -111,6 +111,11 @@ impl Engine {
             state.outgoing.listed = true;
             self.to_send.push(conn);
         }
+    }
+
+    /// Who is at the other end. None: nothing is known of it.
+    pub fn caller(&self, conn: ConnHandle) -> Option<Caller> {
+        self.conns.get(conn.0).and_then(|state| sys::caller(&state.socket))
     }
 
     /// Bytes that were queued and are not yet in the kernel's hands.

@@ -3,7 +3,7 @@
 
 use gabion_types::Duration;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Nanoseconds since the machine booted, time asleep included.
@@ -75,6 +75,31 @@ pub(crate) fn tune_tcp(fd: &OwnedFd) {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES);
+}
+
+/// Who connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    Tcp(SocketAddr),
+    /// A process of this machine, over a unix socket.
+    Process {
+        pid: u32,
+        uid: u32,
+    },
+}
+
+pub(crate) fn caller(fd: &OwnedFd) -> Option<Caller> {
+    let copy = TcpStream::from(fd.try_clone().ok()?);
+    if let Ok(address) = copy.peer_addr() {
+        return Some(Caller::Tcp(address));
+    }
+    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).expect("12 bytes");
+    let (level, name, into) = (libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut who).cast());
+    // SAFETY: `into` is valid for writes of `length` bytes.
+    let got = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, into, &raw mut length) };
+    let pid = u32::try_from(who.pid).ok().filter(|pid| got == 0 && *pid != 0)?;
+    Some(Caller::Process { pid, uid: who.uid })
 }
 
 #[derive(Clone, Copy, Debug)]

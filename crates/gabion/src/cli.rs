@@ -366,6 +366,19 @@ pub enum VolumeVerb {
         #[arg(long)]
         wait: bool,
     },
+    /// Who is connected to a volume, at whichever node
+    Clients { name: String },
+    /// Close connections to a volume; of an exclusive one the evicted nodes' guests stay out until one of
+    /// another node is in
+    Evict {
+        name: String,
+        /// This one only, by its id in `volume clients`; it may come back
+        #[arg(long)]
+        client: Option<String>,
+        /// Evict nobody, and let those in again that were evicted
+        #[arg(long, conflicts_with = "client")]
+        let_back: bool,
+    },
     /// Delete a volume; refused while guests are attached
     Delete {
         name: String,

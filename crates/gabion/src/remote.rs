@@ -122,6 +122,14 @@ impl Remote {
         self.wait(self.client.scrub(name, deep))
     }
 
+    pub fn clients(&self, name: &str) -> Result<v1::ClientsResponse, Failure> {
+        self.wait(self.client.clients(name))
+    }
+
+    pub fn evict(&self, request: v1::EvictRequest) -> Result<v1::EvictResponse, Failure> {
+        self.wait(self.client.evict(request))
+    }
+
     pub fn locate(&self, name: &str, offset: u64) -> Result<v1::LocateResponse, Failure> {
         self.wait(self.client.locate(name, offset))
     }
@@ -151,9 +159,12 @@ fn refused(detail: &v1::ErrorDetail) -> Failure {
 fn exit_of(code: v1::ErrorCode) -> Exit {
     use v1::ErrorCode as Code;
     match code {
-        Code::NoVolume | Code::NoNode | Code::NoDisk | Code::NoSetting | Code::Gone => {
-            Exit::NotFound
-        }
+        Code::NoVolume
+        | Code::NoNode
+        | Code::NoDisk
+        | Code::NoClient
+        | Code::NoSetting
+        | Code::Gone => Exit::NotFound,
         Code::BadName
         | Code::BadSize
         | Code::BadRf

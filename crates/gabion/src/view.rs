@@ -228,6 +228,22 @@ pub fn locate(found: &v1::LocateResponse) -> Value {
     json!({ "segment": found.segment, "block": found.block, "copies": copies })
 }
 
+pub fn clients(found: &v1::ClientsResponse) -> Value {
+    let ids = |nodes: &[u32]| nodes.iter().map(u32::to_string).collect::<Vec<_>>();
+    let client = |client: &v1::VolumeClient| {
+        json!({
+            "id": client.id,
+            "node": client.node.to_string(),
+            "protocol": client.protocol,
+            "from": client.from,
+            "connected_ms": client.connected_ms,
+            "waiting": client.waiting,
+        })
+    };
+    let clients: Vec<Value> = found.clients.iter().map(client).collect();
+    json!({ "clients": clients, "silent": ids(&found.silent), "kept_out": ids(&found.kept_out) })
+}
+
 pub fn setting(setting: &v1::Setting) -> Value {
     json!({
         "name": setting.name,

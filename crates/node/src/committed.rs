@@ -32,17 +32,11 @@ impl Node {
         self.map_dirty = true;
         self.after_change(&before);
         let outcome = applied.outcome;
-        if outcome == Outcome::Done && !applied.repeat {
-            match &command.change {
-                Change::VoidSessions { volume, nodes, .. } => {
-                    self.owners.sessions_voided(self.now, *volume, nodes, index);
-                }
-                Change::Evict { volume, nodes } => {
-                    let nodes: Vec<NodeId> = nodes.iter().copied().collect();
-                    self.owners.sessions_voided(self.now, *volume, &nodes, index);
-                }
-                _ => {}
-            }
+        if outcome == Outcome::Done
+            && !applied.repeat
+            && let Some((volume, nodes)) = command.change.voids(&self.map)
+        {
+            self.owners.sessions_voided(self.now, volume, &nodes, index);
         }
         if let Change::Owner { volume, .. } | Change::TakeOver { volume, .. } = command.change {
             self.follow_volume(volume);

@@ -14,6 +14,19 @@ pub const GUESTS_MAX: usize = 1024;
 /// a volume takes to serve does not count.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
+/// A guest of a volume, as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientStats {
+    pub guest: GuestId,
+    pub volume: VolumeId,
+    /// Else it came through another front end.
+    pub nbd: bool,
+    /// How long it has been connected, as of its node's last look at its guests.
+    pub here: Duration,
+    /// It is not let in yet.
+    pub waits: bool,
+}
+
 /// What the guests want of the rest of the node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GuestsOutput {
@@ -60,6 +73,7 @@ enum Kind {
 #[derive(Debug)]
 struct Guest {
     kind: Kind,
+    since: Instant,
     volume: Option<VolumeId>,
 }
 
@@ -107,7 +121,7 @@ impl Guests {
         }
         let connection = Box::new(Connection::new(self.limits));
         let kind = Kind::Nbd { connection, wanted: false, closing: false };
-        self.guests.insert(guest, Guest { kind, volume: None });
+        self.guests.insert(guest, Guest { kind, since: now, volume: None });
         self.greeting.insert(guest, now);
         self.drain(guest);
     }
@@ -146,13 +160,13 @@ impl Guests {
             return;
         }
         self.opening.insert(guest, (name.clone(), now));
-        self.guests.insert(guest, Guest { kind: Kind::Direct, volume: None });
+        self.guests.insert(guest, Guest { kind: Kind::Direct, since: now, volume: None });
         self.outputs.push_back(GuestsOutput::Open { guest, name });
     }
 
     pub fn direct_request(&mut self, guest: GuestId, tag: u64, op: GuestOp) {
         match self.guests.get(&guest) {
-            Some(Guest { kind: Kind::Direct, volume: Some(volume) })
+            Some(Guest { kind: Kind::Direct, volume: Some(volume), .. })
                 if !self.opening.contains_key(&guest) =>
             {
                 let volume = *volume;
@@ -162,6 +176,29 @@ impl Guests {
                 self.effect(Effect::GuestDone { guest, tag, result: Err(IoError::Gone) });
             }
         }
+    }
+
+    /// An operator wants it to go.
+    pub fn evicted(&mut self, guest: GuestId) {
+        match self.guests.get(&guest).map(|entry| &entry.kind) {
+            Some(Kind::Nbd { .. }) => self.effect(Effect::NbdClose { guest }),
+            Some(Kind::Direct) => self.effect(Effect::GuestEnded { guest }),
+            None => {}
+        }
+        self.closed(guest);
+    }
+
+    /// Those that are on a volume, or wait for one.
+    pub fn clients(&self) -> impl Iterator<Item = ClientStats> + '_ {
+        self.guests.iter().filter_map(|(guest, entry)| {
+            Some(ClientStats {
+                guest: *guest,
+                volume: entry.volume?,
+                nbd: matches!(entry.kind, Kind::Nbd { .. }),
+                here: self.now.since(entry.since),
+                waits: self.opening.contains_key(guest),
+            })
+        })
     }
 
     /// It hung up, or its socket broke.

@@ -93,6 +93,11 @@ pub enum Input {
         guest: GuestId,
     },
 
+    /// An operator wants its connection closed.
+    EvictGuest {
+        guest: GuestId,
+    },
+
     /// A committed entry of the consensus log; each once, in order.
     Committed {
         index: MapIndex,

@@ -23,6 +23,7 @@ mod tests;
 
 pub use disks::DiskCondition;
 pub use flow::message_bytes;
+pub use guests::ClientStats;
 pub use io::{
     DiskSlot, Effect, GuestId, Input, LinkId, NodeConfig, NodeDisk, NodeEvent, OpenError,
     OpenedVolume, WantedPage,

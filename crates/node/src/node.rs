@@ -174,6 +174,7 @@ impl Node {
             Input::GuestOpen { guest, volume } => self.on_guest_open(guest, volume),
             Input::Guest { guest, tag, op } => self.guests.direct_request(guest, tag, op),
             Input::GuestClosed { guest } => self.guests.closed(guest),
+            Input::EvictGuest { guest } => self.guests.evicted(guest),
             Input::Committed { index, command } => self.on_committed(index, &command),
             Input::Restored { index, map } => self.on_restored(index, *map),
             Input::Leader { term, leader } => self.on_leader(term, leader),

@@ -1,7 +1,7 @@
 //! What a node tells of itself, beyond the map.
 
 use crate::disks::DiskCondition;
-use crate::guests::GUESTS_MAX;
+use crate::guests::{ClientStats, GUESTS_MAX};
 use crate::io::DiskSlot;
 use crate::node::Node;
 use crate::stop::Stage;
@@ -31,6 +31,8 @@ pub struct NodeStats {
     pub volumes: Vec<(VolumeId, VolumeStats)>,
     /// Guests of those volumes, whatever node they are attached to.
     pub guests_of: BTreeMap<VolumeId, usize>,
+    /// This node's own.
+    pub clients: Vec<ClientStats>,
     pub peers: Vec<PeerStats>,
 }
 
@@ -86,6 +88,7 @@ impl Node {
             disks: disks.collect(),
             volumes: self.owners.stats().collect(),
             guests_of: self.owners.guests().collect(),
+            clients: self.guests.clients().collect(),
             peers: peers.collect(),
         }
     }

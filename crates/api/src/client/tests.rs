@@ -122,6 +122,20 @@ impl Volumes for Fake {
         Err(Status::unimplemented(""))
     }
 
+    async fn clients(
+        &self,
+        _request: Request<v1::ClientsRequest>,
+    ) -> Result<Response<v1::ClientsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn evict(
+        &self,
+        _request: Request<v1::EvictRequest>,
+    ) -> Result<Response<v1::EvictResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn resize(
         &self,
         _request: Request<v1::ResizeVolumeRequest>,

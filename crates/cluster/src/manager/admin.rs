@@ -57,7 +57,7 @@ enum Task {
     Move { volume: VolumeId, to: NodeId },
     Set { name: String, value: String },
     Scrub { volume: VolumeId, kind: ScrubKind },
-    Evict { volume: VolumeId, nodes: BTreeSet<NodeId> },
+    Evict { volume: VolumeId, barred: BTreeSet<NodeId>, let_back: bool },
     DrainDisk { disk: DiskId, cancel: bool },
     DrainNode { node: NodeId, cancel: bool },
     RemoveNode { node: NodeId, force: bool },
@@ -257,7 +257,9 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::DeleteVolume { name, force } => Task::Delete { volume: find(&name)?, force },
         AdminRequest::MoveVolume { name, to } => Task::Move { volume: find(&name)?, to },
         AdminRequest::SetSetting { name, value } => Task::Set { name, value },
-        AdminRequest::EvictGuests { name, nodes } => Task::Evict { volume: find(&name)?, nodes },
+        AdminRequest::EvictGuests { name, barred, let_back } => {
+            Task::Evict { volume: find(&name)?, barred, let_back }
+        }
         AdminRequest::ScrubVolume { name, kind } => Task::Scrub { volume: find(&name)?, kind },
         AdminRequest::DrainDisk { disk, cancel } => Task::DrainDisk { disk, cancel },
         AdminRequest::DrainNode { node, cancel } => Task::DrainNode { node, cancel },
@@ -273,9 +275,9 @@ fn plan(map: &Map, task: Task) -> Step {
         Task::Delete { volume, force } => plan_delete(map, volume, force),
         Task::Move { volume, to } => plan_move(map, volume, to),
         Task::Set { name, value } => plan_set(map, name, value),
-        Task::Evict { volume, nodes } => {
-            let change = Change::Evict { volume, nodes: nodes.clone() };
-            Ok(Step::Propose(Task::Evict { volume, nodes }, change))
+        Task::Evict { volume, barred, let_back } => {
+            let change = Change::Evict { volume, barred: barred.clone(), let_back };
+            Ok(Step::Propose(Task::Evict { volume, barred, let_back }, change))
         }
         Task::Scrub { volume, kind } => {
             let change = Change::WantScrub { volume, kind };

@@ -70,7 +70,7 @@ impl Map {
             Change::VoidSessions { volume, owner_epoch, nodes } => {
                 self.void_sessions(from, *volume, *owner_epoch, nodes)
             }
-            Change::Evict { volume, nodes } => self.evict(*volume, nodes),
+            Change::Evict { volume, barred, let_back } => self.evict(*volume, barred, *let_back),
             Change::LetIn { volume, owner_epoch } => self.let_in(from, *volume, *owner_epoch),
             Change::WantScrub { volume, kind } => self.want_scrub(*volume, *kind),
             Change::Scrubbed { volume, owner_epoch, ask, at_ms, found } => {

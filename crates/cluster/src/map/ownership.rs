@@ -62,22 +62,24 @@ impl Map {
         Ok(())
     }
 
-    /// Guests of an exclusive volume are barred as well: the one for whom they go gets in.
+    /// All guests are closed, also those that came a moment ago; the one for whom they go gets in.
     // rule: node/exclusive-to-one-node
     pub(super) fn evict(
         &mut self,
         id: VolumeId,
-        nodes: &BTreeSet<NodeId>,
+        barred: &BTreeSet<NodeId>,
+        let_back: bool,
     ) -> Result<(), RefusedChange> {
         let index = self.applied;
-        let members: BTreeSet<NodeId> = self.members_of(nodes).collect();
+        let barred: BTreeSet<NodeId> = self.members_of(barred).collect();
         let volume = self.volumes.get_mut(&id).ok_or(RefusedChange::NotFound)?;
-        volume.voided.extend(members.iter().map(|node| (*node, index)));
-        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
         if volume.spec.exclusive {
-            volume.barred = members;
+            volume.barred = barred;
         }
-        self.note(Fact::Evicted { volume: id, nodes: count });
+        if !let_back {
+            volume.voided.extend(self.nodes.keys().map(|node| (*node, index)));
+            self.note(Fact::Evicted { volume: id });
+        }
         Ok(())
     }
 

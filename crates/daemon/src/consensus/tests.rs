@@ -3,7 +3,10 @@
 use super::*;
 use crate::control::internal::{InternalService, Local};
 use crate::control::peers::Peers;
-use gabion_api::v1::{LocalLocateRequest, LocalLocateResponse, LocalStatsResponse};
+use gabion_api::v1::{
+    LocalEvictRequest, LocalEvictResponse, LocalLocateRequest, LocalLocateResponse,
+    LocalStatsResponse,
+};
 use gabion_cluster::{Change, Proposer};
 use gabion_types::{ClusterId, Incarnation};
 use std::path::PathBuf;
@@ -46,6 +49,10 @@ impl Local for NoLocal {
 
     async fn locate(&self, _block: LocalLocateRequest) -> LocalLocateResponse {
         LocalLocateResponse::default()
+    }
+
+    async fn evict(&self, _guest: LocalEvictRequest) -> LocalEvictResponse {
+        LocalEvictResponse::default()
     }
 }
 

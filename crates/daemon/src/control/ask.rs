@@ -8,8 +8,8 @@ use crate::control::observer::Observer;
 use crate::control::peers::{FORWARDED_KEY, PeerClient, Peers};
 use crate::control::show::Told;
 use gabion_api::v1::{
-    ConfirmMapRequest, ErrorCode, ErrorDetail, LocalLocateRequest, LocalLocateResponse,
-    LocalStatsRequest,
+    ConfirmMapRequest, ErrorCode, ErrorDetail, LocalEvictRequest, LocalLocateRequest,
+    LocalLocateResponse, LocalStatsRequest,
 };
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, Map};
 use gabion_types::NodeId;
@@ -175,6 +175,15 @@ impl Context {
         }
         let ask = async |mut client: PeerClient| client.local_locate(block).await;
         self.peers.ask(node, TOLD_WAIT, ask).await
+    }
+
+    /// Closes the connection of one guest of a volume. Errors: `None` when its node could not be asked.
+    pub async fn evicted_by(&self, node: NodeId, guest: LocalEvictRequest) -> Option<bool> {
+        if node == self.me {
+            return Some(self.local.evict(guest).await.found);
+        }
+        let ask = async |mut client: PeerClient| client.local_evict(guest).await;
+        self.peers.ask(node, TOLD_WAIT, ask).await.map(|answer| answer.found)
     }
 
     /// By its id or its name.

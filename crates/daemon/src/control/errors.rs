@@ -71,6 +71,7 @@ pub fn open_error(error: OpenError, volume: &str) -> ErrorDetail {
         OpenError::NoMajority => ErrorCode::NoMajority,
         OpenError::Stopping => ErrorCode::Stopping,
         OpenError::TooMany => ErrorCode::TooMany,
+        OpenError::KeptOut(_) | OpenError::Barred => ErrorCode::Attached,
     };
     split(code, &error.to_string(), volume)
 }

@@ -383,9 +383,8 @@ fn map_event(event: &MapEvent) -> Text {
             let text = format!("node {} lost volume {}", node.get(), volume.get());
             Text::warn("disowned", text).volume(*volume)
         }
-        Fact::Evicted { volume, nodes } => {
-            let text = format!("its guests on {nodes} nodes were evicted");
-            Text::warn("evicted", text).volume(*volume)
+        Fact::Evicted { volume } => {
+            Text::warn("evicted", "its guests were evicted".to_owned()).volume(*volume)
         }
         Fact::NodeRemoved { node, disks } => {
             let text = format!("node {} was removed, with {disks} disks", node.get());

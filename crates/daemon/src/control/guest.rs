@@ -13,6 +13,7 @@ use gabion_cluster::VolumeState;
 use gabion_node::Input;
 use gabion_types::{ByteRange, GuestData, GuestOp, GuestResult, IoError, VolumeId};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -54,10 +55,11 @@ impl Io for IoService {
         request: Request<Streaming<IoRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
-        let (context, requests) = (Arc::clone(&self.context), request.into_inner());
+        let (context, from) = (Arc::clone(&self.context), request.remote_addr());
+        let requests = request.into_inner();
         tokio::spawn(async move {
             // Errors: the guest is gone.
-            let _ended = serve(context, requests, answers).await;
+            let _ended = serve(context, from, requests, answers).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -71,6 +73,7 @@ struct HungUp;
 /// From its first message to its last.
 async fn serve(
     context: Arc<Context>,
+    from: Option<SocketAddr>,
     mut requests: Streaming<IoRequest>,
     answers: Answers,
 ) -> Result<(), HungUp> {
@@ -80,7 +83,7 @@ async fn serve(
         let status = ErrorDetail::of(ErrorCode::BadRequest, what, "").into_status();
         return answers.send(Err(status)).await.map_err(|_| HungUp);
     };
-    let mut attached = context.hub.attach(MESSAGES_MAX);
+    let mut attached = context.hub.attach(MESSAGES_MAX, from);
     let guest = attached.guest;
     let input = Input::GuestOpen { guest, volume: open.volume.clone() };
     let mut opened = None;

@@ -7,6 +7,7 @@ use gabion_cluster::{AdminReply, AdminRequest, Command};
 use gabion_node::{Effect, GuestId, Input, NodeEvent, OpenError, OpenedVolume};
 use gabion_types::{GuestResult, Incarnation, MapIndex};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -64,11 +65,17 @@ pub struct Hub {
     feed: mpsc::Sender<Input>,
     confirmations: Arc<Semaphore>,
     admins: Mutex<BTreeMap<u64, oneshot::Sender<AdminReply>>>,
-    guests: Mutex<BTreeMap<GuestId, mpsc::Sender<GuestMessage>>>,
+    guests: Mutex<BTreeMap<GuestId, Streamed>>,
     next: AtomicU64,
     pub events: Arc<EventLog>,
     pub milestone: watch::Sender<Milestone>,
     pub disks: watch::Sender<DisksSeen>,
+}
+
+/// A guest by gRPC.
+struct Streamed {
+    sender: mpsc::Sender<GuestMessage>,
+    from: Option<SocketAddr>,
 }
 
 /// Removes a guest when its stream ends, whatever ended it.
@@ -165,12 +172,17 @@ impl Hub {
     }
 
     /// Room for so many messages is kept: the guest has at most so many requests in flight.
-    pub fn attach(self: &Arc<Self>, room: usize) -> Attached {
+    pub fn attach(self: &Arc<Self>, room: usize, from: Option<SocketAddr>) -> Attached {
         // Even ids are for guests of the control plane.
         let guest = GuestId(2 * self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, messages) = mpsc::channel(room);
-        lock(&self.guests).insert(guest, sender);
+        lock(&self.guests).insert(guest, Streamed { sender, from });
         Attached { hub: Arc::clone(self), guest, messages }
+    }
+
+    /// Where a guest by gRPC came from.
+    pub fn caller(&self, guest: GuestId) -> Option<SocketAddr> {
+        lock(&self.guests).get(&guest)?.from
     }
 
     async fn carry_effects(self: Arc<Self>, mut effects: mpsc::Receiver<Effect>) {
@@ -225,9 +237,9 @@ impl Hub {
 
     fn tell_guest(&self, guest: GuestId, message: GuestMessage) {
         let mut guests = lock(&self.guests);
-        let Some(sender) = guests.get(&guest) else { return };
+        let Some(guest_of) = guests.get(&guest) else { return };
         // It has room for all that may come; a stream that is gone needs nothing more.
-        if sender.try_send(message).is_err() {
+        if guest_of.sender.try_send(message).is_err() {
             guests.remove(&guest);
         }
     }

@@ -5,9 +5,9 @@ use crate::control::guard::Guarded;
 use crate::control::peers::{INTERNAL_MESSAGE_BYTES_MAX, Peers};
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest,
-    LocalLocateResponse, LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse,
-    SnapshotChunk,
+    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalEvictRequest, LocalEvictResponse,
+    LocalLocateRequest, LocalLocateResponse, LocalStatsRequest, LocalStatsResponse, ProposeRequest,
+    ProposeResponse, SnapshotChunk,
 };
 use gabion_cluster::Command;
 use std::sync::Arc;
@@ -20,6 +20,9 @@ pub trait Local: Send + Sync + 'static {
 
     /// Where its copies of a block lie now.
     async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse;
+
+    /// Closes the connection of a guest of that volume.
+    async fn evict(&self, guest: LocalEvictRequest) -> LocalEvictResponse;
 }
 
 pub struct InternalService {
@@ -110,5 +113,12 @@ impl Internal for InternalService {
     ) -> Result<Response<LocalLocateResponse>, Status> {
         let block = request.into_inner();
         Ok(Response::new(self.local.locate(block).await))
+    }
+
+    async fn local_evict(
+        &self,
+        request: Request<LocalEvictRequest>,
+    ) -> Result<Response<LocalEvictResponse>, Status> {
+        Ok(Response::new(self.local.evict(request.into_inner()).await))
     }
 }

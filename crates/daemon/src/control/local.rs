@@ -1,13 +1,16 @@
 //! What only this node knows of itself, for whichever node an operator asks.
 
+use crate::control::hub::Hub;
 use crate::control::internal::Local;
 use crate::control::show::scrub_found;
 use crate::data::{BlockAddress, DataSender, LocatedCopy, Published};
 use gabion_api::v1::{
-    LocalCopy, LocalDisk, LocalFill, LocalLocateRequest, LocalLocateResponse, LocalLost,
-    LocalStatsResponse, LocalVolume, ScrubUnderWay,
+    LocalClient, LocalCopy, LocalDisk, LocalEvictRequest, LocalEvictResponse, LocalFill,
+    LocalLocateRequest, LocalLocateResponse, LocalLost, LocalStatsResponse, LocalVolume,
+    ScrubUnderWay,
 };
-use gabion_node::{DiskCondition, DiskStats};
+use gabion_engine::Caller;
+use gabion_node::{ClientStats, DiskCondition, DiskStats, GuestId, Input};
 use gabion_types::{BlockIndex, DiskId, ScrubKind, SegmentIndex, VolumeId};
 use gabion_volume::{ScrubStats, VolumeStats};
 use std::collections::BTreeMap;
@@ -20,6 +23,7 @@ const SAMPLE: Duration = Duration::from_secs(1);
 
 pub struct LocalStats {
     data: DataSender,
+    hub: Arc<Hub>,
     state: watch::Receiver<Arc<Published>>,
     /// Of the volumes that this node owns.
     speeds: Mutex<BTreeMap<VolumeId, Speed>>,
@@ -33,8 +37,12 @@ struct Speed {
 }
 
 impl LocalStats {
-    pub fn start(data: DataSender, state: watch::Receiver<Arc<Published>>) -> Arc<Self> {
-        let local = Arc::new(Self { data, state, speeds: Mutex::default() });
+    pub fn start(
+        hub: Arc<Hub>,
+        data: DataSender,
+        state: watch::Receiver<Arc<Published>>,
+    ) -> Arc<Self> {
+        let local = Arc::new(Self { data, hub, state, speeds: Mutex::default() });
         let weak = Arc::downgrade(&local);
         tokio::spawn(async move {
             while let Some(local) = weak.upgrade() {
@@ -62,6 +70,27 @@ impl LocalStats {
             (*id, Speed { filled_bytes: stats.filled_bytes, at: now, bytes_per_s })
         };
         *speeds = published.stats.volumes.iter().map(next).collect();
+    }
+
+    fn client(&self, published: &Published, client: &ClientStats) -> LocalClient {
+        let caller = published.callers.get(&client.guest);
+        let (protocol, from) = match caller {
+            Some(Caller::Tcp(address)) => ("nbd", address.to_string()),
+            Some(Caller::Process { pid, uid }) => ("nbd+unix", format!("pid {pid}, uid {uid}")),
+            None if client.nbd => ("nbd", String::new()),
+            None => {
+                let from = self.hub.caller(client.guest).map(|address| address.to_string());
+                ("grpc", from.unwrap_or_default())
+            }
+        };
+        LocalClient {
+            guest: client.guest.0,
+            volume: client.volume.get(),
+            protocol: protocol.to_owned(),
+            from,
+            connected_ms: u64::try_from(client.here.as_millis()).unwrap_or(u64::MAX),
+            waiting: client.waits,
+        }
     }
 
     fn volume(&self, id: VolumeId, stats: &VolumeStats, guests: usize) -> LocalVolume {
@@ -118,6 +147,7 @@ impl Local for LocalStats {
                     self.volume(*id, volume, guests)
                 })
                 .collect(),
+            clients: stats.clients.iter().map(|client| self.client(&published, client)).collect(),
         }
     }
 
@@ -129,6 +159,17 @@ impl Local for LocalStats {
         };
         let found = self.data.locate(address).await.unwrap_or_default();
         LocalLocateResponse { copies: found.into_iter().map(copy).collect() }
+    }
+
+    async fn evict(
+        &self,
+        LocalEvictRequest { guest, volume }: LocalEvictRequest,
+    ) -> LocalEvictResponse {
+        let published = Arc::clone(&self.state.borrow());
+        let is_it = |client: &ClientStats| (client.guest.0, client.volume.get()) == (guest, volume);
+        let found = published.stats.clients.iter().any(is_it)
+            && self.hub.send(Input::EvictGuest { guest: GuestId(guest) }).await.is_ok();
+        LocalEvictResponse { found }
     }
 }
 

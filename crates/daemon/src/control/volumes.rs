@@ -2,15 +2,16 @@
 
 use crate::control::ask::{Context, Place, passed_on};
 use crate::control::errors::{no_majority, no_volume};
-use crate::control::show;
+use crate::control::{clients, show};
 use gabion_api::v1::volumes_client::VolumesClient;
 use gabion_api::v1::volumes_server::Volumes;
 use gabion_api::v1::{
-    Attach, BlockCopy, CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest,
-    DeleteVolumeResponse, ErrorCode, ErrorDetail, GetVolumeRequest, GetVolumeResponse,
-    ListVolumesRequest, ListVolumesResponse, LocalLocateRequest, LocateRequest, LocateResponse,
-    MoveVolumeRequest, MoveVolumeResponse, ReplicaState, ResizeVolumeRequest, ResizeVolumeResponse,
-    ScrubVolumeRequest, ScrubVolumeResponse, Volume,
+    Attach, BlockCopy, ClientsRequest, ClientsResponse, CreateVolumeRequest, CreateVolumeResponse,
+    DeleteVolumeRequest, DeleteVolumeResponse, ErrorCode, ErrorDetail, EvictRequest, EvictResponse,
+    GetVolumeRequest, GetVolumeResponse, ListVolumesRequest, ListVolumesResponse,
+    LocalLocateRequest, LocateRequest, LocateResponse, MoveVolumeRequest, MoveVolumeResponse,
+    ReplicaState, ResizeVolumeRequest, ResizeVolumeResponse, ScrubVolumeRequest,
+    ScrubVolumeResponse, Volume,
 };
 use gabion_cluster::{AdminRequest, Map, VolumeEntry, VolumeSpec, VolumeState};
 use gabion_types::{BLOCK_BYTES, DiskId, HoldPolicy, NodeId, ScrubKind};
@@ -50,13 +51,6 @@ impl VolumesService {
     fn spec(request: CreateVolumeRequest) -> Result<VolumeSpec, Status> {
         let rf = if request.rf == 0 { RF_DEFAULT } else { request.rf };
         let exclusive = request.attach() == Attach::Exclusive;
-        if exclusive {
-            let what = "volumes whose guests are kept to one node (--attach exclusive) are not \
-                        built yet: nothing would keep a second node's guests out";
-            let next = "create it with --attach any, and let one host at a time use it";
-            let detail = ErrorDetail::of(ErrorCode::NotBuilt, what, next);
-            return Err(detail.about(request.name).into_status());
-        }
         let bad_rf = || ErrorDetail::of(ErrorCode::BadRf, "rf is 1, 2 or 3", "").into_status();
         let hold = match request.hold_ms {
             0 => HoldPolicy::NeverFail,
@@ -188,6 +182,32 @@ impl Volumes for VolumesService {
             Place::At(leader) => {
                 let request = self.context.forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).scrub(request).await.map_err(passed_on)?;
+                self.context.catch_up(answer.metadata()).await;
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn clients(
+        &self,
+        request: Request<ClientsRequest>,
+    ) -> Result<Response<ClientsResponse>, Status> {
+        let name = request.into_inner().name;
+        Ok(Response::new(clients::of(&self.context, &name).await?))
+    }
+
+    async fn evict(
+        &self,
+        request: Request<EvictRequest>,
+    ) -> Result<Response<EvictResponse>, Status> {
+        match self.context.place(request.metadata())? {
+            Place::Here => {
+                let answer = clients::evict(&self.context, request.into_inner()).await?;
+                Ok(self.context.answer(answer))
+            }
+            Place::At(leader) => {
+                let request = self.context.forwarded(request.into_inner());
+                let answer = VolumesClient::new(leader).evict(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)
             }

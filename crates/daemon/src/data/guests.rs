@@ -2,9 +2,10 @@
 
 use super::plane::{Plane, Who};
 use bytes::Bytes;
-use gabion_engine::ConnHandle;
+use gabion_engine::{Caller, ConnHandle};
 use gabion_node::{GuestId, Input};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 // promise: bounded
 /// Bytes of answers that one guest has not read. More: nothing more is read from it until it reads.
@@ -18,6 +19,8 @@ pub(crate) struct NbdGuests {
     numbers: u64,
     /// Guests with a `held` want.
     held: Vec<GuestId>,
+    /// Who they are. Shared with what was published last.
+    pub(crate) callers: Arc<BTreeMap<GuestId, Caller>>,
 }
 
 struct NbdGuest {
@@ -30,6 +33,9 @@ impl Plane {
     pub(crate) fn on_guest_accepted(&mut self, conn: ConnHandle) {
         let guest = GuestId(self.nbd.numbers << 1 | 1);
         self.nbd.numbers += 1;
+        if let Some(caller) = self.engine.caller(conn) {
+            Arc::make_mut(&mut self.nbd.callers).insert(guest, caller);
+        }
         self.who.insert(conn, Who::Guest(guest));
         self.nbd.guests.insert(guest, NbdGuest { conn, held: None });
         self.feed(Input::NbdAccepted { guest });
@@ -40,8 +46,7 @@ impl Plane {
     }
 
     pub(crate) fn on_guest_gone(&mut self, guest: GuestId) {
-        if let Some(NbdGuest { conn, .. }) = self.nbd.guests.remove(&guest) {
-            self.who.remove(&conn);
+        if let Some(NbdGuest { conn, .. }) = self.forget_guest(guest) {
             self.engine.close(conn);
             self.feed(Input::GuestClosed { guest });
         }
@@ -76,9 +81,17 @@ impl Plane {
 
     /// The node is done with it; what it said last still goes out.
     pub(crate) fn close_guest(&mut self, guest: GuestId) {
-        if let Some(NbdGuest { conn, .. }) = self.nbd.guests.remove(&guest) {
-            self.who.remove(&conn);
+        if let Some(NbdGuest { conn, .. }) = self.forget_guest(guest) {
             self.engine.close_after_send(conn);
         }
+    }
+
+    fn forget_guest(&mut self, guest: GuestId) -> Option<NbdGuest> {
+        let state = self.nbd.guests.remove(&guest)?;
+        self.who.remove(&state.conn);
+        if self.nbd.callers.contains_key(&guest) {
+            Arc::make_mut(&mut self.nbd.callers).remove(&guest);
+        }
+        Some(state)
     }
 }

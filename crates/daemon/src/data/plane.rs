@@ -132,7 +132,7 @@ impl Plane {
         if let Err(error) = self.turn_until_ended() {
             tracing::error!(%error, "the data plane ends: its I/O is broken");
         }
-        self.publisher.publish(self.now, &self.node);
+        self.publisher.publish(self.now, &self.node, &self.nbd.callers);
         self.outbox.finish();
     }
 
@@ -162,7 +162,7 @@ impl Plane {
             if self.outbox.is_closed() {
                 self.stage = Stage::Ended;
             }
-            self.publisher.publish_when_due(self.now, &self.node);
+            self.publisher.publish_when_due(self.now, &self.node, &self.nbd.callers);
         }
         self.say_goodbye(&mut events)
     }

@@ -6,7 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
 use crate::size::ByteSize;
 use crate::span::{self, Span};
-use crate::verbs::{scrub, show, status};
+use crate::verbs::{clients, scrub, show, status};
 use crate::view;
 use gabion_api::v1;
 use serde_json::{Value, json};
@@ -58,6 +58,10 @@ pub fn run(remote: &Remote, verb: &VolumeVerb, as_json: bool) -> Result<(), Fail
             Ok(())
         }
         VolumeVerb::Scrub { name, deep, wait } => scrub::run(remote, name, *deep, *wait, as_json),
+        VolumeVerb::Clients { name } => clients::list(remote, name, as_json),
+        VolumeVerb::Evict { name, client, let_back } => {
+            clients::evict(remote, name, client.as_deref(), *let_back, as_json)
+        }
         VolumeVerb::Delete { name, force } => {
             remote.delete(name, *force)?;
             show(as_json, &json!({ "name": name }), || format!("{name} is deleted"));

@@ -25,6 +25,7 @@ pub fn input_kind(input: &Input) -> &'static str {
         Input::GuestOpen { .. } => "guest opens",
         Input::Guest { .. } => "guest asks",
         Input::GuestClosed { .. } => "guest hangs up",
+        Input::EvictGuest { .. } => "guest is evicted",
         Input::Committed { .. } => "hears committed",
         Input::Restored { .. } => "restored",
         Input::Leader { .. } => "hears of leader",
@@ -76,7 +77,8 @@ impl Cluster {
             Input::Peer { link, message } => format!("from {}: {message}", peer(*link)),
             Input::NbdAccepted { guest }
             | Input::NbdBytes { guest, .. }
-            | Input::GuestClosed { guest } => format!("guest {}", guest.0),
+            | Input::GuestClosed { guest }
+            | Input::EvictGuest { guest } => format!("guest {}", guest.0),
             Input::GuestOpen { guest, volume } => format!("guest {} wants {volume}", guest.0),
             Input::Guest { guest, tag, op } => format!("guest {} #{tag}: {op}", guest.0),
             Input::Committed { index, command } => {

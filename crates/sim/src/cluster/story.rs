@@ -209,9 +209,9 @@ impl Cluster {
             Fact::Forgotten { volume, disk, segments } => {
                 self.tell_members(*volume, *disk, *segments, "not needed any more");
             }
-            Fact::Evicted { volume, nodes } => {
+            Fact::Evicted { volume } => {
                 let volume = self.volume_name(*volume);
-                self.tell(Who::World, format!("guests of {volume} on {nodes} nodes are evicted"));
+                self.tell(Who::World, format!("guests of {volume} are evicted"));
             }
             // The owner says more.
             Fact::Scrubbed { .. } => {}

@@ -438,8 +438,8 @@ fn change() -> impl Strategy<Value = Change> {
         (volume(), epoch(), proptest::collection::vec(node(), 0..4)).prop_map(
             |(volume, owner_epoch, nodes)| Change::VoidSessions { volume, owner_epoch, nodes }
         ),
-        (volume(), proptest::collection::btree_set(node(), 0..4))
-            .prop_map(|(volume, nodes)| Change::Evict { volume, nodes }),
+        (volume(), proptest::collection::btree_set(node(), 0..4), any::<bool>())
+            .prop_map(|(volume, barred, let_back)| Change::Evict { volume, barred, let_back }),
         (volume(), epoch()).prop_map(|(volume, owner_epoch)| Change::LetIn { volume, owner_epoch }),
         (volume(), scrub_kind()).prop_map(|(volume, kind)| Change::WantScrub { volume, kind }),
         (volume(), epoch(), 0_u64..4, scrub_kind(), wide()).prop_map(

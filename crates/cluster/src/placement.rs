@@ -97,9 +97,12 @@ pub enum DrainError {
     NoRoom { left: u32, copies: u32, free_bytes: u64 },
 }
 
-/// Whether every copy on these disks has a place elsewhere, by what is promised.
+/// Whether every copy on these disks has a place elsewhere, by what is promised, and every one that is
+/// missing keeps a node to be made on.
 pub fn can_empty(map: &Map, disks: &BTreeSet<DiskId>) -> Result<(), DrainError> {
-    let mut room = Room::of(map).without(disks.iter());
+    let now = Room::of(map);
+    let nodes_now = now.nodes();
+    let mut room = now.without(disks.iter());
     let (nodes, free_bytes) = (room.nodes(), room.total());
     let goes = |disk: &DiskId| disks.contains(disk) || map.is_draining(*disk);
     let (mut copies, mut left) = (0, 0);
@@ -108,7 +111,10 @@ pub fn can_empty(map: &Map, disks: &BTreeSet<DiskId>) -> Result<(), DrainError> 
         let growth = volume.growth.iter().flat_map(|growth| &growth.segments);
         for (place, members) in volume.segments.iter().chain(growth).enumerate() {
             let going = members.write_set().filter(|disk| disks.contains(disk)).count();
-            if going == 0 {
+            // A copy that is missing still is to be made somewhere.
+            let missing = members.write_set().count() < usize::from(wanted);
+            let waits = missing && nodes_now >= usize::from(wanted);
+            if going == 0 && !waits {
                 continue;
             }
             if nodes < usize::from(wanted) {

@@ -41,6 +41,7 @@ impl Node {
         if let Change::Owner { volume, .. } | Change::TakeOver { volume, .. } = command.change {
             self.follow_volume(volume);
         }
+        self.owners.map_applied(self.now, index);
         if let Some(source) = self.proposals.decided(self.now, command.from) {
             self.on_decided(source, outcome);
         }
@@ -66,10 +67,10 @@ impl Node {
                 }
             }
         }
+        self.owners.map_applied(self.now, index);
         let (me, incarnation) = (self.config.node, self.config.incarnation);
-        let map = &self.map;
-        let decided =
-            self.proposals.decided_in(self.now, |number| map.outcome_of(me, incarnation, number));
+        let decided = |number| self.map.outcome_of(me, incarnation, number);
+        let decided = self.proposals.decided_in(self.now, decided);
         for (source, outcome) in decided {
             self.on_decided(source, outcome);
         }

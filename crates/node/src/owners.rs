@@ -356,6 +356,16 @@ impl Owners {
         self.each_sessions(now, |sessions| sessions.restarted(now, node));
     }
 
+    /// The map is so far. Comes after all that it says was done.
+    pub fn map_applied(&mut self, now: Instant, index: MapIndex) {
+        for volume in self.owners.keys().copied().collect::<Vec<_>>() {
+            if let Some(owner) = self.owners.get_mut(&volume) {
+                owner.sessions.set_applied(now, index);
+                self.drain(now, volume);
+            }
+        }
+    }
+
     pub fn sessions_voided(
         &mut self,
         now: Instant,

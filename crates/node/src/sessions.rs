@@ -80,6 +80,8 @@ enum State {
 #[derive(Clone, Debug)]
 struct Session {
     state: State,
+    /// It asked to begin with more of the map than this node has.
+    early: Option<(Via, MapIndex)>,
     /// `since` of a gathering that was broken off.
     gathers: Option<Instant>,
     /// All numbers below were seen, but for those that neither `executing` nor `done` nor `queued` has.
@@ -120,6 +122,7 @@ pub struct Sessions {
     exclusive: bool,
     me: NodeId,
     began: MapIndex,
+    applied: MapIndex,
     /// The last void of each front that was heeded. A log may hold one twice, and a restored map
     /// tells all that ever were.
     voided: BTreeMap<NodeId, MapIndex>,
@@ -156,6 +159,7 @@ impl Sessions {
             exclusive,
             me,
             began,
+            applied: began,
             voided: BTreeMap::new(),
             wait,
             sessions: BTreeMap::new(),
@@ -229,8 +233,12 @@ impl Sessions {
 
     /// The front's link is gone.
     pub fn link_gone(&mut self, now: Instant, node: NodeId, link: crate::io::LinkId) {
+        let via = Via::Link(link);
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.early.take_if(|(early, _)| *early == via);
+        }
         if let Some(session) = self.sessions.get_mut(&node)
-            && session.via() == Some(Via::Link(link))
+            && session.via() == Some(via)
         {
             let since = session.gathers.unwrap_or(now);
             session.state = State::Broken { since };
@@ -259,9 +267,27 @@ impl Sessions {
             }
             self.voided.insert(*node, at);
             if let Some(session) = self.sessions.get_mut(node) {
-                *session = Session::new(State::Void { at });
+                let early = session.early;
+                *session = Session { early, ..Session::new(State::Void { at }) };
                 self.forget_tickets(*node);
             }
+        }
+        self.conclude(now);
+    }
+
+    /// This node's map is so far, and what it says of these sessions was heeded.
+    pub fn set_applied(&mut self, now: Instant, index: MapIndex) {
+        self.applied = self.applied.max(index);
+        let early = self.sessions.iter_mut().filter_map(|(node, session)| {
+            let (via, applied) = session.early.take_if(|(_, applied)| *applied <= index)?;
+            Some((*node, via, applied))
+        });
+        let early: Vec<_> = early.collect();
+        if early.is_empty() {
+            return;
+        }
+        for (node, via, applied) in early {
+            self.on_open(now, node, via, applied);
         }
         self.conclude(now);
     }
@@ -302,6 +328,12 @@ impl Sessions {
     fn on_open(&mut self, now: Instant, node: NodeId, via: Via, applied: MapIndex) {
         let session =
             self.sessions.entry(node).or_insert_with(|| Session::new(State::Void { at: applied }));
+        // rule: node/a-void-comes-before-what-follows-it — else what it asks for under the session that is
+        // void already would be asked for again under the next one.
+        if applied > self.applied {
+            session.early = Some((via, applied));
+            return;
+        }
         let too_early = match session.state {
             State::Void { at } => applied < at,
             State::Awaited { .. }
@@ -544,6 +576,7 @@ impl Session {
     fn new(state: State) -> Self {
         Self {
             state,
+            early: None,
             gathers: None,
             next: SessionNumber(0),
             queued: VecDeque::new(),

@@ -6,6 +6,7 @@
 mod damage;
 mod describe;
 mod emptying;
+mod exclusive;
 mod fault;
 mod frail;
 mod guest;
@@ -124,6 +125,7 @@ pub struct Cluster {
     /// Volumes that guests were attached to, as the oracle counts them.
     places: BTreeMap<VolumeId, usize>,
     orphans: Vec<Orphan>,
+    expelled: exclusive::Expelled,
     requests: ExactlyOnce,
     copies: NeverFewer,
     /// Somebody wanted a machine to be gone for good.
@@ -211,6 +213,7 @@ impl Cluster {
             oracle: Oracle::new(swarm.unit_bytes),
             places: BTreeMap::new(),
             orphans: Vec::new(),
+            expelled: exclusive::Expelled::default(),
             requests: ExactlyOnce::default(),
             copies: NeverFewer::default(),
             removal_tried: false,

@@ -36,6 +36,8 @@ pub struct Storm {
     blocks: u64,
     segments: u64,
     rf: u8,
+    /// The volume is the guests' of one machine at a time.
+    exclusive: bool,
     /// Of what guests read and write.
     unit_bytes: u64,
     /// Units of one request.
@@ -73,6 +75,7 @@ const CALM: Storm = Storm {
     blocks: BLOCKS,
     segments: 1,
     rf: 2,
+    exclusive: false,
     unit_bytes: 4096,
     count_max: 4,
     status: 0,
@@ -134,8 +137,8 @@ const MUCH_WRITTEN: Storm = Storm {
 /// The world in which it is found soonest.
 pub fn world(flaw: Flaw) -> World {
     use FaultKind::{
-        BitRot, Cut, EmptyDisk, EmptyNode, Isolate, Kill, Move, Pause, PowerCut, PowerCutAll,
-        Reset, SlowDisk,
+        BitRot, Cut, EmptyDisk, EmptyNode, Evict, Isolate, Kill, Move, Pause, PowerCut,
+        PowerCutAll, Reset, SlowDisk,
     };
     let storm = |faults| Storm { faults, ..CALM };
     match flaw {
@@ -187,6 +190,7 @@ pub fn world(flaw: Flaw) -> World {
             ..storm(&[])
         }),
         Flaw::AwakeForNothing => storming(storm(&[Isolate])),
+        Flaw::KeepsNobodyOut => storming(Storm { exclusive: true, ..storm(&[Evict, Isolate]) }),
         Flaw::RemovedBeforeReplaced => storming(storm(&[EmptyDisk, EmptyNode])),
         Flaw::LeakedSlot => {
             storming(Storm { depth: 16, think: BUSY, disk_times: SLOW, ..storm(&[Reset]) })
@@ -293,6 +297,7 @@ impl Storm {
                 name: "vm".into(),
                 size_bytes: self.blocks * 4096,
                 rf: self.rf,
+                exclusive: self.exclusive,
             }],
             guests: (0..self.guests).map(|_| self.guest(prng)).collect(),
             unit_bytes: self.unit_bytes,

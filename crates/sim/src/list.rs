@@ -36,6 +36,7 @@ pub const PROMISES: &[Listed] = &[
     listed("sound-sources", "what one copy gives to another is what a guest wrote"),
     listed("whole", "once faults are over all copies come back"),
     listed("never-fewer", "a copy that works is taken away only when another has its place"),
+    listed("one-host", "on an exclusive volume nothing is done for guests of two machines"),
     listed("drained", "what the map calls empty holds nothing"),
     listed("replicas-equal", "after healing all copies of a block have one version and checksum"),
     listed("settled-on-all", "what a copy calls settled is on every copy that may be read"),

@@ -89,10 +89,12 @@ pub enum Flaw {
     AwakeForNothing,
     /// A copy on a disk that is being emptied goes before another one has its place.
     RemovedBeforeReplaced,
+    /// Guests of another node get into an exclusive volume.
+    KeepsNobodyOut,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -139,6 +141,7 @@ impl Flaw {
         Self::NeverPromoted,
         Self::AwakeForNothing,
         Self::RemovedBeforeReplaced,
+        Self::KeepsNobodyOut,
     ];
 }
 

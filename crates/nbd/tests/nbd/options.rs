@@ -6,6 +6,7 @@ use gabion_nbd::{Effect, Export, Input, Want};
 const ACK: u32 = 1;
 const UNSUP: u32 = 0x8000_0001;
 const INVALID: u32 = 0x8000_0003;
+const POLICY: u32 = 0x8000_0002;
 const UNKNOWN: u32 = 0x8000_0006;
 const SHUTDOWN: u32 = 0x8000_0007;
 const TOO_BIG: u32 = 0x8000_0009;
@@ -125,6 +126,23 @@ fn what_is_not_there_is_unknown_and_the_client_may_go_on() {
         assert_eq!(kinds(&mut client), [UNKNOWN]);
         assert_eq!(client.connection.want(), Want::Exactly(16));
     }
+}
+
+#[test]
+fn a_volume_that_others_have_is_refused_with_the_reason() {
+    let mut client = Client::new(LIMITS);
+    client.option(7, &info("vm1", &[]));
+    client.handle(Input::Refused { why: "others have it".into() });
+    assert_eq!(client.answers(), [(7, POLICY, b"others have it".to_vec())]);
+    // It may ask again, on the same connection.
+    client.option(7, &info("vm1", &[]));
+    client.export(false);
+    assert!(client.connection.export().is_some());
+
+    let mut client = Client::new(LIMITS);
+    client.option(1, b"vm1");
+    client.handle(Input::Refused { why: "others have it".into() });
+    assert_eq!(client.connection.want(), Want::Closed, "there is no way to say what is wrong");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Handshakes of guests: answered when nothing of guests that are gone can come after.
 
 use super::{Session, SessionOutput, Sessions, State, Via};
-use gabion_types::{Instant, NodeId};
+use gabion_types::{Flaw, Instant, NodeId};
 use gabion_wire::SessionMessage;
 use std::collections::BTreeSet;
 
@@ -129,7 +129,9 @@ impl Sessions {
         for attach in ready {
             let (node, guest) = (attach.node, attach.guest);
             self.attaches.retain(|attach| attach.node != node || attach.guest != guest);
-            let by = self.kept_out_by(&attach).filter(|_| self.exclusive);
+            let by = self
+                .kept_out_by(&attach)
+                .filter(|_| self.exclusive && !self.flaws.has(Flaw::KeepsNobodyOut));
             let next_flush = self.next_flush;
             let Some(session) = self.sessions.get_mut(&node) else { continue };
             let Some(via) = session.via() else { continue };

@@ -51,7 +51,9 @@ pub(super) fn sessions_that(
     let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
     let of =
         SessionsOf { me: ME, volume: VOLUME, owner_epoch, exclusive, began, wait, admitted_max };
-    Sessions::new(now, of, [ME, X, Y].into_iter(), BTreeSet::new())
+    let mut sessions = Sessions::new(now, of, [ME, X, Y].into_iter(), BTreeSet::new());
+    sessions.set_applied(now, MapIndex::new(10));
+    sessions
 }
 
 pub(super) fn write(byte: u8) -> GuestOp {
@@ -86,6 +88,7 @@ pub(super) fn world() -> World {
 
 impl World {
     pub(super) fn tell_map(&mut self) {
+        self.owner.set_applied(self.now, self.index);
         let owner = OwnerNow { node: ME, owner_epoch: self.epoch };
         for (node, front) in &mut self.fronts {
             let voided = self.voided.get(node).copied().unwrap_or_default();

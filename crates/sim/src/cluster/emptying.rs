@@ -28,13 +28,15 @@ impl Emptied {
 }
 
 impl Cluster {
-    /// Asks for it once, of a machine that runs, if nothing else is asked; half of the time it is used again a while later.
+    /// Asks for it once, of a machine that works with all its disks, if nothing else is asked; half of the time it is used again a while later.
     pub(super) fn empty(&mut self, strike: &Strike, whole_node: bool, prng: &mut Prng) -> bool {
         let node = node_id(strike.one);
-        let disks = self.map.disks().iter().filter(|(_, disk)| disk.node == node);
+        let there = |disk: &DiskEntry| disk.node == node && disk.is_in_service();
+        let disks = self.map.disks().iter().filter(|(_, disk)| there(disk));
         let disks: Vec<DiskId> = disks.map(|(id, _)| *id).collect();
-        let runs = self.machines[strike.one].node().is_some();
-        if !self.operator.is_done() || disks.is_empty() || self.swarm.is_small() || !runs {
+        let machine = &self.machines[strike.one];
+        let works = machine.node().is_some() && disks.len() == machine.disks.len();
+        if !self.operator.is_done() || disks.is_empty() || self.swarm.is_small() || !works {
             return false;
         }
         let disk = disks[index(prng.below(disks.len() as u64))];

@@ -49,6 +49,8 @@ pub enum FaultKind {
     /// Nor these: somebody wants a disk to be empty, or all disks of a machine.
     EmptyDisk,
     EmptyNode,
+    /// Nor this: somebody closes all guests of a volume.
+    Evict,
     ReadError,
     WriteError,
     SyncError,
@@ -96,7 +98,7 @@ pub(super) const LASTS: [Spread; 3] = [
 ];
 
 impl FaultKind {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutAll,
@@ -119,6 +121,7 @@ impl FaultKind {
         Self::Grow,
         Self::EmptyDisk,
         Self::EmptyNode,
+        Self::Evict,
         Self::ReadError,
         Self::WriteError,
         Self::SyncError,
@@ -141,7 +144,7 @@ impl FaultKind {
 
     /// So that the rest of a seed is as it was before there were these.
     fn is_drawn_apart(self) -> bool {
-        matches!(self, Self::EmptyDisk | Self::EmptyNode)
+        matches!(self, Self::EmptyDisk | Self::EmptyNode | Self::Evict)
     }
 
     /// A copy may be lost for good.
@@ -177,7 +180,8 @@ impl FaultKind {
             | Self::Remake
             | Self::Grow
             | Self::EmptyDisk
-            | Self::EmptyNode => false,
+            | Self::EmptyNode
+            | Self::Evict => false,
         }
     }
 
@@ -202,7 +206,8 @@ impl FaultKind {
             | Self::Remake
             | Self::Grow
             | Self::EmptyDisk
-            | Self::EmptyNode => true,
+            | Self::EmptyNode
+            | Self::Evict => true,
             Self::Cut | Self::CutOneWay | Self::Isolate => false,
             Self::ReadError
             | Self::WriteError
@@ -240,6 +245,7 @@ impl FaultKind {
             Self::Grow => "grow",
             Self::EmptyDisk => "empty-disk",
             Self::EmptyNode => "empty-node",
+            Self::Evict => "evict",
             Self::ReadError => "read-error",
             Self::WriteError => "write-error",
             Self::SyncError => "sync-error",
@@ -276,6 +282,7 @@ impl FaultKind {
             Self::Remake => "a volume is deleted and made anew under the same name",
             Self::Grow => "a volume grows while guests use it",
             Self::EmptyDisk => "somebody wants a disk to be empty, and may use it again later",
+            Self::Evict => "somebody closes all guests of a volume, and may keep some out",
             Self::EmptyNode => "somebody wants all disks of a machine to be empty",
             Self::ReadError => "a read of a disk is an error, once",
             Self::WriteError => "a write to a disk is an error: it is out for good",
@@ -377,6 +384,7 @@ impl Cluster {
             FaultKind::Grow => return self.grow_volume(prng),
             FaultKind::EmptyDisk => return self.empty(&strike, false, prng),
             FaultKind::EmptyNode => return self.empty(&strike, true, prng),
+            FaultKind::Evict => return self.evict(prng),
             FaultKind::ReadError
             | FaultKind::WriteError
             | FaultKind::SyncError
@@ -411,7 +419,8 @@ impl Cluster {
             | FaultKind::Remake
             | FaultKind::Grow
             | FaultKind::EmptyDisk
-            | FaultKind::EmptyNode => true,
+            | FaultKind::EmptyNode
+            | FaultKind::Evict => true,
             FaultKind::ReadError
             | FaultKind::WriteError
             | FaultKind::SyncError

@@ -65,7 +65,8 @@ impl Cluster {
             | FaultKind::Remake
             | FaultKind::Grow
             | FaultKind::EmptyDisk
-            | FaultKind::EmptyNode => return false,
+            | FaultKind::EmptyNode
+            | FaultKind::Evict => return false,
         }
         true
     }

@@ -121,6 +121,11 @@ impl Guest {
         self.in_flight() == 0 && self.again.is_empty()
     }
 
+    /// Nor will there be.
+    pub fn has_no_wish(&self) -> bool {
+        self.is_idle() && !self.busy
+    }
+
     /// When the oldest request without an answer was made.
     pub fn waits_since(&self) -> Option<Instant> {
         match &self.state {

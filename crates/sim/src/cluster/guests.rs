@@ -37,7 +37,9 @@ impl Cluster {
         let one = &self.guests[guest];
         let waited = one.waits_since().map_or(Duration::ZERO, |since| now.since(since));
         match &one.state {
-            GuestState::Away if self.phase.is_leaving() => self.schedule_act(guest, LOOK),
+            GuestState::Away if self.phase.is_leaving() || self.stays_away(guest) => {
+                self.schedule_act(guest, LOOK);
+            }
             GuestState::Away => self.open(guest),
             GuestState::Opening { .. } if waited > OPEN_PATIENCE => self.hang_up(guest),
             GuestState::Attached { .. } if waited > one.plan.patience && self.is_chaos() => {
@@ -140,6 +142,7 @@ impl Cluster {
                 let (flights, next_tag) = Default::default();
                 self.guests[guest].state = GuestState::Attached { machine, id, flights, next_tag };
                 self.trace.note(now, guest_who(guest), "attached", [id.0, 0, 0]);
+                self.watch_opened(machine, guest);
                 self.bound_orphans(volume, since);
                 self.schedule_act(guest, self.no_time());
             }
@@ -189,6 +192,10 @@ impl Cluster {
     }
 
     fn ask_something(&mut self, guest: usize) {
+        if self.gives_way(guest) {
+            self.hang_up(guest);
+            return;
+        }
         let unit_bytes = self.oracle.unit_bytes();
         let one = &mut self.guests[guest];
         let units = self.swarm.volumes[one.plan.volume].size_bytes / unit_bytes;
@@ -299,6 +306,9 @@ impl Cluster {
             (Ok(_), OpKind::Read) => self.watch_read(machine, volume),
             (Ok(_), _) => self.watch_acknowledged(machine, guest, flight.plan),
             (Err(_), _) => {}
+        }
+        if result.is_ok() {
+            self.judge_expelled(machine, id, &flight);
         }
         let answer = match result {
             Ok(data) => {

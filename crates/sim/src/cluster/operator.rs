@@ -137,15 +137,18 @@ impl Cluster {
                     | AdminRequest::DrainDisk { cancel: false, .. }
                     | AdminRequest::DrainNode { cancel: false, .. }
                     | AdminRequest::RemoveNode { .. }
+                    | AdminRequest::EvictGuests { let_back: false, .. }
             )
         );
-        let deletes =
-            matches!(self.operator.tasks.front(), Some(AdminRequest::DeleteVolume { .. }));
+        let gone_is_done = matches!(
+            self.operator.tasks.front(),
+            Some(AdminRequest::DeleteVolume { .. } | AdminRequest::EvictGuests { .. })
+        );
         let done = asked_once
             || match &reply {
                 AdminReply::Done | AdminReply::Created { .. } => true,
                 // An earlier try did it.
-                AdminReply::Refused(AdminError::NoVolume) => deletes,
+                AdminReply::Refused(AdminError::NoVolume) => gone_is_done,
                 AdminReply::Refused(error) => {
                     matches!(error, AdminError::NameTaken | AdminError::DiskFailed)
                 }
@@ -175,6 +178,6 @@ fn spec(volume: &VolumePlan) -> VolumeSpec {
         size_bytes: volume.size_bytes,
         rf: volume.rf,
         hold: HoldPolicy::NeverFail,
-        exclusive: false,
+        exclusive: volume.exclusive,
     }
 }

@@ -81,7 +81,12 @@ fn swarm(asks: Vec<Vec<OpPlan>>, strikes: Vec<Strike>, finale: Finale) -> Swarm 
             requests_per_volume: 64,
             write_bytes_per_disk: 4 << 20,
         },
-        volumes: vec![VolumePlan { name: "vm".into(), size_bytes: BLOCKS * BLOCK_BYTES, rf: 2 }],
+        volumes: vec![VolumePlan {
+            name: "vm".into(),
+            size_bytes: BLOCKS * BLOCK_BYTES,
+            rf: 2,
+            exclusive: false,
+        }],
         guests: asks.into_iter().map(guest).collect(),
         unit_bytes: BLOCK_BYTES,
         settings: vec![("rebuild.wait", "1s".into())],

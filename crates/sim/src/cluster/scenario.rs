@@ -137,7 +137,12 @@ impl Scenario {
     }
 
     fn volume(&self, number: usize) -> VolumePlan {
-        VolumePlan { name: format!("vm{number}"), size_bytes: VOLUME_BYTES, rf: self.rf }
+        VolumePlan {
+            name: format!("vm{number}"),
+            size_bytes: VOLUME_BYTES,
+            rf: self.rf,
+            exclusive: false,
+        }
     }
 }
 

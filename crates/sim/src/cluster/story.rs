@@ -116,6 +116,7 @@ impl Cluster {
             FaultKind::Remake => "somebody deletes a volume and makes it anew".to_string(),
             FaultKind::Grow => "somebody wants a volume to be larger".to_string(),
             FaultKind::EmptyDisk => format!("somebody wants a disk of {one} to be empty"),
+            FaultKind::Evict => "somebody closes all guests of a volume".to_string(),
             FaultKind::EmptyNode => format!("somebody wants {one} to be empty"),
             FaultKind::ReadError => format!("a disk of {one} fails a read"),
             FaultKind::WriteError => format!("a disk of {one} fails a write"),

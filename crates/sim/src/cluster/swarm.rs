@@ -53,6 +53,8 @@ pub struct VolumePlan {
     pub name: String,
     pub size_bytes: u64,
     pub rf: u8,
+    /// To the guests of one machine at a time.
+    pub exclusive: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -250,6 +252,7 @@ impl Swarm {
         swarm.draw_dialects();
         swarm.draw_emptying();
         swarm.draw_suspicion();
+        swarm.draw_exclusive();
         swarm
     }
 
@@ -287,6 +290,21 @@ impl Swarm {
         let every = Duration::from_secs(pick(&mut prng, &[2, 4, 8]));
         let all = (self.machines(), &[][..]);
         self.strikes.extend(Strike::draw(&mut prng, &kinds, (every, self.chaos), all));
+    }
+
+    /// In each fourth run some volumes are the guests' of one machine at a time. Drawn apart, too.
+    fn draw_exclusive(&mut self) {
+        let mut prng = Prng::new(self.damage_seed.rotate_left(56));
+        if !prng.chance(1, 4) {
+            return;
+        }
+        for volume in &mut self.volumes {
+            volume.exclusive = prng.chance(1, 2);
+        }
+        let every = Duration::from_secs(pick(&mut prng, &[1, 3, 6]));
+        let all = (self.machines(), &[][..]);
+        let evictions = Strike::draw(&mut prng, &[FaultKind::Evict], (every, self.chaos), all);
+        self.strikes.extend(evictions);
     }
 
     /// Where disks rot, few rotten blocks make some of them suspect. Drawn apart, too.
@@ -374,6 +392,7 @@ impl Swarm {
                 name: format!("vm{number}"),
                 size_bytes: prng.between(least, most) * 4096,
                 rf: if prng.chance(1, 6) { 1.max(rf - 1) } else { rf },
+                exclusive: false,
             })
             .collect()
     }

@@ -130,6 +130,7 @@ each_is_found! {
     torn_merge: TornMerge within 10, ["one-register", "acked-survives"];
     never_promoted: NeverPromoted within 10, ["whole"];
     removed_before_replaced: RemovedBeforeReplaced within 2, ["never-fewer"];
+    keeps_nobody_out: KeepsNobodyOut within 5, ["one-host"];
     // rule: node/sleeps-while-it-can-do-nothing
     awake_for_nothing: AwakeForNothing within 2, ["no-spinning"];
 }

@@ -154,6 +154,8 @@ impl Step {
             Self::Structured | Self::List | Self::Abort => None,
             // The node may not have heard of the volume yet.
             Self::Info | Self::ListMeta | Self::SetMeta => Some(answer::ERR_UNKNOWN),
+            // Or another machine's guests have it.
+            Self::Go if kind == answer::ERR_POLICY => Some(answer::ERR_POLICY),
             Self::Go | Self::ExportName => Some(answer::ERR_UNKNOWN),
             Self::Unknown | Self::Tls => Some(answer::ERR_UNSUP),
             Self::TooBig => Some(answer::ERR_TOO_BIG),

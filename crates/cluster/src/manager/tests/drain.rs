@@ -4,7 +4,7 @@ use super::{ME, Rig, millis};
 use crate::command::{AdminError, AdminReply, AdminRequest, Change};
 use crate::manager::Effect;
 use crate::map::tests::{GIB, MIB, Small};
-use gabion_types::{DiskId, NodeId};
+use gabion_types::{DiskId, NodeId, Outcome, OwnerChange, Removal, SegmentIndex};
 
 fn drain(disk: DiskId) -> AdminRequest {
     AdminRequest::DrainDisk { disk, cancel: false }
@@ -47,6 +47,29 @@ fn what_has_nowhere_to_go_is_refused_with_numbers() {
     };
     assert!(left > 0 && left <= copies && free_bytes < GIB, "{left} of {copies}, {free_bytes}");
     assert!(rig.proposed.is_empty());
+}
+
+#[test]
+fn a_node_that_a_missing_copy_needs_is_kept() {
+    let mut small = Small::with_volume(2, 2, 1);
+    let [stays, goes] = small.volume().segments[0].in_sync[..] else { panic!("two copies") };
+    let home = |small: &Small, disk| small.map.disk(disk).unwrap().node;
+    let (owner, node) = (home(&small, stays), home(&small, goes));
+    small.take_over(owner.get());
+    let (segment, epoch) = (SegmentIndex::new(0), small.volume().epoch);
+    let removals = vec![Removal {
+        segment,
+        disk: goes,
+        compare_all: false,
+        may_return: false,
+        replaced: false,
+    }];
+    let change = OwnerChange::RemoveMembers { epoch, removals, add_joiner: false };
+    assert_eq!(small.owner(change), Outcome::Done);
+    let mut rig = Rig::new(small);
+    let number = rig.ask(AdminRequest::DrainNode { node, cancel: false });
+    let error = AdminError::TooFewNodesLeft { wanted: 2, nodes: 1 };
+    assert_eq!(rig.answer(number), Some(AdminReply::Refused(error)));
 }
 
 #[test]

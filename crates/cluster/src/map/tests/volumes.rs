@@ -1,7 +1,7 @@
 //! Volumes are made, taken, grown and deleted.
 
 use super::{DONE, GIB, MIB, Small, placed, refused};
-use crate::command::Change;
+use crate::command::{Change, VolumeSpec};
 use crate::map::room::promised;
 use crate::map::{Map, VolumeState};
 use crate::placement::{PlacementError, Wanted, free_bytes, place};
@@ -358,4 +358,34 @@ fn sessions_are_void_by_the_owners_word() {
     assert_eq!(small.volume().voided, voided);
     let nothing = Change::VoidSessions { volume: VolumeId::new(9), owner_epoch, nodes: vec![] };
     assert_eq!(small.by(1, nothing), refused(RefusedChange::NotFound));
+}
+
+// rule: node/exclusive-to-one-node
+#[test]
+fn evicted_guests_stay_out_until_the_owner_lets_another_in() {
+    let mut small = Small::new(3, 1);
+    let spec = VolumeSpec { exclusive: true, ..Small::spec("vm", MIB, 2) };
+    let placement = placed(&small.map, MIB, 0, 2).unwrap();
+    assert_eq!(small.by(1, Change::CreateVolume { spec, placement }), DONE);
+    let id = small.id();
+    small.record_all(id);
+    small.take_over(1);
+    let (epoch, owner_epoch) = (small.volume().epoch, small.volume().owner_epoch);
+    let barred = BTreeSet::from([NodeId::new(2), NodeId::new(99)]);
+    let evict = |let_back| Change::Evict { volume: id, barred: barred.clone(), let_back };
+    let change = evict(false);
+    assert_eq!(small.by(3, change.clone()), DONE);
+    let index = small.map.applied();
+    let all = BTreeMap::from([1, 2, 3].map(|node| (NodeId::new(node), index)));
+    assert_eq!(small.volume().voided, all, "those that came a moment ago as well");
+    assert_eq!(change.voids(&small.map).map(|(_, nodes)| nodes.len()), Some(3));
+    assert_eq!(small.volume().barred, BTreeSet::from([NodeId::new(2)]));
+    let let_in = |owner_epoch| Change::LetIn { volume: id, owner_epoch };
+    assert_eq!(small.by(2, let_in(owner_epoch)), refused(RefusedChange::NotOwner));
+    assert_eq!(small.by(1, let_in(Epoch::ZERO)), refused(RefusedChange::OtherEpoch));
+    assert_eq!(small.by(1, let_in(owner_epoch)), DONE);
+    assert!(small.volume().barred.is_empty());
+    assert_eq!(small.by(3, evict(true)), DONE);
+    assert_eq!((&small.volume().voided, small.volume().epoch), (&all, epoch), "nobody is evicted");
+    assert_eq!(evict(true).voids(&small.map), None);
 }

@@ -1,7 +1,7 @@
 //! Volumes whose guests are those of one node at a time.
 
 use super::sessions::{ME, World, X, Y, epoch, sessions_that, world, write};
-use crate::fronts::FrontOutput;
+use crate::fronts::{FrontOutput, OwnerNow};
 use crate::io::{GuestId, OpenError};
 use gabion_types::{MapIndex, NodeId};
 
@@ -130,4 +130,31 @@ fn a_front_that_is_cut_off_when_its_guests_are_evicted_keeps_nobody_out() {
     world.relink(X);
     world.pass(300);
     assert_eq!(world.admitted, []);
+}
+
+// rule: node/a-void-comes-before-what-follows-it
+#[test]
+fn a_front_that_is_ahead_of_its_owner_waits_for_it() {
+    let mut world = exclusive();
+    world.attach(X, 1);
+    // The map evicts all; the fronts hear of it first.
+    let index = MapIndex::new(world.index.get() + 1);
+    let owner = OwnerNow { node: ME, owner_epoch: world.epoch };
+    let front = world.fronts.get_mut(&X).unwrap();
+    front.set_map(world.now, index, Some(owner), index, false);
+    world.pump();
+    world.attach(X, 2);
+    world.request(X, 2, 100, write(1));
+    assert!(!world.is_attached(X, 2), "the old session is not taken for a new one");
+    world.owner.voided(world.now, &[ME, X, Y], index);
+    world.owner.set_applied(world.now, index);
+    world.voided = [ME, X, Y].map(|node| (node, index)).into();
+    world.index = index;
+    world.tell_map();
+    world.pump();
+    world.pass(200);
+    assert!(world.is_attached(X, 2));
+    world.request(X, 2, 101, write(2));
+    let ops: Vec<_> = world.admitted.iter().map(|(_, op)| op.clone()).collect();
+    assert_eq!(ops, [write(2)], "once");
 }

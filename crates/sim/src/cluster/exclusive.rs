@@ -12,7 +12,7 @@ use gabion_node::GuestId;
 use gabion_types::{Instant, NodeId, Prng};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// promise: one-host. Guests whose volume another machine's guests have, since when. Nothing that they
+/// `one-host`: guests whose volume another machine's guests have, since when. Nothing that they
 /// ask for from then on is done.
 #[derive(Debug, Default)]
 pub(super) struct Expelled(BTreeMap<GuestId, Instant>);

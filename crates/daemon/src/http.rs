@@ -68,7 +68,7 @@ async fn readyz(State(http): State<HttpState>) -> (StatusCode, String) {
 }
 
 /// What keeps a node that runs from serving.
-fn missing(state: &watch::Receiver<Arc<Published>>) -> Option<&'static str> {
+pub(crate) fn missing(state: &watch::Receiver<Arc<Published>>) -> Option<&'static str> {
     let stats = &state.borrow().stats;
     if state.has_changed().is_err() {
         Some("the data plane ended")

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod init;
 pub mod recover;
 mod run;
+mod service;
 pub mod settings;
 #[cfg(test)]
 mod test_ports;

@@ -14,6 +14,7 @@ use crate::data::{DataConfig, DataError, DataPlane, Published, listen_hint};
 use crate::home::{Home, HomeError, random};
 use crate::http::{self, HttpState, Stage};
 use crate::identity::{Identity, IdentityError};
+use crate::service::Service;
 use crate::settings::{Settings, SettingsError};
 use gabion_cluster::{Change, Command, Map, Proposer};
 use gabion_engine::EngineConfig;
@@ -154,13 +155,18 @@ async fn live(settings: &Settings) -> Result<(), RunError> {
             _ = terminate.recv() => "SIGTERM",
         }
     };
+    let service = Service::from_env();
     let mut node = tokio::select! {
         node = Running::start(settings) => node?,
         name = asked() => {
             tracing::info!(name, "told to stop before it had started");
             return Ok(());
         }
+        never = service.tell_starting() => match never {},
     };
+    let (service, hub) = (Arc::new(service), Arc::clone(&node.hub));
+    let teller = Arc::clone(&service);
+    tokio::spawn(async move { teller.tell_running(&hub).await });
     let mut all_stop = false;
     let ended = loop {
         tokio::select! {
@@ -178,6 +184,7 @@ async fn live(settings: &Settings) -> Result<(), RunError> {
             }
         }
     };
+    service.tell_stopping();
     if ended.is_ok() && !all_stop {
         node.store.retire().await;
     }

@@ -148,6 +148,16 @@ impl Hub {
         Arc::clone(&self.state.borrow())
     }
 
+    /// What the data plane publishes from now on.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.state.clone()
+    }
+
+    /// An input that changes nothing else: who takes it is not stuck.
+    pub async fn tell_time(&self) -> Result<(), Ended> {
+        self.data.send(wall_clock()).await
+    }
+
     pub async fn send(&self, input: Input) -> Result<(), Ended> {
         self.data.send(input).await
     }
@@ -297,14 +307,14 @@ impl Drop for Attached {
 
 /// What happens so seldom that no process lives as long goes by the wall clock.
 async fn tell_time(data: DataSender) {
-    loop {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        if data.send(Input::WallClock { unix_ms }).await.is_err() {
-            return;
-        }
+    while data.send(wall_clock()).await.is_ok() {
         tokio::time::sleep(TELL_TIME_EVERY).await;
     }
+}
+
+fn wall_clock() -> Input {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Input::WallClock { unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
 }
 
 /// One queue for the log, the leadership and its confirmations: they keep their order.

@@ -9,6 +9,7 @@ use crate::process::{self, Bond};
 use crate::remote::Remote;
 use crate::verbs::{drain, show, status};
 use crate::view;
+use gabion_daemon::RunError;
 use gabion_daemon::init::{Done, InitedDisk, is_initialised};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -160,10 +161,14 @@ fn known(node: u32, dir: &Path) -> Result<ClusterDir, Failure> {
 
 /// The node of a configuration, until it is told to stop. Its log goes to stderr, with its last word.
 fn run_node(config: &Path, io: Option<&str>) -> Result<(), Failure> {
-    let cannot = |error: &dyn std::fmt::Display| Failure::failed(error.to_string(), "");
     let mut settings = process::settings(config)?;
     if let Some(io) = io {
         settings = settings.with_io(io).expect("the command line knows the same names");
     }
-    gabion_daemon::run_with(settings).map_err(|error| cannot(&error))
+    gabion_daemon::run_with(settings).map_err(|error| {
+        // Whoever keeps it running need not start it again.
+        let for_good = matches!(error, RunError::Removed { .. });
+        let exit = if for_good { Exit::Refused } else { Exit::Failed };
+        Failure::new(exit, error.to_string(), "")
+    })
 }

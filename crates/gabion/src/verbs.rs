@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod drain;
+pub mod explain;
 pub mod node;
 pub mod recover;
 pub mod scrub;

@@ -1,11 +1,12 @@
 //! What only this node knows of itself, for whichever node an operator asks.
 
+use crate::control::history::History;
 use crate::control::internal::Local;
 use crate::control::show::scrub_found;
 use crate::data::{BlockAddress, DataSender, LocatedCopy, Published};
 use gabion_api::v1::{
-    LocalCopy, LocalDisk, LocalFill, LocalLocateRequest, LocalLocateResponse, LocalLost,
-    LocalStatsResponse, LocalVolume, ScrubUnderWay,
+    Latencies, LocalCopy, LocalDisk, LocalFill, LocalLocateRequest, LocalLocateResponse, LocalLost,
+    LocalSample, LocalStatsResponse, LocalVolume, ScrubUnderWay,
 };
 use gabion_node::{DiskCondition, DiskStats};
 use gabion_types::{BlockIndex, DiskId, ScrubKind, SegmentIndex, VolumeId};
@@ -23,6 +24,7 @@ pub struct LocalStats {
     state: watch::Receiver<Arc<Published>>,
     /// Of the volumes that this node owns.
     speeds: Mutex<BTreeMap<VolumeId, Speed>>,
+    history: Arc<History>,
 }
 
 #[derive(Clone, Copy)]
@@ -34,7 +36,8 @@ struct Speed {
 
 impl LocalStats {
     pub fn start(data: DataSender, state: watch::Receiver<Arc<Published>>) -> Arc<Self> {
-        let local = Arc::new(Self { data, state, speeds: Mutex::default() });
+        let history = History::start(state.clone());
+        let local = Arc::new(Self { data, state, speeds: Mutex::default(), history });
         let weak = Arc::downgrade(&local);
         tokio::spawn(async move {
             while let Some(local) = weak.upgrade() {
@@ -72,6 +75,7 @@ impl LocalStats {
             copied_bytes: fill.copied_bytes,
             total_bytes: fill.total_bytes,
             waiting: fill.waiting,
+            source: fill.source.map(DiskId::get),
         };
         let lost = |(segment, block, count): &(u32, u32, u32)| LocalLost {
             segment: *segment,
@@ -95,6 +99,9 @@ impl LocalStats {
             fill_bytes_per_s: speeds.get(&id).map_or(0, |speed| speed.bytes_per_s),
             guests: u64::try_from(guests).unwrap_or(u64::MAX),
             scrub: stats.scrub.as_ref().map(scrub),
+            read_latencies: Some(latencies(&stats.read_latencies)),
+            write_latencies: Some(latencies(&stats.write_latencies)),
+            errors: stats.errors,
         }
     }
 }
@@ -121,6 +128,10 @@ impl Local for LocalStats {
         }
     }
 
+    fn history(&self, since_ms: u64) -> Vec<LocalSample> {
+        self.history.samples(since_ms)
+    }
+
     async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse {
         let address = BlockAddress {
             volume: VolumeId::new(block.volume),
@@ -142,6 +153,11 @@ fn copy(found: LocatedCopy) -> LocalCopy {
         version_seq: found.place.version.seq.get(),
         crc: found.place.crc.get(),
     }
+}
+
+fn latencies(found: &gabion_types::Latencies) -> Latencies {
+    let sum_ns = u64::try_from(found.sum().as_nanos()).unwrap_or(u64::MAX);
+    Latencies { counts: found.counts().to_vec(), sum_ns }
 }
 
 fn scrub(stats: &ScrubStats) -> ScrubUnderWay {

@@ -6,9 +6,9 @@ use crate::control::proof::Secret;
 use gabion_api::v1::internal_client::InternalClient;
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalLocateRequest,
-    LocalLocateResponse, LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse,
-    SnapshotChunk,
+    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalHistoryRequest,
+    LocalHistoryResponse, LocalLocateRequest, LocalLocateResponse, LocalStatsRequest,
+    LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
 };
 use gabion_types::{ClusterId, NodeId};
 use std::sync::Mutex;
@@ -74,6 +74,13 @@ impl Internal for Told {
         let mut told = self.0.lock().unwrap();
         told.push(format!("{:?}", request.metadata()));
         Ok(tonic::Response::new(LocalStatsResponse { node: 2, ..LocalStatsResponse::default() }))
+    }
+
+    async fn local_history(
+        &self,
+        _request: tonic::Request<LocalHistoryRequest>,
+    ) -> Result<tonic::Response<LocalHistoryResponse>, Status> {
+        Err(Status::internal("not asked here"))
     }
 
     async fn local_locate(

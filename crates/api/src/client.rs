@@ -242,6 +242,15 @@ impl Client {
         }
     }
 
+    pub async fn explain(&self, name: &str) -> Result<v1::ExplainVolumeResponse, ClientError> {
+        let request = v1::ExplainVolumeRequest { name: name.to_owned() };
+        let ask = |c| {
+            let request = request.clone();
+            async move { VolumesClient::new(c).explain(request).await }
+        };
+        self.call(ask).await.result
+    }
+
     pub async fn resize(&self, name: &str, size_bytes: u64) -> Result<v1::Volume, ClientError> {
         let request = v1::ResizeVolumeRequest { name: name.to_owned(), size_bytes };
         let ask = |c| {

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod error;
 pub mod io;
+pub mod view;
 
 pub use client::{Client, ClientError};
 pub use io::{IoClient, IoClientError, IoState};

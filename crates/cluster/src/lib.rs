@@ -5,6 +5,7 @@ pub mod event;
 pub mod manager;
 pub mod map;
 pub mod placement;
+pub mod safety;
 pub mod salvage;
 pub mod settings;
 

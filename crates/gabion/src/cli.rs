@@ -328,6 +328,8 @@ pub enum VolumeVerb {
     List,
     /// One volume with all its segments
     Show { name: String },
+    /// Why it is as it is, what is copied from where to where, and which single loss would hurt now
+    Explain { name: String },
     /// Wait until a volume is healthy; exit code 3 if it is not in time
     Wait {
         name: String,

@@ -18,7 +18,6 @@ pub mod size;
 pub mod span;
 pub mod up;
 pub mod verbs;
-pub mod view;
 pub mod writer;
 
 use clap::Parser;

@@ -106,6 +106,10 @@ impl Remote {
         self.wait(self.client.create(request))
     }
 
+    pub fn explain(&self, name: &str) -> Result<v1::ExplainVolumeResponse, Failure> {
+        self.wait(self.client.explain(name))
+    }
+
     pub fn resize(&self, name: &str, size_bytes: u64) -> Result<v1::Volume, Failure> {
         self.wait(self.client.resize(name, size_bytes))
     }

@@ -7,7 +7,7 @@ use crate::layout::{ClusterDir, NODES_MAX, NodeEntry, Plan};
 use crate::local::LocalCluster;
 use crate::process;
 use crate::verbs::show;
-use crate::view;
+use gabion_api::view;
 use serde_json::{Value, json};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};

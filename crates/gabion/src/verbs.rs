@@ -4,6 +4,7 @@ pub mod clients;
 pub mod cluster;
 pub mod disk;
 pub mod drain;
+pub mod explain;
 pub mod node;
 pub mod recover;
 pub mod scrub;

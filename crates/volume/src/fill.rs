@@ -49,6 +49,10 @@ impl Fill {
         self.window.from
     }
 
+    pub(crate) fn source(&self) -> Option<DiskId> {
+        self.source
+    }
+
     fn bytes_in_flight(&self) -> u64 {
         self.running.values().map(|gather| gather.range().bytes()).sum()
     }

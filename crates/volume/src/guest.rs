@@ -214,14 +214,20 @@ impl Volume {
             (None, Wants::Read) => Ok(GuestData::Read(joined(request.reads))),
             (None, Wants::Status) => Ok(GuestData::Status(request.status)),
         };
+        let took = now.since(request.arrived);
         match &result {
             Ok(GuestData::Read(data)) => {
                 self.counts.reads += 1;
                 self.counts.read_bytes += data.len() as u64;
+                self.counts.read_latencies.add(took);
             }
             Ok(GuestData::Done) if request.wants == Wants::Room => {}
-            Ok(GuestData::Done) => self.counts.writes += 1,
-            Ok(GuestData::Status(_)) | Err(_) => {}
+            Ok(GuestData::Done) => {
+                self.counts.writes += 1;
+                self.counts.write_latencies.add(took);
+            }
+            Ok(GuestData::Status(_)) => {}
+            Err(_) => self.counts.errors += 1,
         }
         self.guest_done(request.ticket, result);
     }
@@ -263,6 +269,7 @@ impl Volume {
             request.answered = true;
             request.error = Some(IoError::HeldTooLong);
             let ticket = request.ticket;
+            self.counts.errors += 1;
             self.guest_done(ticket, Err(IoError::HeldTooLong));
             let dropped: Vec<_> = self
                 .ops

@@ -1,8 +1,8 @@
 //! What goes into a volume's owner and what comes out.
 
 use gabion_types::{
-    DiskId, Duration, Flaws, GuestOp, GuestResult, Instant, NodeId, Outcome, OwnerChange, ScrubAsk,
-    ScrubFound, VolumeView,
+    DiskId, Duration, Flaws, GuestOp, GuestResult, Instant, Latencies, NodeId, Outcome,
+    OwnerChange, ScrubAsk, ScrubFound, VolumeView,
 };
 use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaRequest, RequestId};
 
@@ -202,6 +202,11 @@ pub struct VolumeStats {
     pub read_bytes: u64,
     pub writes: u64,
     pub write_bytes: u64,
+    /// From the arrival at this owner to the answer.
+    pub read_latencies: Latencies,
+    pub write_latencies: Latencies,
+    /// Answered with an error.
+    pub errors: u64,
     /// One for each joiner that is being filled or waits for it.
     pub fills: Vec<FillStats>,
     /// Segments without a usable copy.
@@ -229,6 +234,8 @@ pub struct ScrubStats {
 pub struct FillStats {
     pub segment: u32,
     pub disk: DiskId,
+    /// Whose copy it is compared with just now.
+    pub source: Option<DiskId>,
     pub copied_bytes: u64,
     pub total_bytes: u64,
     pub waiting: bool,

@@ -320,6 +320,7 @@ impl Volume {
         FillStats {
             segment: segment.get(),
             disk,
+            source: fill.and_then(|fill| fill.source()),
             copied_bytes: fill.map_or(0, |fill| u64::from(fill.position().get()) * BLOCK_BYTES),
             total_bytes: self.limits.segment.bytes(),
             waiting: fill.is_none(),

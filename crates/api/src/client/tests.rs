@@ -136,6 +136,13 @@ impl Volumes for Fake {
         Err(Status::unimplemented(""))
     }
 
+    async fn explain(
+        &self,
+        _request: Request<v1::ExplainVolumeRequest>,
+    ) -> Result<Response<v1::ExplainVolumeResponse>, Status> {
+        Err(error(ErrorCode::NoVolume))
+    }
+
     async fn resize(
         &self,
         _request: Request<v1::ResizeVolumeRequest>,

@@ -47,6 +47,10 @@ impl Local for NoLocal {
         LocalStatsResponse::default()
     }
 
+    fn history(&self, _since_ms: u64) -> Vec<gabion_api::v1::LocalSample> {
+        Vec::new()
+    }
+
     async fn locate(&self, _block: LocalLocateRequest) -> LocalLocateResponse {
         LocalLocateResponse::default()
     }

@@ -8,8 +8,8 @@ use crate::control::observer::Observer;
 use crate::control::peers::{FORWARDED_KEY, PeerClient, Peers};
 use crate::control::show::Told;
 use gabion_api::v1::{
-    ConfirmMapRequest, ErrorCode, ErrorDetail, LocalEvictRequest, LocalLocateRequest,
-    LocalLocateResponse, LocalStatsRequest,
+    ConfirmMapRequest, ErrorCode, ErrorDetail, LocalEvictRequest, LocalHistoryRequest,
+    LocalLocateRequest, LocalLocateResponse, LocalSample, LocalStatsRequest,
 };
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, Map};
 use gabion_types::NodeId;
@@ -162,6 +162,30 @@ impl Context {
             told.nodes.extend(answer.ok().flatten());
         }
         told
+    }
+
+    /// Those of the configuration and of the map.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.peers.others().into_iter().chain([self.me]).collect()
+    }
+
+    /// What the nodes' volumes did since then; those that don't answer are left out.
+    pub async fn histories(&self, since_ms: u64) -> Vec<Vec<LocalSample>> {
+        let mut asked = JoinSet::new();
+        let nodes = self.map.read_map(|map| map.nodes().keys().copied().collect::<Vec<_>>());
+        for node in nodes.into_iter().filter(|node| *node != self.me) {
+            let peers = Arc::clone(&self.peers);
+            asked.spawn(async move {
+                let request = LocalHistoryRequest { since_ms };
+                let ask = async |mut client: PeerClient| client.local_history(request).await;
+                peers.ask(node, TOLD_WAIT, ask).await
+            });
+        }
+        let mut found = vec![self.local.history(since_ms)];
+        while let Some(answer) = asked.join_next().await {
+            found.extend(answer.ok().flatten().map(|answer| answer.samples));
+        }
+        found
     }
 
     /// Where a node's copies of a block lie. Errors: `None` when it could not be asked.

@@ -3,6 +3,7 @@
 use crate::control::ask::{Context, Place, passed_on};
 use crate::control::drain;
 use crate::control::events::{Noted, Origin};
+use crate::control::safety;
 use crate::control::show::{self, Told};
 use crate::control::volumes::all_volumes;
 use gabion_api::v1::cluster_client::ClusterClient;
@@ -14,6 +15,7 @@ use gabion_api::v1::{
     RemoveNodeRequest, RemoveNodeResponse, SetSettingRequest, SetSettingResponse, Setting,
     StatusRequest, StatusResponse, Volume,
 };
+use gabion_cluster::safety::Safety;
 use gabion_cluster::{AdminRequest, Map, settings::SETTINGS};
 use gabion_types::NodeId;
 use std::collections::BTreeMap;
@@ -51,6 +53,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<StatusResponse>, Status> {
         let told = self.context.told_by_all().await;
         let view = self.context.leader();
+        let voters = self.context.voters();
         let mut status = self.context.map.read_map(|map| StatusResponse {
             cluster_id: map.cluster().unwrap_or(self.context.peers.cluster).to_string(),
             leader: view.leader.map(NodeId::get),
@@ -60,6 +63,7 @@ impl Cluster for ClusterService {
             nodes: self.nodes_of(map, &told),
             volumes: all_volumes(map, &told),
             capacity: Some(capacity(map, &told)),
+            safety: Some(safety::shown(map, &Safety::of(map, &voters))),
             ..StatusResponse::default()
         });
         status.problems = problems(&status, told.unconfirmed);
@@ -99,6 +103,8 @@ impl Cluster for ClusterService {
                 name: setting.name.to_owned(),
                 value: set.get(setting.name).cloned().unwrap_or_else(|| default_value.clone()),
                 default_value,
+                least: setting.text(setting.least),
+                most: setting.text(setting.most),
                 help: setting.meaning.to_owned(),
             }
         });

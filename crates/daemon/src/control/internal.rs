@@ -6,8 +6,9 @@ use crate::control::peers::{INTERNAL_MESSAGE_BYTES_MAX, Peers};
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
     ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalEvictRequest, LocalEvictResponse,
-    LocalLocateRequest, LocalLocateResponse, LocalStatsRequest, LocalStatsResponse, ProposeRequest,
-    ProposeResponse, SnapshotChunk,
+    LocalHistoryRequest, LocalHistoryResponse, LocalLocateRequest, LocalLocateResponse,
+    LocalSample, LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse,
+    SnapshotChunk,
 };
 use gabion_cluster::Command;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 #[tonic::async_trait]
 pub trait Local: Send + Sync + 'static {
     fn stats(&self) -> LocalStatsResponse;
+
+    /// What its volumes did since then. Units: ms since 1970.
+    fn history(&self, since_ms: u64) -> Vec<LocalSample>;
 
     /// Where its copies of a block lie now.
     async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse;
@@ -105,6 +109,14 @@ impl Internal for InternalService {
         _request: Request<LocalStatsRequest>,
     ) -> Result<Response<LocalStatsResponse>, Status> {
         Ok(Response::new(self.local.stats()))
+    }
+
+    async fn local_history(
+        &self,
+        request: Request<LocalHistoryRequest>,
+    ) -> Result<Response<LocalHistoryResponse>, Status> {
+        let samples = self.local.history(request.into_inner().since_ms);
+        Ok(Response::new(LocalHistoryResponse { samples }))
     }
 
     async fn local_locate(

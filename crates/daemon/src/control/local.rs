@@ -1,13 +1,14 @@
 //! What only this node knows of itself, for whichever node an operator asks.
 
+use crate::control::history::History;
 use crate::control::hub::Hub;
 use crate::control::internal::Local;
 use crate::control::show::scrub_found;
 use crate::data::{BlockAddress, DataSender, LocatedCopy, Published};
 use gabion_api::v1::{
-    LocalClient, LocalCopy, LocalDisk, LocalEvictRequest, LocalEvictResponse, LocalFill,
-    LocalLocateRequest, LocalLocateResponse, LocalLost, LocalStatsResponse, LocalVolume,
-    ScrubUnderWay,
+    Latencies, LocalClient, LocalCopy, LocalDisk, LocalEvictRequest, LocalEvictResponse, LocalFill,
+    LocalLocateRequest, LocalLocateResponse, LocalLost, LocalSample, LocalStatsResponse,
+    LocalVolume, ScrubUnderWay,
 };
 use gabion_engine::Caller;
 use gabion_node::{ClientStats, DiskCondition, DiskStats, GuestId, Input};
@@ -27,6 +28,7 @@ pub struct LocalStats {
     state: watch::Receiver<Arc<Published>>,
     /// Of the volumes that this node owns.
     speeds: Mutex<BTreeMap<VolumeId, Speed>>,
+    history: Arc<History>,
 }
 
 #[derive(Clone, Copy)]
@@ -42,7 +44,8 @@ impl LocalStats {
         data: DataSender,
         state: watch::Receiver<Arc<Published>>,
     ) -> Arc<Self> {
-        let local = Arc::new(Self { data, hub, state, speeds: Mutex::default() });
+        let history = History::start(state.clone());
+        let local = Arc::new(Self { data, hub, state, speeds: Mutex::default(), history });
         let weak = Arc::downgrade(&local);
         tokio::spawn(async move {
             while let Some(local) = weak.upgrade() {
@@ -101,6 +104,7 @@ impl LocalStats {
             copied_bytes: fill.copied_bytes,
             total_bytes: fill.total_bytes,
             waiting: fill.waiting,
+            source: fill.source.map(DiskId::get),
         };
         let lost = |(segment, block, count): &(u32, u32, u32)| LocalLost {
             segment: *segment,
@@ -124,6 +128,9 @@ impl LocalStats {
             fill_bytes_per_s: speeds.get(&id).map_or(0, |speed| speed.bytes_per_s),
             guests: u64::try_from(guests).unwrap_or(u64::MAX),
             scrub: stats.scrub.as_ref().map(scrub),
+            read_latencies: Some(latencies(&stats.read_latencies)),
+            write_latencies: Some(latencies(&stats.write_latencies)),
+            errors: stats.errors,
         }
     }
 }
@@ -149,6 +156,10 @@ impl Local for LocalStats {
                 .collect(),
             clients: stats.clients.iter().map(|client| self.client(&published, client)).collect(),
         }
+    }
+
+    fn history(&self, since_ms: u64) -> Vec<LocalSample> {
+        self.history.samples(since_ms)
     }
 
     async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse {
@@ -183,6 +194,11 @@ fn copy(found: LocatedCopy) -> LocalCopy {
         version_seq: found.place.version.seq.get(),
         crc: found.place.crc.get(),
     }
+}
+
+fn latencies(found: &gabion_types::Latencies) -> Latencies {
+    let sum_ns = u64::try_from(found.sum().as_nanos()).unwrap_or(u64::MAX);
+    Latencies { counts: found.counts().to_vec(), sum_ns }
 }
 
 fn scrub(stats: &ScrubStats) -> ScrubUnderWay {

@@ -2,16 +2,16 @@
 
 use crate::control::ask::{Context, Place, passed_on};
 use crate::control::errors::no_volume;
-use crate::control::{clients, show};
+use crate::control::{clients, explain, show};
 use gabion_api::v1::volumes_client::VolumesClient;
 use gabion_api::v1::volumes_server::Volumes;
 use gabion_api::v1::{
     Attach, BlockCopy, ClientsRequest, ClientsResponse, CreateVolumeRequest, CreateVolumeResponse,
     DeleteVolumeRequest, DeleteVolumeResponse, ErrorCode, ErrorDetail, EvictRequest, EvictResponse,
-    GetVolumeRequest, GetVolumeResponse, ListVolumesRequest, ListVolumesResponse,
-    LocalLocateRequest, LocateRequest, LocateResponse, MoveVolumeRequest, MoveVolumeResponse,
-    ReplicaState, ResizeVolumeRequest, ResizeVolumeResponse, ScrubVolumeRequest,
-    ScrubVolumeResponse, Volume,
+    ExplainVolumeRequest, ExplainVolumeResponse, GetVolumeRequest, GetVolumeResponse,
+    ListVolumesRequest, ListVolumesResponse, LocalLocateRequest, LocateRequest, LocateResponse,
+    MoveVolumeRequest, MoveVolumeResponse, ReplicaState, ResizeVolumeRequest, ResizeVolumeResponse,
+    ScrubVolumeRequest, ScrubVolumeResponse, Volume,
 };
 use gabion_cluster::{AdminRequest, Map, VolumeEntry, VolumeSpec, VolumeState};
 use gabion_types::{BLOCK_BYTES, DiskId, HoldPolicy, NodeId, ScrubKind};
@@ -97,6 +97,14 @@ impl Volumes for VolumesService {
     ) -> Result<Response<GetVolumeResponse>, Status> {
         let volume = Some(self.volume(&request.into_inner().name).await?);
         Ok(Response::new(GetVolumeResponse { volume }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainVolumeRequest>,
+    ) -> Result<Response<ExplainVolumeResponse>, Status> {
+        let name = request.into_inner().name;
+        Ok(Response::new(explain::explain(&self.context, &name).await?))
     }
 
     async fn resize(

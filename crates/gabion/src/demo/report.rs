@@ -3,7 +3,7 @@
 use crate::size::ByteSize;
 use crate::span;
 use crate::verbs::show;
-use crate::view;
+use gabion_api::view;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use crate::failure::Failure;
 use crate::remote::Remote;
 use crate::verbs::show;
-use crate::view;
 use gabion_api::v1;
+use gabion_api::view;
 use serde_json::{Value, json};
 
 pub fn list(remote: &Remote, name: &str, as_json: bool) -> Result<(), Failure> {

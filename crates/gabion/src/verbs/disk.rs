@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::offline_disk::{OfflineDisk, refused};
 use crate::size::ByteSize;
 use crate::verbs::show;
-use crate::view::table;
+use gabion_api::view::table;
 use gabion_store::inspect::{self, BadBlock, Check, FrameStanding, Shown, ShownEntry};
 use gabion_store::{Damage, Part, StoreEvent};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use crate::local;
 use crate::process::{self, Bond};
 use crate::remote::Remote;
 use crate::verbs::{drain, show, status};
-use crate::view;
+use gabion_api::view;
 use gabion_daemon::RunError;
 use gabion_daemon::init::{Done, InitedDisk, is_initialised};
 use rustix::process::Signal;

@@ -4,8 +4,8 @@ use crate::bar::Bar;
 use crate::failure::Failure;
 use crate::remote::Remote;
 use crate::verbs::show;
-use crate::view;
 use gabion_api::v1;
+use gabion_api::view;
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 

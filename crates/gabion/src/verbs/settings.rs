@@ -4,7 +4,7 @@ use crate::cli::SettingsVerb;
 use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
 use crate::verbs::show;
-use crate::view;
+use gabion_api::view;
 use serde_json::{Value, json};
 
 pub fn run(remote: &Remote, verb: &SettingsVerb, as_json: bool) -> Result<(), Failure> {

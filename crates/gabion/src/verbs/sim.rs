@@ -4,8 +4,9 @@
 use crate::bar::Progress;
 use crate::failure::{Exit, Failure};
 use crate::sim_args::{Seeds, SimRunArgs, SimVerb};
+use crate::span;
 use crate::verbs::show;
-use crate::{span, view};
+use gabion_api::view;
 use gabion_sim::cluster::{self, Part, Scenario, Swarm};
 use gabion_sim::many::{Batch, Sums, World};
 use gabion_sim::oracle::Broken;

@@ -5,8 +5,8 @@ use crate::remote::Remote;
 use crate::size::ByteSize;
 use crate::span;
 use crate::verbs::show;
-use crate::view;
 use gabion_api::v1;
+use gabion_api::view;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -45,12 +45,16 @@ fn text(status: &v1::StatusResponse) -> String {
     } else {
         volumes(&status.volumes)
     });
+    if let Some(safety) = &status.safety {
+        parts.push(String::new());
+        parts.extend(safety_lines(safety));
+    }
     if let Some(capacity) = &status.capacity {
         let fits = if capacity.survives_largest_node { "would" } else { "would NOT" };
         let percent = u128::from(capacity.promised_bytes) * 100;
         let percent = percent / u128::from(capacity.total_bytes.max(1));
         parts.push(format!(
-            "\n{} of {} used, {} left for new data; {} promised to volumes ({percent} %); all data {fits} still fit, with all copies, after the loss of the largest node",
+            "{} of {} used, {} left for new data; {} promised to volumes ({percent} %); all data {fits} still fit, with all copies, after the loss of the largest node",
             ByteSize(capacity.used_bytes),
             ByteSize(capacity.total_bytes),
             ByteSize(capacity.free_bytes),
@@ -58,6 +62,19 @@ fn text(status: &v1::StatusResponse) -> String {
         ));
     }
     parts.join("\n")
+}
+
+/// Yes or no, and why not.
+pub fn safety_lines(safety: &v1::Safety) -> Vec<String> {
+    let (node, disk) = (safety.survives_any_node, safety.survives_any_disk);
+    let yes = |survives: bool| if survives { "yes" } else { "NO" };
+    let mut lines = vec![format!(
+        "survives the loss of any one node: {}; of any one disk: {}",
+        yes(node),
+        yes(disk)
+    )];
+    lines.extend(safety.why.iter().map(|why| format!("  - {why}")));
+    lines
 }
 
 fn headline(status: &v1::StatusResponse) -> String {

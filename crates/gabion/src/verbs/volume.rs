@@ -6,9 +6,9 @@ use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
 use crate::size::ByteSize;
 use crate::span::{self, Span};
-use crate::verbs::{clients, scrub, show, status};
-use crate::view;
+use crate::verbs::{clients, explain, scrub, show, status};
 use gabion_api::v1;
+use gabion_api::view;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,7 @@ pub fn run(remote: &Remote, verb: &VolumeVerb, as_json: bool) -> Result<(), Fail
             show(as_json, &view::volume(&volume), || text(&volume));
             Ok(())
         }
+        VolumeVerb::Explain { name } => explain::run(remote, name, as_json),
         VolumeVerb::Wait { name, healthy: _, timeout } => wait(remote, name, *timeout, as_json),
         VolumeVerb::Locate { name, offset } => {
             let found = remote.locate(name, offset.0)?;

@@ -7,8 +7,8 @@ use gabion_api::v1::internal_client::InternalClient;
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
     ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalEvictRequest, LocalEvictResponse,
-    LocalLocateRequest, LocalLocateResponse, LocalStatsRequest, LocalStatsResponse, ProposeRequest,
-    ProposeResponse, SnapshotChunk,
+    LocalHistoryRequest, LocalHistoryResponse, LocalLocateRequest, LocalLocateResponse,
+    LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse, SnapshotChunk,
 };
 use gabion_types::{ClusterId, NodeId};
 use std::sync::Mutex;
@@ -80,6 +80,13 @@ impl Internal for Told {
         &self,
         _request: tonic::Request<LocalEvictRequest>,
     ) -> Result<tonic::Response<LocalEvictResponse>, Status> {
+        Err(Status::internal("not asked here"))
+    }
+
+    async fn local_history(
+        &self,
+        _request: tonic::Request<LocalHistoryRequest>,
+    ) -> Result<tonic::Response<LocalHistoryResponse>, Status> {
         Err(Status::internal("not asked here"))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Shape of JSON: names in snake_case, bytes and milliseconds as integers, ids as strings.
 
-use gabion_api::v1;
+use crate::v1;
 use serde_json::{Map, Value, json};
 
 pub fn status(status: &v1::StatusResponse) -> Value {
@@ -24,6 +24,59 @@ pub fn status(status: &v1::StatusResponse) -> Value {
             "free_bytes": capacity.free_bytes,
             "promised_bytes": capacity.promised_bytes,
         })),
+        "safety": status.safety.as_ref().map(safety),
+    })
+}
+
+/// What the loss of one node or disk would cost now.
+pub fn safety(safety: &v1::Safety) -> Value {
+    json!({
+        "survives_any_node": safety.survives_any_node,
+        "survives_any_disk": safety.survives_any_disk,
+        "why": safety.why,
+        "losses": safety.losses.iter().map(loss).collect::<Vec<_>>(),
+    })
+}
+
+fn loss(loss: &v1::Loss) -> Value {
+    let (kind, id) = match loss.what {
+        Some(v1::loss::What::Node(node)) => ("node", node.to_string()),
+        Some(v1::loss::What::Disk(disk)) => ("disk", disk.to_string()),
+        None => ("unknown", String::new()),
+    };
+    let volume = |cost: &v1::VolumeLoss| {
+        json!({
+            "volume": cost.volume.to_string(),
+            "name": cost.name,
+            "held_segments": cost.held_segments,
+            "lost_segments": cost.lost_segments,
+        })
+    };
+    json!({
+        "of": kind,
+        "id": id,
+        "name": loss.name,
+        "stops_cluster": loss.stops_cluster,
+        "volumes": loss.volumes.iter().map(volume).collect::<Vec<_>>(),
+    })
+}
+
+pub fn explained(found: &v1::ExplainVolumeResponse) -> Value {
+    let id = |id: Option<u32>| id.map(|id| id.to_string());
+    let copying = |copying: &v1::Copying| {
+        json!({
+            "segment": copying.segment,
+            "from": { "node": id(copying.from_node), "disk": id(copying.from_disk) },
+            "to": { "node": copying.to_node.to_string(), "disk": copying.to_disk.to_string() },
+            "copied_bytes": copying.copied_bytes,
+            "total_bytes": copying.total_bytes,
+            "waiting": copying.waiting,
+        })
+    };
+    json!({
+        "volume": found.volume.as_ref().map(volume),
+        "safety": found.safety.as_ref().map(safety),
+        "copying": found.copying.iter().map(copying).collect::<Vec<_>>(),
     })
 }
 
@@ -249,6 +302,8 @@ pub fn setting(setting: &v1::Setting) -> Value {
         "name": setting.name,
         "value": setting.value,
         "default": setting.default_value,
+        "least": setting.least,
+        "most": setting.most,
         "help": setting.help,
     })
 }

@@ -1,5 +1,6 @@
 //! Clusters of real processes for the tests in `tests/`.
 
+pub mod browser;
 pub mod command;
 pub mod faulty;
 pub mod fixture;

@@ -1,8 +1,14 @@
-//! The HTTP port: `/healthz`, `/readyz` and `/metrics`.
+//! The HTTP port: `/healthz`, `/readyz`, `/metrics`, and the console.
 
+pub mod access;
+mod api;
+mod assets;
+pub mod console;
+mod live;
 mod metrics;
 
 use crate::data::Published;
+use crate::http::console::Console;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -24,6 +30,7 @@ pub enum Stage {
 #[derive(Clone)]
 pub struct HttpState {
     pub stage: watch::Receiver<Stage>,
+    pub console: Arc<Console>,
 }
 
 impl HttpState {
@@ -38,11 +45,13 @@ pub async fn serve(listener: TcpListener, state: HttpState) -> std::io::Result<(
 }
 
 fn router(state: HttpState) -> Router {
-    Router::new()
+    let console = console::routes(Arc::clone(&state.console));
+    let own = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(state)
+        .with_state(state);
+    own.merge(console)
 }
 
 /// Alive: this process answers, and its data plane has not ended.

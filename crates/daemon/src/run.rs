@@ -12,6 +12,7 @@ use crate::control::peers::Peers;
 use crate::control::server;
 use crate::data::{DataConfig, DataError, DataPlane, Published, listen_hint};
 use crate::home::{Home, HomeError, random};
+use crate::http::console::Console;
 use crate::http::{self, HttpState, Stage};
 use crate::identity::{Identity, IdentityError};
 use crate::service::Service;
@@ -255,7 +256,11 @@ impl Running {
         let (stage, http_stage) = watch::channel(Stage::Starting("it asks the others who it is"));
         let api = bind("the API", settings.listen.api).await?;
         let http = bind("HTTP", settings.listen.http).await?;
-        servers.spawn(serve_http(http, http_stage));
+        let console = Console::new(settings.http.clone(), settings.info.http.clone());
+        servers.spawn(serve_http(
+            http,
+            HttpState { stage: http_stage, console: Arc::clone(&console) },
+        ));
         let me = settings.info.id;
         let voters = settings.voters.iter().map(|voter| (voter.id, voter.api.clone()));
         let peers = Arc::new(Peers::new(me, settings.cluster, settings.secret, voters));
@@ -305,6 +310,7 @@ impl Running {
             node = me.get(), %incarnation, api = %settings.listen.api, peer = %bound.peer,
             http = %settings.listen.http, "running"
         );
+        console.serve(&context);
         let answerer = Answerer::new(Arc::clone(&store));
         servers.spawn(serve_api(api, context, answerer, state.clone()));
         stage.send_replace(Stage::Running(state));
@@ -353,8 +359,8 @@ async fn bind(whom: &'static str, at: SocketAddr) -> Result<TcpListener, RunErro
 }
 
 /// From the start: a node that recovers its disks for minutes is alive, and says that it is not ready.
-async fn serve_http(listener: TcpListener, stage: watch::Receiver<Stage>) -> RunError {
-    let error = match http::serve(listener, HttpState { stage }).await {
+async fn serve_http(listener: TcpListener, state: HttpState) -> RunError {
+    let error = match http::serve(listener, state).await {
         Ok(()) => "it closed its listener".into(),
         Err(error) => error.into(),
     };

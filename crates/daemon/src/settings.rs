@@ -1,5 +1,6 @@
 //! `config.toml` of one node: parsed once, into types; unknown keys are refused.
 
+use crate::http::access::{TOKEN_CHARS_MIN, Tokens};
 use gabion_cluster::NodeInfo;
 use gabion_engine::IoMode;
 use gabion_types::{ClusterId, Limits, NodeId, SegmentSize};
@@ -27,6 +28,8 @@ pub struct Settings {
     pub secret: [u8; 32],
     pub io: IoMode,
     pub listen: Listen,
+    /// Who may use the console.
+    pub http: Tokens,
     pub disks: Vec<Disk>,
     /// The first voters of a new cluster; the same on each node.
     pub voters: Vec<NodeInfo>,
@@ -90,6 +93,16 @@ struct File {
     #[serde(default)]
     disks: Vec<FileDisk>,
     limits: Option<FileLimits>,
+    #[serde(default)]
+    http: FileHttp,
+}
+
+/// Without a token whoever reaches the port may change everything.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileHttp {
+    token: Option<String>,
+    read_token: Option<String>,
 }
 
 /// What all nodes of a cluster have in common.
@@ -206,8 +219,9 @@ impl Settings {
         });
         let name = file.name.unwrap_or_else(|| info.name.clone());
         let info = NodeInfo { name, zone: file.zone, ..info };
+        let http = tokens(file.http).map_err(|wrong| wrong_in(path, wrong))?;
         let (cluster, dir) = (ClusterId::new(cluster), file.dir);
-        Ok(Self { cluster, info, dir, secret, io, listen, disks, voters, limits })
+        Ok(Self { cluster, info, dir, secret, io, listen, http, disks, voters, limits })
     }
 }
 
@@ -277,6 +291,19 @@ fn listen(found: &FileListen) -> Result<Listen, Wrong> {
         nbd_unix: found.nbd_unix.clone(),
         http: address("listen.http", &found.http)?,
     })
+}
+
+fn tokens(FileHttp { token, read_token }: FileHttp) -> Result<Tokens, Wrong> {
+    for (key, given) in [("http.token", &token), ("http.read_token", &read_token)] {
+        if given.as_ref().is_some_and(|given| given.len() < TOKEN_CHARS_MIN) {
+            return Err((key, "…".into(), "at least 16 characters, drawn at random"));
+        }
+    }
+    if read_token.is_some() && (token.is_none() || token == read_token) {
+        let wants = "given beside another `http.token`, which may do everything";
+        return Err(("http.read_token", "…".into(), wants));
+    }
+    Ok(Tokens { token, read_token })
 }
 
 type Wrong = (&'static str, String, &'static str);
@@ -373,6 +400,19 @@ mod tests {
         assert_eq!(settings.secret[31], 1);
         assert_eq!(settings.disks.len(), 1);
         assert_eq!(settings.limits, Limits::DEFAULT);
+    }
+
+    #[test]
+    fn tokens_are_long_and_two() {
+        let of = |tokens: &str| parse(&GOOD.replace("[listen]", &format!("{tokens}\n[listen]")));
+        let long = "0123456789abcdef";
+        let both = format!("[http]\ntoken = \"{long}\"\nread_token = \"{long}0\"");
+        assert_eq!(of(&both).unwrap().http.token.as_deref(), Some(long));
+        assert_eq!(parse(GOOD).unwrap().http, Tokens::default());
+        let short = of("[http]\ntoken = \"short\"").unwrap_err();
+        assert!(short.contains("at least 16") && !short.contains("short"), "{short}");
+        let alone = of(&format!("[http]\nread_token = \"{long}\"")).unwrap_err();
+        assert!(alone.contains("beside another"), "{alone}");
     }
 
     #[test]

@@ -212,12 +212,30 @@ pub fn http(
     lines.push(format!("Content-Length: {}", body.len()));
     let request = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
     socket.write_all(request.as_bytes()).unwrap_or_else(|e| panic!("{address}: {e}"));
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).unwrap_or_else(|e| panic!("{address}{path}: {e}"));
+    let (mut answer, mut some) = (Vec::new(), [0; 16 << 10]);
+    // The driver does not hang up after an answer.
+    while !is_whole(&answer) {
+        match socket.read(&mut some).unwrap_or_else(|e| panic!("{address}{path}: {e}")) {
+            0 => break,
+            length => answer.extend_from_slice(&some[..length]),
+        }
+    }
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     (status.unwrap_or_default(), body.to_owned())
+}
+
+/// As long as it says that it is.
+fn is_whole(answer: &[u8]) -> bool {
+    let answer = String::from_utf8_lossy(answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let length: usize = value.trim().parse().ok()?;
+        name.eq_ignore_ascii_case("content-length").then_some(length)
+    });
+    length.is_some_and(|length| body.len() >= length)
 }
 
 /// Source: RFC 4648, section 4.

@@ -174,7 +174,7 @@ fn a_person_makes_a_volume_sees_a_rebuild_end_and_deletes_it_by_keyboard() {
     cluster.start_node(3);
     browser.wait("all is well", REBUILT, &health("healthy"));
     browser.open(&format!("{url}#events"));
-    let told = "[...document.querySelectorAll('main tbody tr')].some((row) => row.cells[4].textContent.includes('node3'))";
+    let told = "[...document.querySelectorAll('main tbody tr')].some((row) => row.cells[4].textContent.includes('node 3 started'))";
     browser.wait("it is an event", SHOWN, told);
     photograph(&browser, &url, "healthy");
     let left = writer.stop();

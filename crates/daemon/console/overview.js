@@ -5,11 +5,14 @@ import { bytes, count, micros, rebuilds, span } from "./format.js";
 
 const CHART_HEIGHT = 170;
 
+/** Steps of an axis that bytes have round numbers at. */
+const doublings = (most) => Array.from({ length: most }, (_, power) => 2 ** power);
+
 const CHARTS = [
   { title: "Requests per second", show: count, least: 10, series: [
     { name: "reads", color: "read", of: (s, seconds) => s.reads / seconds },
     { name: "writes", color: "write", of: (s, seconds) => s.writes / seconds }] },
-  { title: "Throughput per second", show: bytes, least: 4096, series: [
+  { title: "Throughput per second", show: bytes, least: 4096, incrs: doublings(50), series: [
     { name: "read", color: "read", of: (s, seconds) => s.read_bytes / seconds },
     { name: "written", color: "write", of: (s, seconds) => s.write_bytes / seconds },
     { name: "copied", color: "fill", of: (s, seconds) => s.filled_bytes / seconds }] },
@@ -103,7 +106,7 @@ function rebuildLine(first) {
 
 const minute = (seconds) => new Date(seconds * 1000).toTimeString().slice(0, 5);
 
-function chart({ title, show, least, series }) {
+function chart({ title, show, least, incrs, series }) {
   const place = el("div", { class: "chart", role: "img" });
   const values = series.map(() => el("span", { class: "number" }));
   const legend = el("p", { class: "legend" }, ...series.map((one, index) =>
@@ -116,9 +119,9 @@ function chart({ title, show, least, series }) {
     const color = (name) => style.getPropertyValue(`--${name}`).trim();
     const axis = { stroke: color("quiet"), grid: { stroke: color("line"), width: 1 }, ticks: { show: false } };
     plot = new uPlot({
-      width: place.clientWidth || 300, height: CHART_HEIGHT, legend: { show: false }, cursor: { show: false }, padding: [12, 12, 0, 0],
+      width: place.clientWidth || 300, height: CHART_HEIGHT, legend: { show: false }, cursor: { show: false }, padding: [12, 24, 0, 0],
       scales: { y: { range: (_, __, most) => [0, Math.max(most ?? 0, least) * 1.1] } },
-      axes: [{ ...axis, space: 70, size: 32, values: (_, ticks) => ticks.map(minute) }, { ...axis, size: 74, values: (_, ticks) => ticks.map((tick) => show(tick)) }],
+      axes: [{ ...axis, space: 70, size: 32, values: (_, ticks) => ticks.map(minute) }, { ...axis, size: 74, incrs, values: (_, ticks) => ticks.map((tick) => show(tick)) }],
       series: [{}, ...series.map((one) => ({ stroke: color(one.color), width: 2, points: { show: false }, spanGaps: false }))],
     }, data, place);
   }

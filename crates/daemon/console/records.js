@@ -51,7 +51,7 @@ export function settings(main, known) {
 }
 
 function settingRow(known, done) {
-  const { node, cells } = row([["Setting"], ["Value", "number"], ["Default", "number"], ["Range", "number"], ["Meaning", "long"], ["", "buttons"]]);
+  const { node, cells } = row([["Setting", "number"], ["Value", "number"], ["Default", "number"], ["Range", "number"], ["Meaning", "long"], ["", "buttons"]]);
   let told = null;
   if (known.role !== "reader") cells[5].append(el("button", { click: () => set(told, done) }, "Change"));
   return { node, update: (setting) => {

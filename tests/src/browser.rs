@@ -2,11 +2,10 @@
 
 use crate::command::Started;
 use crate::fixture::{temp_dir, wait};
+use crate::http;
 use gabion::process;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -187,55 +186,10 @@ impl Drop for Browser {
 fn call(port: u16, method: &str, path: &str, body: Option<&Value>) -> Value {
     let body = body.map_or(String::new(), Value::to_string);
     let kind = [("Content-Type", "application/json")];
-    let (status, answer) = http(&format!("127.0.0.1:{port}"), method, path, &kind, &body);
+    let (status, answer) = http::ask(&format!("127.0.0.1:{port}"), method, path, &kind, &body);
     let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
     assert_eq!(status, 200, "{method} {path} {body}: {answer}");
     answer["value"].clone()
-}
-
-/// One request over a connection of its own: status and body.
-#[track_caller]
-pub fn http(
-    address: &str,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> (u16, String) {
-    let mut socket = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
-    socket.set_read_timeout(Some(MOST)).expect("a time that is not zero");
-    let mut lines = vec![format!("{method} {path} HTTP/1.1"), "Connection: close".to_owned()];
-    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-        lines.push(format!("Host: {address}"));
-    }
-    lines.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
-    lines.push(format!("Content-Length: {}", body.len()));
-    let request = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
-    socket.write_all(request.as_bytes()).unwrap_or_else(|e| panic!("{address}: {e}"));
-    let (mut answer, mut some) = (Vec::new(), [0; 16 << 10]);
-    // The driver does not hang up after an answer.
-    while !is_whole(&answer) {
-        match socket.read(&mut some).unwrap_or_else(|e| panic!("{address}{path}: {e}")) {
-            0 => break,
-            length => answer.extend_from_slice(&some[..length]),
-        }
-    }
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.unwrap_or_default(), body.to_owned())
-}
-
-/// As long as it says that it is.
-fn is_whole(answer: &[u8]) -> bool {
-    let answer = String::from_utf8_lossy(answer);
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let length: usize = value.trim().parse().ok()?;
-        name.eq_ignore_ascii_case("content-length").then_some(length)
-    });
-    length.is_some_and(|length| body.len() >= length)
 }
 
 /// Source: RFC 4648, section 4.

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod command;
 pub mod faulty;
 pub mod fixture;
+pub mod http;
 pub mod machines;
 pub mod net;
 pub mod ports;

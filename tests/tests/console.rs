@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use gabion::writer::{Writer, WriterPlan};
-use gabion_tests::browser::{Browser, ENTER, ESCAPE, Looks, TAB, http};
+use gabion_tests::browser::{Browser, ENTER, ESCAPE, Looks, TAB};
 use gabion_tests::fixture::wait;
+use gabion_tests::http;
 use gabion_tests::{Cluster, Shape, needs};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -210,8 +211,9 @@ fn only_who_may_changes_something() {
     let locked = address(&cluster);
     let open = cluster.local.dir.entry(2).unwrap().http.clone();
     let body = r#"{"name":"x","size_bytes":4194304}"#;
-    let make =
-        |at: &str, headers: &[(&str, &str)]| http(at, "POST", "/api/v1/volumes", headers, body).0;
+    let make = |at: &str, headers: &[(&str, &str)]| {
+        http::ask(at, "POST", "/api/v1/volumes", headers, body).0
+    };
     let change = ("gabion-change", "1");
     let bearer = |token: &str| format!("Bearer {token}");
     let (full, read) = (bearer(TOKEN), bearer(READ_TOKEN));
@@ -222,11 +224,15 @@ fn only_who_may_changes_something() {
     assert_eq!(make(&open, &[change, ("host", "evil.example")]), 403, "a name that leads here");
     for path in ["status", "volumes", "events", "settings", "live", "segments", "history"] {
         let path = format!("/api/v1/{path}");
-        assert_eq!(http(&locked, "GET", &path, &[], "").0, 401, "{path}");
-        assert_eq!(http(&open, "GET", &path, &[("host", "evil.example")], "").0, 403, "{path}");
+        assert_eq!(http::ask(&locked, "GET", &path, &[], "").0, 401, "{path}");
+        assert_eq!(
+            http::ask(&open, "GET", &path, &[("host", "evil.example")], "").0,
+            403,
+            "{path}"
+        );
     }
     assert_eq!(cluster.json(&["volume", "list"])["volumes"].as_array().unwrap().len(), 1);
-    assert_eq!(http(&locked, "GET", "/api/v1/status", &[("authorization", &read)], "").0, 200);
+    assert_eq!(http::ask(&locked, "GET", "/api/v1/status", &[("authorization", &read)], "").0, 200);
     assert_eq!(make(&locked, &[change, ("authorization", &full)]), 200);
     assert_eq!(make(&open, &[change]), 409, "it is there already");
 

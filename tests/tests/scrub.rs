@@ -6,10 +6,8 @@
 use gabion::judge::fill;
 use gabion::nbd_client::NbdError;
 use gabion_tests::fixture::{id, program, wait};
-use gabion_tests::{Cluster, Shape, run};
+use gabion_tests::{Cluster, Shape, http, run};
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,21 +80,15 @@ fn numbers<const N: usize>(found: &Value, names: [&str; N]) -> [u64; N] {
     names.map(|name| found[name].as_u64().unwrap_or_else(|| panic!("{name}: {found}")))
 }
 
-fn metrics(http: &str) -> String {
-    let mut socket = TcpStream::connect(http).unwrap();
-    write!(socket, "GET /metrics HTTP/1.0\r\nHost: {http}\r\n\r\n").unwrap();
-    let mut text = String::new();
-    socket.read_to_string(&mut text).unwrap();
-    text
-}
-
 /// Over all nodes: the values of a metric, added up.
 fn metric(cluster: &Cluster, name: &str) -> u64 {
     let of = |node: u32| {
         let http = &cluster.local.dir.entry(node).unwrap().http;
-        let text = metrics(http);
+        let text = http::get(http, "/metrics");
         let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.split('.').next()?.parse::<u64>().ok())
+            .sum::<u64>()
     };
     cluster.local.ids().into_iter().map(of).sum()
 }

@@ -99,7 +99,8 @@ async fn metrics(State(http): State<HttpState>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n").into_response();
     };
     let published = Arc::clone(&state.borrow());
-    let text = metrics::text(&published);
+    let services = http.console.services().ok();
+    let text = metrics::text(&published, services.map(|services| &*services.context));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

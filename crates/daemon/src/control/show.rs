@@ -316,9 +316,14 @@ fn rebuild(map: &Map, entry: &VolumeEntry, stats: Option<&LocalVolume>) -> Optio
 
 /// By the map it has fewer copies than it is to have, or some where nobody reaches them.
 pub fn is_short(map: &Map, entry: &VolumeEntry) -> bool {
+    short_segments(map, entry) > 0
+}
+
+pub fn short_segments(map: &Map, entry: &VolumeEntry) -> usize {
     let rf = usize::from(entry.spec.rf);
-    let short = entry.segments.iter().any(|members| members.in_sync.len() < rf);
-    short || !away_nodes(map, entry).is_empty()
+    let alive = |disk: &&DiskId| home(map, **disk).is_none_or(|node| map.is_alive(node));
+    let copies = |members: &SegmentMembers| members.in_sync.iter().filter(alive).count();
+    entry.segments.iter().filter(|members| copies(members) < rf).count()
 }
 
 /// And why it is not healthy, worst first.

@@ -66,7 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `wire`: what a stranger says on the peers' port is well formed, to get further in. `sim`: as
     // it is in a debug build, to compare with the released binary.
     ("gabion-tests", &["gabion-types", "gabion", "gabion-sim", "gabion-api", "gabion-wire"]),
-    ("gabion-benches", &["gabion-tests"]),
+    ("gabion-benches", &["gabion-api", "gabion-tests", "gabion-types"]),
 ];
 
 /// Crates without a clock, chance, I/O, threads, locks or `async`.

@@ -199,8 +199,8 @@ async fn a_volume_is_made_through_any_node_and_written_through_grpc() {
     let odd = volumes.create(create("vm2", 1000)).await.unwrap_err();
     assert_eq!(ErrorDetail::from_status(&odd).code(), ErrorCode::BadSize);
     let alone = CreateVolumeRequest { attach: Attach::Exclusive.into(), ..create("vm2", 8 << 20) };
-    let alone = volumes.create(alone).await.unwrap_err();
-    assert_eq!(ErrorDetail::from_status(&alone).code(), ErrorCode::NotBuilt);
+    let alone = volumes.create(alone).await.unwrap().into_inner().volume.unwrap();
+    assert_eq!(alone.attach(), Attach::Exclusive);
     let none = volumes.get(GetVolumeRequest { name: "vm9".to_owned() }).await.unwrap_err();
     assert_eq!(ErrorDetail::from_status(&none).code(), ErrorCode::NoVolume);
 

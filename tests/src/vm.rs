@@ -219,7 +219,7 @@ pub fn complaints(kernel_log: &str) -> Vec<&str> {
         "receive control failed",
         "blocked for more than",
         "kernel panic",
-        "oops",
+        "oops:",
     ];
     let complains = |line: &&str| {
         let line = line.to_lowercase();

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Compiles a small program again and again, and runs it: `compiled NUMBER`, or `wrong NUMBER`. What it reads comes from the disk.
 number=0
 while :; do

@@ -180,12 +180,17 @@ impl Guests {
 
     /// An operator wants it to go.
     pub fn evicted(&mut self, guest: GuestId) {
+        self.end(guest);
+        self.closed(guest);
+    }
+
+    /// Its connection is closed without an answer.
+    fn end(&mut self, guest: GuestId) {
         match self.guests.get(&guest).map(|entry| &entry.kind) {
             Some(Kind::Nbd { .. }) => self.effect(Effect::NbdClose { guest }),
             Some(Kind::Direct) => self.effect(Effect::GuestEnded { guest }),
             None => {}
         }
-        self.closed(guest);
     }
 
     /// Those that are on a volume, or wait for one.
@@ -283,13 +288,8 @@ impl Guests {
     pub fn dropped(&mut self, guest: GuestId) {
         self.opening.remove(&guest);
         self.greeting.remove(&guest);
-        let Some(entry) = self.guests.remove(&guest) else {
-            return;
-        };
-        self.effect(match entry.kind {
-            Kind::Nbd { .. } => Effect::NbdClose { guest },
-            Kind::Direct => Effect::GuestEnded { guest },
-        });
+        self.end(guest);
+        self.guests.remove(&guest);
     }
 
     /// The node stops: what is open is answered so, then the connection ends.

@@ -194,8 +194,7 @@ impl Sessions {
         self.outputs.pop_front()
     }
 
-    /// Guests of other nodes are on the volume.
-    /// Those of all nodes.
+    /// Guests of the volume, on all nodes.
     pub fn guests(&self) -> usize {
         self.sessions.values().map(|session| session.guests.len()).sum()
     }
@@ -236,13 +235,11 @@ impl Sessions {
         let via = Via::Link(link);
         if let Some(session) = self.sessions.get_mut(&node) {
             session.early.take_if(|(early, _)| *early == via);
-        }
-        if let Some(session) = self.sessions.get_mut(&node)
-            && session.via() == Some(via)
-        {
-            let since = session.gathers.unwrap_or(now);
-            session.state = State::Broken { since };
-            session.flushing.clear();
+            if session.via() == Some(via) {
+                let since = session.gathers.unwrap_or(now);
+                session.state = State::Broken { since };
+                session.flushing.clear();
+            }
         }
         self.conclude(now);
     }

@@ -204,14 +204,19 @@ impl Volume {
         self.segment(index).is_serving() && self.disks.home(disk).is_some_and(leaves)
     }
 
-    /// Why a member is to be removed, if so.
+    /// Why a member is to be removed, if so. One that only lags is, where another copy is sound: else it
+    /// is the copy that there is.
     pub(crate) fn reason_to_remove(
         &self,
         index: SegmentIndex,
         disk: DiskId,
     ) -> Option<MemberFailure> {
         let leaves = self.is_leaving(index, disk).then_some(MemberFailure::Leaving);
-        let lags = self.is_lagging(index, disk).then_some(MemberFailure::Slow);
+        let another = || {
+            let mut in_sync = self.members(index).in_sync.iter();
+            in_sync.any(|other| *other != disk && self.is_sound(index, *other))
+        };
+        let lags = (self.is_lagging(index, disk) && another()).then_some(MemberFailure::Slow);
         self.failure_of(index, disk).or(leaves).or(lags)
     }
 
@@ -235,7 +240,7 @@ impl Volume {
     // rule: volume/never-remove-without-a-sound-copy
     pub(crate) fn is_sound(&self, index: SegmentIndex, disk: DiskId) -> bool {
         let there = self.segment(index).takeover().is_none_or(|takeover| takeover.has_copy(disk));
-        there && self.reason_to_remove(index, disk).is_none()
+        there && self.failure_of(index, disk).is_none() && !self.is_leaving(index, disk)
     }
 
     /// Which segments have no usable copy, and whether copies are missing or too many.

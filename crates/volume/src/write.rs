@@ -112,9 +112,9 @@ impl Volume {
         }
     }
 
-    /// A member has this version of the write. An answer to an older version is none.
+    /// A member has this version of the write. An answer to an older version is none. Gives since when
+    /// this disk alone was waited for, if it was.
     // rule: volume/only-answers-to-the-present-version-count
-    /// Since when this disk alone was waited for, if it was.
     pub(crate) fn on_written(
         &mut self,
         now: Instant,

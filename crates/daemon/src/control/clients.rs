@@ -18,7 +18,7 @@ pub async fn of(context: &Context, name: &str) -> Result<ClientsResponse, Status
         let nodes: Vec<NodeId> = map.nodes().keys().copied().collect();
         map.volume_by_name(name).map(|entry| (find(entry), nodes))
     });
-    let ((id, kept_out), nodes) = found.ok_or_else(|| no_volume(name).into_status())?;
+    let ((id, kept_out), nodes) = found.ok_or_else(|| told.no_volume(name))?;
     let silent = nodes.iter().filter(|node| !told.nodes.contains_key(node));
     let clients = told.nodes.iter().flat_map(|(node, told)| {
         let here = told.clients.iter().filter(|client| client.volume == id.get());

@@ -1,6 +1,7 @@
 //! The map, and what nodes tell of themselves, as operators read it.
 
 use crate::control::drain;
+use crate::control::errors::{no_majority, no_volume};
 use gabion_api::v1::{
     Attach, Disk, DiskSpace, DiskState, Health, LocalDisk, LocalStatsResponse, LocalVolume,
     LostBlocks, Node, NodeState, Owner, Rebuild, Replica, ScrubDone, ScrubFound, ScrubUnderWay,
@@ -10,6 +11,7 @@ use gabion_cluster::{self as cluster, Map, VolumeEntry};
 use gabion_types::{DiskId, HoldPolicy, NodeId, ScrubKind, SegmentMembers, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tonic::Status;
 
 /// What the nodes that could be asked just now say of themselves.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,12 @@ pub struct Told {
 }
 
 impl Told {
+    /// The map names no such volume; where it may be behind, nobody can say so.
+    pub(super) fn no_volume(&self, name: &str) -> Status {
+        let detail = if self.unconfirmed { no_majority() } else { no_volume(name) };
+        detail.into_status()
+    }
+
     /// By the volume's owner.
     pub(super) fn volume(&self, entry: &VolumeEntry) -> Option<&LocalVolume> {
         let (owner, _) = entry.owner?;

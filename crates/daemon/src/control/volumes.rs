@@ -1,7 +1,7 @@
 //! The service `Volumes`.
 
 use crate::control::ask::{Context, Place, passed_on};
-use crate::control::errors::{no_majority, no_volume};
+use crate::control::errors::no_volume;
 use crate::control::{clients, show};
 use gabion_api::v1::volumes_client::VolumesClient;
 use gabion_api::v1::volumes_server::Volumes;
@@ -42,10 +42,7 @@ impl VolumesService {
             let entry = map.volume_by_name(name)?;
             Some(show::volume(map, &told, entry, true))
         });
-        shown.ok_or_else(|| {
-            let detail = if told.unconfirmed { no_majority() } else { no_volume(name) };
-            detail.into_status()
-        })
+        shown.ok_or_else(|| told.no_volume(name))
     }
 
     fn spec(request: CreateVolumeRequest) -> Result<VolumeSpec, Status> {

@@ -1,7 +1,7 @@
 //! Disks that answer, and keep all guests waiting.
 
-use crate::bench::{Bench, disk, replace_second, view};
-use gabion_types::{Duration, Outcome, OwnerChange, RefusedChange};
+use crate::bench::{Bench, disk, node, replace_second, view};
+use gabion_types::{DiskId, Duration, Outcome, OwnerChange, RefusedChange};
 use gabion_volume::Input;
 
 /// Writes one after the other for so long; disk 1 answers after `first`, disk 2 after `second`.
@@ -91,15 +91,69 @@ fn where_all_are_slow_or_one_is_for_a_while_all_stay() {
     assert_eq!(bench.proposed, []);
 }
 
-// rule: volume/never-remove-without-a-sound-copy
-#[test]
-fn the_only_copy_stays_as_slow_as_it_is() {
+/// Copies on nodes 2 and 3, none on the owner's own; the second of a write's two answers is disk 2's.
+fn lagging_elsewhere() -> Bench {
     let mut view = view();
     for members in &mut view.segments {
-        members.in_sync = vec![disk(2)];
+        members.in_sync = vec![disk(2), disk(3)];
     }
-    view.rf = 1;
     let mut bench = Bench::serving(view);
-    write_for(&mut bench, Duration::from_secs(120), [1, 500]);
-    assert_eq!(bench.proposed, []);
+    let end = bench.now + Duration::from_secs(60);
+    let mut ticket = 1;
+    while bench.proposed.is_empty() {
+        assert!(bench.now < end, "it lags, and stays");
+        let range = bench.block(ticket % 16, 1);
+        bench.write(ticket, range, 7);
+        bench.wait(Duration::from_millis(1));
+        bench.answer_disk(3);
+        bench.wait(Duration::from_millis(200));
+        bench.answer_all();
+        ticket += 1;
+    }
+    bench
+}
+
+fn last_removed(bench: &Bench) -> Vec<DiskId> {
+    let removed = bench.proposed.iter().rev().find_map(|(_, change)| {
+        let OwnerChange::RemoveMembers { removals, .. } = change else { return None };
+        Some(removals.iter().map(|removal| removal.disk).collect())
+    });
+    removed.unwrap_or_default()
+}
+
+// rule: volume/who-lags-for-long-is-done-without
+// rule: volume/never-remove-without-a-sound-copy
+#[test]
+fn a_disk_that_lags_is_a_copy_when_the_other_one_fails() {
+    let mut bench = lagging_elsewhere();
+    assert_eq!(last_removed(&bench), [disk(2), disk(2)]);
+    // The map did not do it, and the other copy's node dies.
+    let (number, _) = bench.proposed.pop().unwrap();
+    bench.feed(Input::NodeDown { node: node(3) });
+    let outcome = Outcome::Refused(RefusedChange::OtherEpoch);
+    bench.feed(Input::Proposed { number, outcome });
+    assert_eq!(last_removed(&bench), [disk(3), disk(3)], "{:?}", bench.proposed);
+}
+
+// rule: volume/who-lags-for-long-is-done-without
+// promise: hold-not-fail
+#[test]
+fn where_the_only_copy_lags_a_joiner_that_dies_holds_nobody_up() {
+    let mut bench = lagging_elsewhere();
+    let (number, _) = bench.proposed.pop().unwrap();
+    // The other one had left meanwhile, and a stand-in is begun.
+    bench.show(|view| {
+        let left = view.epoch;
+        for members in &mut view.segments {
+            replace_second(members, left);
+            members.in_sync = vec![disk(2)];
+            members.stale = Vec::new();
+        }
+    });
+    let outcome = Outcome::Refused(RefusedChange::OtherEpoch);
+    bench.feed(Input::Proposed { number, outcome });
+    bench.answer_all();
+    assert_eq!(bench.proposed, [], "the only copy stays, as slow as it is");
+    bench.feed(Input::NodeDown { node: node(3) });
+    assert_eq!(last_removed(&bench), [disk(3), disk(3)], "{:?}", bench.proposed);
 }

@@ -71,34 +71,42 @@ impl Three {
             let net = format!("socket,id=net,mcast=230.77.0.1:{port},localaddr=127.0.0.1");
             let card = format!("virtio-net-pci,netdev=net,mac=52:54:00:77:00:0{number}");
             let options = ["-drive", &data, "-drive", &tar, "-netdev", &net, "-device", &card];
-            Machine::start(image, &options)
+            // Three are more than the processors here.
+            Machine::start(image, &[&["-smp", "1"], &options[..]].concat())
         };
         let mut three = Self { machines: (1..=3).map(start).collect() };
-        for number in 1..=3 {
-            three.on(number).wait_booted();
+        three.on_all(|number, machine| {
+            machine.wait_booted();
             let address = address(number);
-            three.ok(
-                number,
+            typed(
+                machine,
                 &format!(
                     "hostname m{number}; card=$(basename /sys/class/net/en*) && ip link set $card up \
                      && ip addr add {address}/24 dev $card && tar -xf /dev/vdc -C /root"
                 ),
             );
-        }
+        });
         println!("three machines run after {:?}", began.elapsed());
         three
+    }
+
+    /// On each, side by side.
+    fn on_all(&mut self, act: impl Fn(usize, &mut Machine) + Sync) {
+        let act = &act;
+        std::thread::scope(|scope| {
+            for (number, machine) in (1..).zip(&mut self.machines) {
+                scope.spawn(move || act(number, machine));
+            }
+        });
     }
 
     fn on(&mut self, number: usize) -> &mut Machine {
         &mut self.machines[number - 1]
     }
 
-    /// As root types it there, after a login.
     #[track_caller]
-    fn ok(&mut self, number: usize, typed: &str) -> String {
-        let typed =
-            format!("[ ! -e /etc/profile.d/gabion.sh ] || . /etc/profile.d/gabion.sh\n{typed}");
-        self.on(number).ok(&typed, SCRIPT_MOST)
+    fn ok(&mut self, number: usize, line: &str) -> String {
+        typed(self.on(number), line)
     }
 
     #[track_caller]
@@ -112,6 +120,13 @@ impl Three {
     }
 }
 
+/// As root types it there, after a login.
+#[track_caller]
+fn typed(machine: &mut Machine, line: &str) -> String {
+    let profile = "/etc/profile.d/gabion.sh";
+    machine.ok(&format!("[ ! -e {profile} ] || . {profile}\n{line}"), SCRIPT_MOST)
+}
+
 fn free_udp_port() -> u16 {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap().port()
@@ -119,9 +134,11 @@ fn free_udp_port() -> u16 {
 
 /// The package alone: a user, a unit that is enabled and has nothing to run.
 fn install_on_all(three: &mut Three) {
-    for number in 1..=3 {
-        let said = three.ok(number, &format!("sh {SCRIPTS}/install /root/gabion.deb"));
+    three.on_all(|_, machine| {
+        let said = typed(machine, &format!("sh {SCRIPTS}/install /root/gabion.deb"));
         assert!(said.lines().last().unwrap().starts_with("gabion "), "{said}");
+    });
+    for number in 1..=3 {
         assert!(three.ok(number, "id gabion").contains("(disk)"));
         assert_eq!(three.ok(number, "systemctl is-enabled gabion").trim(), "enabled");
         assert_eq!(three.unit(number, "ActiveState"), "inactive");

@@ -9,6 +9,8 @@ pub mod machines;
 pub mod net;
 pub mod ports;
 pub mod powercut;
+pub mod proxy;
+pub mod vm;
 
 pub use command::{Ran, left_out, needs, rounds, run};
 pub use fixture::{Cluster, Shape};

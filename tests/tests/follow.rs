@@ -8,10 +8,11 @@ use gabion::nbd_client::{Address, Patience};
 use gabion::writer::{Writer, WriterPlan, read_back};
 use gabion_tests::command::Started;
 use gabion_tests::fixture::wait;
+use gabion_tests::proxy::Proxy;
 use gabion_tests::{Cluster, needs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,43 +20,6 @@ const LISTENS_MOST: Duration = Duration::from_secs(20);
 /// A node's death, and the guest's way to another.
 const GETS_ON_MOST: Duration = Duration::from_secs(40);
 const ENDS_MOST: Duration = Duration::from_secs(60);
-/// Where the sample's nodes are, by number.
-const SAMPLE: [&str; 3] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
-
-/// HAProxy in front of a cluster, on a unix socket.
-struct Proxy {
-    socket: PathBuf,
-    _haproxy: Started,
-}
-
-impl Proxy {
-    /// The sample, with this cluster's addresses in it.
-    fn before(cluster: &Cluster) -> Self {
-        let socket = cluster.dir.join("haproxy.sock");
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/haproxy.cfg");
-        let mut text = std::fs::read_to_string(sample).unwrap();
-        let mut put = |from: &str, to: &str| {
-            assert!(text.contains(from), "the sample has no {from}");
-            text = text.replacen(from, to, 1);
-        };
-        put("bind 127.0.0.1:10809", &format!("bind unix@{}", socket.display()));
-        for (node, host) in cluster.local.ids().into_iter().zip(SAMPLE) {
-            let entry = cluster.local.dir.entry(node).unwrap();
-            let check = entry.http.rsplit(':').next().unwrap();
-            put(
-                &format!("{host}:10809 check port 7600"),
-                &format!("{} check port {check}", entry.nbd),
-            );
-        }
-        let config = cluster.dir.join("haproxy.cfg");
-        std::fs::write(&config, text).unwrap();
-        let mut haproxy = Started::start(Command::new("haproxy").arg("-db").arg("-f").arg(config));
-        let listens = || socket.exists() || !haproxy.running();
-        wait("haproxy listens", LISTENS_MOST, listens);
-        assert!(haproxy.running(), "{}", haproxy.complained());
-        Self { socket, _haproxy: haproxy }
-    }
-}
 
 /// Each node dies once, and hangs once; whatever the guest talks to is among them.
 fn strike_each_node(cluster: &mut Cluster, volume: &str, mut gets_on: impl FnMut(&str)) {

@@ -1,5 +1,6 @@
 //! What people type.
 
+use crate::drill_args::DrillVerb;
 use crate::sim_args::SimVerb;
 use crate::size::ByteSize;
 use crate::span::Span;
@@ -65,6 +66,9 @@ pub enum Verb {
     /// Whole clusters in a virtual world, under every fault; and what would yours do
     #[command(subcommand)]
     Sim(SimVerb),
+    /// A cluster of `up` hurt on purpose, and what its guests felt
+    #[command(subcommand)]
+    Drill(DrillVerb),
 }
 
 /// Judged before anything is laid out.

@@ -4,6 +4,8 @@ pub mod bar;
 pub mod bench;
 pub mod cli;
 pub mod demo;
+pub mod drill;
+pub mod drill_args;
 pub mod failure;
 pub mod grpc_writer;
 pub mod judge;

@@ -17,7 +17,7 @@ use crate::cli::{BenchArgs, Cli, DiskVerb, Verb};
 use crate::failure::Failure;
 use crate::nbd_client::{Address, Uri};
 use crate::remote::Remote;
-use crate::{bench, demo, up};
+use crate::{bench, demo, drill, up};
 use serde_json::Value;
 use std::io::Write;
 
@@ -41,6 +41,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Settings(verb) => settings::run(&remote()?, verb, cli.json),
         Verb::Events { follow } => status::events(&remote()?, *follow, cli.json),
         Verb::Sim(verb) => sim::run(verb, cli.json),
+        Verb::Drill(verb) => drill::run(verb, cli.json),
         Verb::Bench(args) => {
             let uri = bench_target(args, remote)?;
             let measured = bench::run(args, &uri)?;

@@ -87,7 +87,16 @@ fn start(node: u32, dir: &Path, as_json: bool) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Refused, what, ""));
     }
     make_disks_of(&cluster, node)?;
-    let mut child = process::start(&process::program()?, &cluster, node, Bond::Alone)?;
+    let pid = start_again(&cluster, node)?;
+    show(as_json, &json!({ "node": node.to_string(), "pid": pid }), || {
+        format!("node {node} serves, as process {pid}")
+    });
+    Ok(())
+}
+
+/// By itself, until it serves. Answers its process.
+pub fn start_again(cluster: &ClusterDir, node: u32) -> Result<u32, Failure> {
+    let mut child = process::start(&process::program()?, cluster, node, Bond::Alone)?;
     let http = cluster.entry(node).map(|entry| entry.http.clone()).unwrap_or_default();
     let mut ended = None;
     let ready = process::wait_for(READY_MOST, || {
@@ -109,10 +118,7 @@ fn start(node: u32, dir: &Path, as_json: bool) -> Result<(), Failure> {
             format!("read {}, see `gabion status`", log.display()),
         ));
     }
-    show(as_json, &json!({ "node": node.to_string(), "pid": child.id() }), || {
-        format!("node {node} serves, as process {}", child.id())
-    });
-    Ok(())
+    Ok(child.id())
 }
 
 /// Where the `up` that was to make them was interrupted.

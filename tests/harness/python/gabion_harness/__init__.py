@@ -1,0 +1,6 @@
+"""A cluster in a temporary directory, for those who test their software on Gabion: see README.md beside this package."""
+
+from .cluster import Cluster, HarnessError
+from .mounted import Mounted
+
+__all__ = ["Cluster", "HarnessError", "Mounted"]

@@ -3,12 +3,11 @@
 use prost::Message;
 use std::path::PathBuf;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 5] = [
     "gabion/v1/cluster.proto",
     "gabion/v1/errors.proto",
     "gabion/v1/internal.proto",
     "gabion/v1/io.proto",
-    "gabion/v1/safety.proto",
     "gabion/v1/volumes.proto",
 ];
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use gabion::judge::fill;
+use gabion::writer::{Writer, WriterPlan};
 use gabion_tests::faulty::{FaultyDisk, Mishap};
 use gabion_tests::fixture::wait;
 use gabion_tests::{Cluster, Shape, needs};
@@ -164,4 +165,34 @@ fn a_disk_for_which_all_writes_wait_is_replaced_while_it_answers() {
     for (block, round) in (0..BLOCKS).zip(latest) {
         assert_eq!(guest.read(block * BLOCK, 4096).unwrap(), fill(round, block, 1));
     }
+}
+
+/// Handing a request to a slow disk must not hold up who does: leases, peers and other disks wait for the same thread.
+#[test]
+fn slow_disks_everywhere_silence_no_node() {
+    if !can_run() {
+        return;
+    }
+    let shape = Shape { disk_mib: 128, segment_mib: 4, ..Shape::default() };
+    let mut cluster = Cluster::of(shape);
+    assert_eq!(cluster.local.stop(), Vec::<u32>::new());
+    let path = |node| cluster.local.dir.node_file(node).unwrap().disks[0].path.clone();
+    let disks = [1, 2, 3].map(|node| FaultyDisk::take(&path(node)));
+    cluster.local.start_all().unwrap();
+    cluster.local.wait_ready(&[1, 2, 3]).unwrap();
+    cluster.create("vm1", BLOCKS >> 8);
+    let plan = WriterPlan { depth: 32, pace: Duration::ZERO, ..cluster.writer_plan("vm1", 8, 1) };
+    let writer = Writer::start(plan);
+    wait("it is filled", MOST, || writer.progress().filled);
+    let unreached = |cluster: &Cluster| cluster.log_of_all().matches("cannot be reached").count();
+    let before = unreached(&cluster);
+    disks.iter().for_each(|disk| disk.slow_down(Duration::from_millis(300)));
+    let written = writer.progress().writes_acknowledged;
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(writer.progress().writes_acknowledged > written, "it goes on, slowly");
+    assert_eq!(unreached(&cluster), before, "{}", cluster.log(1));
+    disks.iter().for_each(|disk| disk.slow_down(Duration::ZERO));
+    assert_eq!(writer.stop().wrong, None);
+    cluster.wait_healthy("vm1");
+    drop(cluster.local.kill_all());
 }

@@ -3,6 +3,7 @@
 use crate::arena::{ALIGN, AlignedBuf, Arena};
 use crate::engine::{Engine, Event};
 use crate::op::{Op, iovec};
+use crate::sys;
 use bytes::Bytes;
 use gabion_types::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskToken, Duration};
 use std::collections::VecDeque;
@@ -55,6 +56,15 @@ pub(crate) struct DiskFile {
     pub(crate) file: File,
     /// Its place among the ring's registered files.
     pub(crate) slot: Option<u32>,
+    /// Its file system makes who hands an operation over wait for it: others are to wait, not this thread.
+    pub(crate) blocks: bool,
+}
+
+impl DiskFile {
+    pub(crate) fn new(file: File, slot: Option<u32>) -> Self {
+        let blocks = sys::is_on_fuse(&file);
+        Self { file, slot, blocks }
+    }
 }
 
 pub(crate) struct Disk {
@@ -113,7 +123,7 @@ impl Engine {
         let slot = self.ring.register_file(&file);
         let handle = DiskHandle(u32::try_from(self.disks.len()).expect("few disks"));
         self.disks.push(Disk {
-            file: Rc::new(DiskFile { file, slot }),
+            file: Rc::new(DiskFile::new(file, slot)),
             info: DiskInfo { capacity_bytes, direct },
             in_flight: 0,
             waiting: VecDeque::new(),

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use gabion_types::Duration;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -44,6 +45,19 @@ pub(crate) fn eventfd_add(fd: &OwnedFd) {
     let written = unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     assert_eq!(written, 8, "an eventfd takes 8 bytes");
 }
+
+/// A file of a FUSE file system: io_uring would wait for its server while it is handed an operation.
+pub(crate) fn is_on_fuse(file: &File) -> bool {
+    // SAFETY: `statfs` is plain data for which all zeros is a value; it is valid for writes; the call keeps no pointer.
+    let (result, found) = unsafe {
+        let mut found: libc::statfs = std::mem::zeroed();
+        (libc::fstatfs(file.as_raw_fd(), &raw mut found), found)
+    };
+    result == 0 && found.f_type == FUSE_MAGIC
+}
+
+/// Source: linux/magic.h, FUSE_SUPER_MAGIC.
+const FUSE_MAGIC: libc::__fsword_t = 0x6573_5546;
 
 /// A stream socket for the address. Blocking: the ring waits for it, and would not otherwise.
 pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {

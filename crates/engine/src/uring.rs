@@ -295,7 +295,8 @@ fn entry(op: &mut Op, registered: Option<&Arena>) -> squeue::Entry {
         }
         Op::Disk(job) => {
             let file = std::rc::Rc::clone(job.file());
-            disk_entry(&file, job.target(), registered)
+            let entry = disk_entry(&file, job.target(), registered);
+            if file.blocks { entry.flags(squeue::Flags::ASYNC) } else { entry }
         }
     }
 }

@@ -160,7 +160,7 @@ fn the_devices_errors_keep_their_meaning() {
     // `/dev/full` answers each write with ENOSPC; its size is made up here.
     let file = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     engine.disks.push(Disk {
-        file: Rc::new(DiskFile { file, slot: None }),
+        file: Rc::new(DiskFile::new(file, None)),
         info: DiskInfo { capacity_bytes: MIB, direct: false },
         in_flight: 0,
         waiting: VecDeque::new(),
@@ -169,7 +169,7 @@ fn the_devices_errors_keep_their_meaning() {
     assert_eq!(results, [Err(DiskError::NoSpace)]);
     // A directory can't be read: the device's word comes through as it is.
     let file = File::open("/").unwrap();
-    engine.disks[0].file = Rc::new(DiskFile { file, slot: None });
+    engine.disks[0].file = Rc::new(DiskFile::new(file, None));
     let results = run(&mut engine, DiskHandle(0), vec![read(0, 4096)]);
     assert_eq!(results, [Err(DiskError::Io { errno: libc::EISDIR })]);
 }
@@ -178,7 +178,7 @@ fn the_devices_errors_keep_their_meaning() {
 fn what_is_interrupted_is_tried_again_but_not_for_ever() {
     let mut job = DiskJob {
         disk: DiskHandle(0),
-        file: Rc::new(DiskFile { file: File::open("/dev/null").unwrap(), slot: None }),
+        file: Rc::new(DiskFile::new(File::open("/dev/null").unwrap(), None)),
         token: DiskToken(0),
         work: Work::Sync,
         attempts: 0,

@@ -67,7 +67,7 @@ impl Cluster {
             witness: shape.witness,
             port_offset: ports.offset,
             segment_bytes: shape.segment_mib << 20,
-            io: "auto".to_owned(),
+            io: std::env::var("GABION_TESTS_IO").unwrap_or_else(|_| "auto".to_owned()),
             zones: shape.zones.iter().map(|zone| (*zone).to_owned()).collect(),
         };
         let local = LocalCluster::lay_out(&dir, &plan, program()).unwrap_or_else(|e| panic!("{e}"));

@@ -332,3 +332,35 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
     let none = gabion(&dir, &["volume", "create", "vm1", "--size", "1GiB", "--rf", "0"]);
     assert_eq!(none.code(), 2, "{}", none.err);
 }
+
+#[test]
+fn a_support_bundle_has_what_is_needed_and_neither_secret_nor_data() {
+    let mut cluster = Cluster::start();
+    cluster.create("vm1", 64);
+    let guests = b"guests' data are nobody's business".repeat(128);
+    cluster.client(1, "vm1").unwrap().write(0, &guests[..4096]).unwrap();
+    cluster.kill(3);
+    let out = cluster.dir.join("bundle.tar").display().to_string();
+    let dir = cluster.dir.display().to_string();
+    let verb = ["--json", "support", "bundle", "--out", &out, "--dir", &dir];
+    let told = cluster.gabion(&verb).json();
+    assert_eq!(told["missing"], serde_json::json!(["nodes/node3/metrics.txt"]));
+    let listed = run(Command::new("tar").args(["-tf", &out]), MOST).ok();
+    for name in [
+        "/status.json",
+        "/events.json",
+        "/volumes/vm1.json",
+        "/nodes/node1/metrics.txt",
+        "/nodes/node3/log",
+    ] {
+        assert!(listed.lines().any(|line| line.ends_with(name)), "{name}: {listed}");
+    }
+    let bundle = std::fs::read(&out).unwrap();
+    let holds = |text: &[u8]| bundle.windows(text.len()).any(|window| window == text);
+    let secret = cluster.local.dir.node_file(1).unwrap().secret;
+    assert!(secret.len() == 64 && !holds(secret.as_bytes()));
+    assert!(!holds(&guests[..34]));
+    assert!(holds(b"gabion_volume_writes_total"));
+    let again = cluster.gabion(&verb);
+    assert_eq!(again.code(), 5, "{}", again.err);
+}

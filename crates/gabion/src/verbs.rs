@@ -11,9 +11,10 @@ pub mod scrub;
 pub mod settings;
 pub mod sim;
 pub mod status;
+pub mod support;
 pub mod volume;
 
-use crate::cli::{BenchArgs, Cli, DiskVerb, Verb};
+use crate::cli::{BenchArgs, Cli, DiskVerb, SupportVerb, Verb};
 use crate::failure::Failure;
 use crate::nbd_client::{Address, Uri};
 use crate::remote::Remote;
@@ -42,6 +43,9 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Events { follow } => status::events(&remote()?, *follow, cli.json),
         Verb::Sim(verb) => sim::run(verb, cli.json),
         Verb::Drill(verb) => drill::run(verb, cli.json),
+        Verb::Support(SupportVerb::Bundle { out, dir }) => {
+            support::bundle(&remote()?, out.as_deref(), dir, cli.json)
+        }
         Verb::Bench(args) => {
             let uri = bench_target(args, remote)?;
             let measured = bench::run(args, &uri)?;

@@ -6,6 +6,7 @@ use crate::size::ByteSize;
 use crate::span::Span;
 use crate::verbs::recover::Remembered;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use gabion_daemon::settings::DISK_BYTES_MIN;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -72,6 +73,13 @@ pub enum Verb {
     /// What a maintainer needs to know of this cluster
     #[command(subcommand)]
     Support(SupportVerb),
+    /// What a shell is told to complete verbs: `source <(gabion completions bash)`
+    Completions { shell: Shell },
+    /// Write a manual page for each verb
+    Man {
+        /// For example ~/.local/share/man/man1
+        dir: PathBuf,
+    },
 }
 
 /// Judged before anything is laid out.

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod disk;
 pub mod drain;
 pub mod explain;
+pub mod manual;
 pub mod node;
 pub mod recover;
 pub mod scrub;
@@ -43,6 +44,11 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Events { follow } => status::events(&remote()?, *follow, cli.json),
         Verb::Sim(verb) => sim::run(verb, cli.json),
         Verb::Drill(verb) => drill::run(verb, cli.json),
+        Verb::Completions { shell } => {
+            manual::completions(*shell);
+            Ok(())
+        }
+        Verb::Man { dir } => manual::pages(dir),
         Verb::Support(SupportVerb::Bundle { out, dir }) => {
             support::bundle(&remote()?, out.as_deref(), dir, cli.json)
         }

@@ -409,7 +409,7 @@ pub enum VolumeVerb {
 pub enum SupportVerb {
     /// One tar: status, volumes, disks, settings, events, metrics, and the logs of an `up`; no guests' data, no secret
     Bundle {
-        /// Without: gabion-support-<time>.tar here
+        /// Without: gabion-support-TIME.tar here
         #[arg(long)]
         out: Option<PathBuf>,
         /// Whose logs are taken, if it is there

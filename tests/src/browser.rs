@@ -6,6 +6,8 @@ use crate::http;
 use gabion::process;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -170,7 +172,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Told to end, the driver ends its browser; killed, it would leave it.
+        // The driver leaves its browser behind, unless the session is ended first.
+        if let Ok(mut socket) = TcpStream::connect(("127.0.0.1", self.port)) {
+            let end =
+                format!("DELETE /session/{} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", self.session);
+            let asked =
+                socket.set_read_timeout(Some(MOST)).and_then(|()| socket.write_all(end.as_bytes()));
+            drop(asked.and_then(|()| socket.read(&mut [0; 512])));
+        }
         let driver = i32::try_from(self.driver.id()).ok().and_then(Pid::from_raw);
         if let Some(driver) = driver
             && kill_process(driver, Signal::TERM).is_ok()

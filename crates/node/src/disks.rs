@@ -231,6 +231,13 @@ impl Disks {
         }
     }
 
+    /// Nothing more comes for now: what waits becomes durable together.
+    pub fn commit(&mut self, now: Instant) {
+        for slot in self.slots() {
+            self.feed(now, slot, StoreInput::Commit);
+        }
+    }
+
     pub fn tick(&mut self, now: Instant) {
         for slot in self.slots() {
             self.feed(now, slot, StoreInput::Tick);

@@ -135,6 +135,9 @@ pub enum Input {
     /// The same, then checkpoint the disks, then `Stopped`.
     Stop,
     Tick,
+    /// One look brought nothing more: what the disks were asked becomes durable together. A driver says
+    /// it after each input, or once after several that it found at the same moment.
+    TurnEnds,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -191,6 +191,7 @@ impl Node {
             Input::Quiesce => self.on_quiesce(),
             Input::Stop => self.on_stop(),
             Input::Tick => self.on_tick(),
+            Input::TurnEnds => self.disks.commit(now),
         }
         self.conclude();
     }

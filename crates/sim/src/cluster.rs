@@ -43,7 +43,6 @@ use gabion_wire::Message;
 use guest::{Guest, Orphan};
 use loss::Lost;
 use machine::Host;
-pub(crate) use machine::map_pages_max;
 use operator::Operator;
 use prove::Phase;
 pub use scenario::{NODES_MAX, NoScenario, Scenario};
@@ -52,6 +51,7 @@ pub use script::Script;
 use std::collections::{BTreeMap, VecDeque};
 use story::Story;
 pub use story::{Told, Wait};
+pub(crate) use swarm::map_pages_max;
 pub use swarm::{Finale, GuestPlan, Swarm, VolumePlan};
 use watch::Acked;
 
@@ -75,6 +75,10 @@ enum Event {
         token: DiskToken,
     },
     Tick {
+        machine: Machine,
+        life: u64,
+    },
+    TurnEnds {
         machine: Machine,
         life: u64,
     },
@@ -262,6 +266,7 @@ impl Cluster {
                 self.play();
             }
             Event::Tick { machine, life } => self.on_tick(machine, life),
+            Event::TurnEnds { machine, life } => self.on_turn_ends(machine, life),
             Event::Exit { machine, life } => self.on_exit(machine, life),
             Event::Act { guest, act } => self.on_act(guest, act),
             Event::Flow { machine, guest } => self.flow(machine, guest),

@@ -16,7 +16,7 @@ use crate::disk::{DiskTimes, PowerCut, Rot, VirtualDisk};
 use crate::invariants::no_write_under_read;
 use crate::oracle::Broken;
 use crate::report::{Options, Report};
-use crate::world::{Queue, Spread, Trace, Who, index};
+use crate::world::{Queue, Spread, TURN_NS_MOST, Trace, Who, index};
 use asks::Asked;
 use gabion_store::{Effect, Input, Origin, Settings, Store, StoreConfig, StoreEvent};
 use gabion_types::{
@@ -41,6 +41,7 @@ const RUN: Duration = Duration::from_secs(3600);
 enum Event {
     Disk { life: u64, token: DiskToken },
     Tick { life: u64 },
+    Commit { life: u64 },
     Ask,
     Trouble,
     Start,
@@ -112,6 +113,7 @@ struct Solo {
     fenced: Epoch,
     fencing: bool,
     segments: Vec<Segment>,
+    commits_later: bool,
     asks: BTreeMap<RequestId, Asked>,
     /// After the last restart every block is read: the segment and block to go on with.
     finale: Option<(usize, u32)>,
@@ -222,6 +224,7 @@ impl Solo {
             epoch,
             fenced: Epoch::ZERO,
             fencing: false,
+            commits_later: false,
             asks: BTreeMap::new(),
             finale: None,
             script: Script::default(),
@@ -263,7 +266,11 @@ impl Solo {
                     self.feed(Input::Tick);
                 }
             }
-            Event::Disk { .. } | Event::Tick { .. } => {}
+            Event::Commit { life } if life == self.life => {
+                self.commits_later = false;
+                self.commit();
+            }
+            Event::Disk { .. } | Event::Tick { .. } | Event::Commit { .. } => {}
             Event::Ask => self.on_ask(),
             Event::Trouble => self.on_trouble(),
             Event::Start => self.start(),
@@ -279,6 +286,7 @@ impl Solo {
     fn start(&mut self) {
         let now = self.queue.now();
         self.life += 1;
+        self.commits_later = false;
         self.origin = Origin(self.life);
         let seed = self.prng.next_u64();
         let settings = Settings { pages_max: map_pages_max(seed), ..Settings::default() };
@@ -303,6 +311,19 @@ impl Solo {
             format!("{input:?}").chars().take(700).collect()
         });
         store.handle(now, input);
+        if !self.commits_later && self.prng.chance(1, 3) {
+            self.commits_later = true;
+            let wait = Duration::from_nanos(self.prng.between(0, TURN_NS_MOST));
+            self.queue.after(wait, Event::Commit { life: self.life });
+        }
+        self.commit();
+    }
+
+    fn commit(&mut self) {
+        let now = self.queue.now();
+        if let Some(store) = self.store.as_mut().filter(|_| !self.commits_later) {
+            store.handle(now, Input::Commit);
+        }
         self.pump();
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Order: data and frames are submitted together; when all are in, one sync; then the map is
 //! changed, the requests are answered, and only then what they replaced is free. One group is under
-//! way at a time; what arrives meanwhile writes its data at once and shares the next frames.
+//! way at a time; what arrives meanwhile shares the next frames. Its data is written at once where it
+//! is large; small data waits for its frame, and is one write with that of others beside it.
 
 use crate::apply::Freed;
-use crate::config::{BATCH_BYTES_MAX, LAZY_ENTRIES_MAX};
+use crate::config::{BATCH_BYTES_MAX, JOINED_PIECES_MAX, LAZY_ENTRIES_MAX};
 use crate::disk::{Disk, Phase, Use};
-use crate::op::{After, Op, OpPlace};
+use crate::op::{After, BLOCK, DataWrite, Op, OpPlace};
 use crate::slots::Extent;
 use bytes::Bytes;
 use gabion_format::frame::{FRAME_ENTRIES_BYTES_MAX, FRAME_HEAD_BYTES};
@@ -138,9 +139,11 @@ impl Disk {
     fn write_batch(&mut self, lazy: Vec<Entry>, ops: Vec<u64>) {
         let mut outstanding = 0;
         let mut named = Vec::new();
+        let mut data: Vec<DataWrite> = Vec::new();
         for key in &ops {
             let Some(op) = self.ops.get_mut(*key) else { continue };
             op.place = OpPlace::InBatch;
+            op.held.drain(..).for_each(|write| join(&mut data, write));
             outstanding += op.writes_out;
             named.extend(op.extents());
         }
@@ -163,6 +166,10 @@ impl Disk {
             let (bytes, crc) = encode_frame(&head, part.iter().copied());
             chain = crc;
             frames.push(bytes);
+        }
+        for (slot, pieces) in data {
+            self.driver.write(Use::BatchData, self.layout.slot_offset(slot), pieces);
+            outstanding += 1;
         }
         let mut start = None;
         for bytes in frames {
@@ -296,6 +303,19 @@ impl Disk {
         let places = freed.places.into_iter().map(|slot| (newest + 1, slot));
         self.old_places.extend(places);
     }
+}
+
+/// Puts a write behind the last one, or into it where it goes on.
+fn join(writes: &mut Vec<DataWrite>, (slot, mut pieces): DataWrite) {
+    if let Some((first, before)) = writes.last_mut() {
+        let bytes: usize = before.iter().map(Bytes::len).sum();
+        let goes_on = u32::try_from(bytes / BLOCK).is_ok_and(|count| first.plus(count) == slot);
+        if goes_on && before.len() + pieces.len() <= JOINED_PIECES_MAX {
+            before.append(&mut pieces);
+            return;
+        }
+    }
+    writes.push((slot, pieces));
 }
 
 fn is_named(named: &[Extent], slot: Slot) -> bool {

@@ -59,6 +59,8 @@ pub(crate) const SCAN_LOADS_MAX: usize = 64;
 pub(crate) const PAGE_READS_MAX: usize = 64;
 /// Entries of one group commit, beyond its first request. Units: bytes.
 pub(crate) const BATCH_BYTES_MAX: usize = 512 << 10;
+/// Pieces of data of one write to the disk that is made of several requests'.
+pub(crate) const JOINED_PIECES_MAX: usize = 256;
 /// Settled seqs that ride with one group commit; the rest waits for the next.
 pub(crate) const LAZY_ENTRIES_MAX: usize = 256;
 /// Page writes of a checkpoint in flight.

@@ -27,6 +27,8 @@ pub(crate) enum Use {
     Data {
         op: u64,
     },
+    /// Data of several requests of the batch.
+    BatchData,
     Frame,
     BatchSync,
     /// Blocks of a read: the how-manieth on, and how many.
@@ -92,6 +94,8 @@ pub(crate) struct Disk {
     pub(crate) damaged: bool,
     pub(crate) table: Table,
     pub(crate) slots: Slots,
+    /// Behind the last small write.
+    pub(crate) small_cursor: Slot,
     pub(crate) limbo: Limbo,
     /// Named by frames that may count as not durable; free once a later frame or a checkpoint is.
     pub(crate) quarantine: Vec<Slot>,
@@ -189,7 +193,11 @@ impl Disk {
                 self.on_page_loaded(page, at, again, result);
             }
             (
-                Use::Data { .. } | Use::Frame | Use::CheckpointWrite | Use::Superblock,
+                Use::Data { .. }
+                | Use::BatchData
+                | Use::Frame
+                | Use::CheckpointWrite
+                | Use::Superblock,
                 Err(error),
             ) => {
                 self.fail(During::Write, error);
@@ -198,7 +206,7 @@ impl Disk {
                 self.fail(During::Sync, error);
             }
             (Use::Data { op }, Ok(_)) => self.on_data_written(op),
-            (Use::Frame, Ok(_)) => self.on_frame_written(),
+            (Use::BatchData | Use::Frame, Ok(_)) => self.on_frame_written(),
             (Use::BatchSync, Ok(_)) => self.on_batch_durable(),
             (Use::CheckpointWrite, Ok(_)) => self.on_checkpoint_written(),
             (Use::CheckpointSync, Ok(_)) => self.on_checkpoint_synced(),
@@ -241,7 +249,7 @@ impl Disk {
     }
 
     /// Draws the conclusions after anything changed.
-    pub(crate) fn conclude(&mut self, now: Instant) {
+    pub(crate) fn conclude(&mut self, now: Instant, commits: bool) {
         if matches!(self.phase, Phase::Out | Phase::Stopped) {
             return;
         }
@@ -253,7 +261,9 @@ impl Disk {
         }
         self.go_on_with_loaded(now);
         self.admit_waiting();
-        self.begin_batch(now);
+        if commits {
+            self.begin_batch(now);
+        }
         self.verify_when_due(now);
         self.straighten_when_due(now);
         self.go_on_with_checkpoint();

@@ -32,6 +32,9 @@ pub enum Input {
         segment: SegmentIndex,
         block: BlockIndex,
     },
+    /// Nothing more comes for now: what waits becomes durable together. Without it nothing does; a
+    /// driver says it once it has handed on all that one look brought.
+    Commit,
     /// Checkpoint, then `Stopped`. Further requests are refused.
     Stop,
     /// Time passed (a deadline was reached).

@@ -19,6 +19,8 @@ pub(crate) struct Op {
     pub(crate) place: OpPlace,
     /// Data writes under way.
     pub(crate) writes_out: u32,
+    /// Data that goes to the disk with the frame.
+    pub(crate) held: Vec<DataWrite>,
     pub(crate) settled: Option<(SegmentKey, Seq)>,
     /// Slots for the pages that it may make.
     pub(crate) places_coming: u32,

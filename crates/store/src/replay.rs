@@ -358,6 +358,7 @@ impl Recovered {
             map_asked: self.table.highest_map,
             table: self.table,
             slots: self.slots,
+            small_cursor: Slot::default(),
             limbo: Limbo::default(),
             quarantine: self.quarantine,
             old_places: old_places.collect(),

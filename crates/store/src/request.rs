@@ -1,11 +1,14 @@
 //! Requests of owners: what is refused at once, and what goes into the queue.
 
-use crate::config::{REQUEST_BLOCKS_MAX, REQUESTS_MAX, STARTS_MAX, WAITING_BLOCKS_MAX};
-use crate::disk::{Asker, Disk, Phase};
+use crate::config::{
+    REQUEST_BLOCKS_MAX, REQUESTS_MAX, STARTS_MAX, STREAM_BLOCKS, WAITING_BLOCKS_MAX,
+};
+use crate::disk::{Asker, Disk, Phase, Use};
 use crate::io::Origin;
 use crate::op::{After, BLOCK, Op, OpPlace, Piece, PieceBody, Plan, Waiting};
 use crate::op::{is_fenced, listed_pieces, write_pieces};
 use crate::read::Purpose;
+use crate::slots::Extent;
 use gabion_format::{BlockState, Entry, Rule, SegmentKey};
 use gabion_types::{
     BlockIndex, BlockRange, Epoch, Flaw, Instant, SegmentIndex, Seq, Version, VolumeId,
@@ -431,13 +434,7 @@ impl Disk {
         let blocks = plan.data_blocks();
         let fills = matches!(plan.rule, Rule::Install { .. });
         let moves = plan.rule == Rule::Move;
-        let hint = self.table.segment(plan.key).map(|segment| segment.cursor);
-        let extents = self.slots.allocate(hint.unwrap_or_default(), blocks);
-        let extents = extents.expect("`room_for` said that there is room");
-        let end = extents.last().map(|(slot, count)| slot.plus(*count));
-        if let (Some(end), Some(segment)) = (end, self.table.segment_mut(plan.key)) {
-            segment.cursor = end;
-        }
+        let extents = self.allocate(plan.key, blocks);
         let places_coming = self.table.places_missing(plan.key, plan.ranges());
         let settled = plan.settled.map(|seq| (plan.key, seq));
         let (entries, mut writes) = plan.lay(&extents);
@@ -458,23 +455,45 @@ impl Disk {
         if fills {
             self.stats.filled_bytes += bytes;
         }
-        let op = Op {
+        let mut op = Op {
             asker,
             entries,
             after: After::Done,
             place: OpPlace::Queued,
-            writes_out: u32::try_from(writes.len()).expect("at most one a block"),
+            writes_out: 0,
+            held: Vec::new(),
             settled,
             places_coming,
             makes: false,
         };
         self.blocks_out += u64::from(blocks);
+        if blocks < STREAM_BLOCKS {
+            op.held = std::mem::take(&mut writes);
+        }
+        op.writes_out = u32::try_from(writes.len()).expect("at most one a block");
         let key = self.ops.insert(op).expect("counted against REQUESTS_MAX before");
         self.queue.push_back(key);
         for (slot, pieces) in writes {
             let offset = self.layout.slot_offset(slot);
-            self.driver.write(crate::disk::Use::Data { op: key }, offset, pieces);
+            self.driver.write(Use::Data { op: key }, offset, pieces);
         }
+    }
+
+    /// Streams go on where their segment's last one ended; what is small goes behind the last small
+    /// one of any segment, so that a frame's data is few writes.
+    fn allocate(&mut self, key: SegmentKey, blocks: u32) -> Vec<Extent> {
+        let streams = blocks >= STREAM_BLOCKS;
+        let of_segment = self.table.segment(key).map(|segment| segment.cursor);
+        let hint = if streams { of_segment.unwrap_or_default() } else { self.small_cursor };
+        let extents = self.slots.allocate(hint, blocks);
+        let extents = extents.expect("`room_for` said that there is room");
+        if let Some(end) = extents.last().map(|(slot, count)| slot.plus(*count)) {
+            match self.table.segment_mut(key) {
+                Some(segment) if streams => segment.cursor = end,
+                _ => self.small_cursor = end,
+            }
+        }
+        extents
     }
 
     fn enqueue(&mut self, asker: Asker, entries: Vec<Entry>, after: After, makes: bool) -> Taken {
@@ -484,6 +503,7 @@ impl Disk {
             after,
             place: OpPlace::Queued,
             writes_out: 0,
+            held: Vec::new(),
             settled: None,
             places_coming: 0,
             makes,

@@ -70,8 +70,9 @@ impl Store {
         match &mut self.state {
             State::Opening(_) => self.handle_opening(now, input),
             State::Open(disk) => {
+                let commits = matches!(input, Input::Commit);
                 handle_open(disk, now, input);
-                disk.conclude(now);
+                disk.conclude(now, commits);
             }
             State::Closed { effects, refusal } => match input {
                 Input::Request { from, request, ask } => {
@@ -83,6 +84,7 @@ impl Store {
                 | Input::SawMap(_)
                 | Input::ScrubShare(_)
                 | Input::WantPage { .. }
+                | Input::Commit
                 | Input::Tick => {}
             },
         }
@@ -94,7 +96,7 @@ impl Store {
             Input::Disk(done) => match opening.handle_disk(done) {
                 Step::GoesOn => {}
                 Step::Open(mut disk) => {
-                    disk.conclude(now);
+                    disk.conclude(now, false);
                     self.state = State::Open(disk);
                 }
                 Step::Failed(why) => self.close(Effect::OutOfService(why), Refusal::OutOfService),
@@ -105,7 +107,11 @@ impl Store {
             }
             Input::Stop => self.close(Effect::Stopped, Refusal::NotReady),
             Input::ScrubShare(percent) => opening.scrub_share(percent),
-            Input::OriginGone { .. } | Input::SawMap(_) | Input::WantPage { .. } | Input::Tick => {}
+            Input::OriginGone { .. }
+            | Input::SawMap(_)
+            | Input::WantPage { .. }
+            | Input::Commit
+            | Input::Tick => {}
         }
     }
 
@@ -229,7 +235,7 @@ fn handle_open(disk: &mut Disk, now: Instant, input: Input) {
         Input::WantPage { volume, segment, block } => {
             disk.want_page(SegmentKey::new(volume, segment), block);
         }
-        Input::Tick => {}
+        Input::Commit | Input::Tick => {}
     }
 }
 

@@ -72,6 +72,7 @@ impl World {
                     if let Some(done) = self.perform(op) {
                         let now = self.now();
                         self.store.handle(now, Input::Disk(done));
+                        self.store.handle(now, Input::Commit);
                     }
                 }
                 Effect::Answer { request, answer, .. } => {
@@ -120,6 +121,7 @@ impl World {
         let request = RequestId(self.next);
         let now = self.now();
         self.store.handle(now, Input::Request { from: Origin(1), request, ask });
+        self.store.handle(now, Input::Commit);
         self.run();
         self.answers.remove(&self.next)
     }

@@ -32,6 +32,7 @@ pub fn input_kind(input: &Input) -> &'static str {
         Input::LeaderConfirmed { .. } => "leader confirmed",
         Input::Admin { .. } => "operator asks",
         Input::WallClock { .. } => "told the time",
+        Input::TurnEnds => "turn ends",
         Input::Quiesce => "told to let go",
         Input::Stop => "told to stop",
         Input::Tick => "tick",
@@ -93,7 +94,7 @@ impl Cluster {
             Input::LeaderConfirmed { number, term } => format!("#{number} term {term}"),
             Input::Admin { number, request } => format!("#{number}: {request:?}"),
             Input::WallClock { unix_ms } => format!("{unix_ms} ms"),
-            Input::Quiesce | Input::Stop | Input::Tick => String::new(),
+            Input::Quiesce | Input::Stop | Input::Tick | Input::TurnEnds => String::new(),
         };
         cut(text)
     }

@@ -1,11 +1,12 @@
 //! A machine: its disks, its clock, and the process on it.
 
 use super::describe::input_kind;
+use super::swarm::map_pages_max;
 use super::{Cluster, Event};
 use crate::disk::{Snapshot, VirtualDisk};
 use crate::invariants::no_spinning;
 use crate::net::{Conn, Machine, Side};
-use crate::world::{Clock, Who, index};
+use crate::world::{Clock, TURN_NS_MOST, Who};
 use gabion_cluster::{Map, NodeInfo};
 use gabion_node::{DiskSlot, GuestId, Input, LinkId, Node, NodeConfig, NodeDisk, NodeSettings};
 use gabion_types::{
@@ -60,6 +61,8 @@ pub struct Host {
     /// Counts starts: events of an earlier process are void.
     pub life: u64,
     pub incarnation: Incarnation,
+    /// Its turn goes on: what comes by its end is of the same.
+    turn_open: bool,
     /// The tick that is on the list, by the world's time.
     armed: Option<Instant>,
     links: BTreeMap<LinkId, (Conn, Side)>,
@@ -89,6 +92,7 @@ impl Host {
             ppm,
             life: 0,
             incarnation: Incarnation::new(0),
+            turn_open: false,
             armed: None,
             links: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -223,12 +227,6 @@ pub fn who(machine: Machine) -> Who {
     Who::Node(u32::try_from(machine).expect("a few machines"))
 }
 
-/// How many map pages each disk of a process may keep in memory: most often fewer than it needs.
-pub(crate) fn map_pages_max(seed: u64) -> usize {
-    const DRAWN: [usize; 6] = [0, 1, 2, 4, 8, 32_768];
-    DRAWN[index(seed % DRAWN.len() as u64)]
-}
-
 impl Cluster {
     /// A process starts, with power if need be. Nothing if there is one.
     pub(super) fn start(&mut self, machine: Machine) {
@@ -310,6 +308,7 @@ impl Cluster {
         let now = self.queue.now();
         let host = &mut self.machines[machine];
         host.life += 1;
+        host.turn_open = false;
         host.armed = None;
         host.stands_since = None;
         host.idle_turns = 0;
@@ -389,7 +388,17 @@ impl Cluster {
             State::Off | State::Down => return,
         };
         self.trace.note(now, who(machine), input_kind(&input), [0, 0, 0]);
-        node.handle(local, input);
+        if !matches!(input, Input::TurnEnds) {
+            node.handle(local, input);
+            if !host.turn_open && self.prng.chance(1, 3) {
+                host.turn_open = true;
+                let ends = Event::TurnEnds { machine, life: host.life };
+                self.queue.after(Duration::from_nanos(self.prng.between(0, TURN_NS_MOST)), ends);
+            }
+        }
+        if !host.turn_open {
+            node.handle(local, Input::TurnEnds);
+        }
         let mut effects = std::mem::take(&mut self.effects);
         while let Some(effect) = node.next_effect() {
             effects.push(effect);
@@ -399,6 +408,14 @@ impl Cluster {
         }
         self.effects = effects;
         self.arm(machine);
+    }
+
+    pub(super) fn on_turn_ends(&mut self, machine: Machine, life: u64) {
+        let host = &mut self.machines[machine];
+        if host.life == life {
+            host.turn_open = false;
+            self.feed(machine, Input::TurnEnds);
+        }
     }
 
     fn arm(&mut self, machine: Machine) {

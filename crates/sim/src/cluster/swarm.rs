@@ -428,3 +428,9 @@ impl Swarm {
 pub fn pick<T: Clone>(prng: &mut Prng, items: &[T]) -> T {
     prng.pick(items).expect("there are some").clone()
 }
+
+/// How many map pages each disk of a process may keep in memory: most often fewer than it needs.
+pub(crate) fn map_pages_max(seed: u64) -> usize {
+    const DRAWN: [usize; 6] = [0, 1, 2, 4, 8, 32_768];
+    DRAWN[crate::world::index(seed % DRAWN.len() as u64)]
+}

@@ -204,6 +204,7 @@ impl World {
     pub(crate) fn input(&mut self, input: Input) {
         self.now = self.now + Duration::from_micros(10);
         self.store.handle(self.now, input);
+        self.store.handle(self.now, Input::Commit);
         self.drain();
     }
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Between two heartbeats of a leader.
-pub const HEARTBEAT: Duration = Duration::from_millis(150);
+pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// A leader counts as heard for so long; no one votes for another meanwhile. It is what openraft is
 /// told as its longest election timeout, too.
 pub const LEADER_HEARD_MS: u64 = 1000;
@@ -31,7 +31,8 @@ const PRE_VOTE_WAIT: Duration = Duration::from_millis(300);
 const ASKED_MS: u64 = LEADER_HEARD_MS + 50;
 /// So long the asking counts.
 const ASKED_FOR: Duration = Duration::from_secs(3);
-/// How often silence is looked at.
+/// How often is looked whether anything changed, where something may at any moment. A look costs openraft
+/// as much as a message.
 const LOOK: Duration = Duration::from_millis(25);
 
 /// What a node knows of the leadership at a moment.
@@ -90,7 +91,7 @@ pub async fn run(
     network: Network,
     me: u64,
     mut prng: Prng,
-    signals: Signals,
+    mut signals: Signals,
 ) {
     let mut quiet_since = Instant::now();
     let mut timeout = draw(&mut prng);
@@ -133,7 +134,23 @@ pub async fn run(
                 quiet_since = Instant::now();
             }
         }
-        tokio::time::sleep(LOOK).await;
+        let due =
+            if leads && !asked { timeout.saturating_sub(quiet_since.elapsed()) } else { LOOK };
+        signals.rest(due.max(LOOK)).await;
+    }
+}
+
+impl Signals {
+    /// For so long, or until something is asked of this node.
+    async fn rest(&mut self, most: Duration) {
+        let told = async {
+            tokio::select! {
+                Ok(()) = self.retires.changed() => {}
+                Ok(()) = self.asked.changed() => {}
+                else => std::future::pending().await,
+            }
+        };
+        let _over = tokio::time::timeout(most, told).await;
     }
 }
 

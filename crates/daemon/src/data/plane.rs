@@ -158,6 +158,7 @@ impl Plane {
             self.retry_held();
             self.report_backlogs();
             self.tick_when_due();
+            self.feed(Input::TurnEnds);
             self.outbox.flush();
             if self.outbox.is_closed() {
                 self.stage = Stage::Ended;

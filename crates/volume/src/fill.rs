@@ -219,7 +219,8 @@ impl Volume {
         self.retry_fill_reads(now, key);
         loop {
             let source = self.pick_source(index, LinkClass::Bulk, |_| true);
-            let (mut budget, flaws) = (self.settings.fill_bytes_in_flight, self.settings.flaws);
+            let (mut budget, flaws) =
+                (self.throttle.budget(self.settings.fill_bytes_in_flight), self.settings.flaws);
             if flaws.has(Flaw::FillBytesWithoutBound) {
                 budget = u64::MAX;
             }

@@ -22,6 +22,7 @@ mod segment;
 mod settle;
 mod tail;
 mod takeover;
+mod throttle;
 mod unsent;
 mod volume;
 mod window;

@@ -15,6 +15,7 @@ use crate::scrub::Scrub;
 use crate::segment::Segment;
 use crate::tail::RUN_BLOCKS_MAX;
 use crate::takeover::Takeover;
+use crate::throttle::Throttle;
 use gabion_types::{
     BLOCK_BYTES, BlockIndex, DiskId, Duration, Flaw, Instant, Limits, Load, NodeId, Prng,
     SegmentIndex, SegmentMembers, VolumeView,
@@ -104,6 +105,7 @@ pub struct Volume {
     pub(crate) fills_given: u64,
     pub(crate) fills_dirty: bool,
     pub(crate) fill_bytes: u64,
+    pub(crate) throttle: Throttle,
 
     pub(crate) scrub: Option<Scrub>,
     /// The last one that was finished; the map may not know it yet.
@@ -170,6 +172,7 @@ impl Volume {
             fills_given: 0,
             fills_dirty: false,
             fill_bytes: 0,
+            throttle: Throttle::default(),
             scrub: None,
             scrub_done: None,
             tells: BTreeSet::new(),
@@ -449,6 +452,7 @@ impl Volume {
         self.ask_again(now);
         self.look_for_slow(now);
         self.look_at_pace(now);
+        self.look_at_throttle();
         self.answer_held_too_long(now);
         self.rooms.forget_old(now);
         self.wake_stalled();

@@ -4,11 +4,11 @@ use crate::volume::Volume;
 use gabion_types::{Duration, Latencies};
 
 /// Fewer answers to guests say nothing yet.
-const ANSWERS_MIN: u64 = 64;
+const ANSWERS_MIN: u64 = 100;
 /// So many looks without that many answers: whoever is there hardly asks.
 const LOOKS_MAX: u32 = 10;
-/// What is looked at: 980 of 1000 answers took no longer.
-const PERMILLE: u64 = 980;
+/// What is looked at: 990 of 1000 answers took no longer.
+const PERMILLE: u64 = 990;
 /// Guests feel it when they wait more than so much longer than without filling. Half of it: the bounds
 /// of what is counted are doublings.
 const LONGER_PERCENT: u32 = 50;
@@ -65,7 +65,7 @@ impl Throttle {
         self.budget = if felt {
             (self.budget / 2).max(LEAST)
         } else if slow.is_some() {
-            (self.budget + self.budget / 4).min(most.max(LEAST))
+            (self.budget + self.budget / 8).min(most.max(LEAST))
         } else {
             self.budget.saturating_mul(2).min(most.max(LEAST))
         };
@@ -125,7 +125,7 @@ mod tests {
         for _ in 0..20 {
             guests.look(500, 400, false);
         }
-        let grown = (0..20).map(|_| guests.look(500, 400, true)).last().unwrap();
+        let grown = (0..40).map(|_| guests.look(500, 400, true)).last().unwrap();
         assert_eq!(grown, MOST);
         assert_eq!(guests.look(500, 3000, true), MOST / 2);
         let least = (0..20).map(|_| guests.look(500, 3000, true)).last().unwrap();

@@ -43,6 +43,11 @@ pub enum Fact {
         /// Segments that nobody can serve.
         held: u32,
     },
+    /// A token let it in.
+    NodeAdmitted {
+        node: NodeId,
+        name: String,
+    },
     NodeRegistered {
         node: NodeId,
         incarnation: Incarnation,

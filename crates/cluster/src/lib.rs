@@ -16,6 +16,6 @@ pub use event::{DrainOf, DrainStep, Fact, MapEvent};
 pub use manager::Manager;
 pub use map::{
     CreateOrder, DiskEntry, DiskState, Drain, DrainReason, DropOrder, Growth, Map, NodeEntry,
-    NodeState, Scrubbed, Scrubs, VolumeEntry, VolumeState,
+    NodeState, Scrubbed, Scrubs, Ticket, VolumeEntry, VolumeState,
 };
 pub use settings::{Setting, Settings};

@@ -2,6 +2,7 @@
 //! nodes' leases, finds owners for volumes that need repair, and carries out what operators ask.
 
 mod admin;
+mod admit;
 mod drain;
 mod lease;
 mod repair;

@@ -33,6 +33,9 @@ impl Map {
         if self.is_removed(id) {
             return Ok(());
         }
+        if self.removed.len() < REMOVED_MAX && self.give_up_awaited(id) {
+            return Ok(());
+        }
         let node = self.nodes.get(&id).ok_or(RefusedChange::NotFound)?;
         let (drained, silent) = (node.drain.is_some(), node.state == NodeState::Silent);
         let empty = drained && self.is_empty_node(id);

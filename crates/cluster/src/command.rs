@@ -336,7 +336,7 @@ pub enum AdminError {
     NodeLeads,
     #[error(
         "the token was used already, by node {node}; each lets one node in: make another with `gabion \
-         cluster token` on a member"
+         cluster token` on a member", node = .node.get()
     )]
     TokenUsed { node: NodeId },
     #[error("the token has expired; make another with `gabion cluster token` on a member")]

@@ -8,6 +8,7 @@ pub mod placement;
 pub mod safety;
 pub mod salvage;
 pub mod settings;
+pub mod voters;
 
 pub use command::{
     AdminError, AdminReply, AdminRequest, Applied, Change, Command, NodeInfo, Proposer, VolumeSpec,

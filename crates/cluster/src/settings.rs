@@ -26,6 +26,7 @@ pub struct Settings {
     pub scrub_share_percent: u32,
     /// Zero: never.
     pub suspect_blocks: u64,
+    pub voter_wait: Duration,
 }
 
 /// One setting as `gabion settings list` shows it.
@@ -78,7 +79,7 @@ const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> 
 }
 
 /// Every setting. Shape: `[least, default, most]`.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 17] = [
     time(
         "rebuild.wait",
         [0, MINUTE, 24 * HOUR],
@@ -149,6 +150,11 @@ pub const SETTINGS: [Setting; 16] = [
         most: 1 << 32,
         meaning: "a disk of which so many blocks were corrupt since its node started is emptied; 0: none is",
     },
+    time(
+        "voter.wait",
+        [SECOND, 5 * MINUTE, DAY],
+        "a voter that is silent for so long is replaced by another node, if one is there",
+    ),
 ];
 
 impl Setting {
@@ -220,6 +226,7 @@ impl Settings {
             scrub_deep: time("scrub.deep"),
             scrub_share_percent: u32::try_from(number("scrub.share")).unwrap_or(u32::MAX),
             suspect_blocks: number("disk.suspect"),
+            voter_wait: time("voter.wait"),
         }
     }
 

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod disk;
 pub mod drain;
 pub mod explain;
+pub mod join;
 pub mod manual;
 pub mod node;
 pub mod recover;

@@ -6,7 +6,7 @@ use gabion_node::NodeEvent;
 use gabion_store::{Damage, StoreEvent};
 use gabion_types::{DiskId, NodeId, ScrubFound, ScrubKind, VolumeId};
 use gabion_volume::{MemberFailure, VolumeEvent};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
@@ -105,6 +105,11 @@ impl EventLog {
 
     pub fn on_map_event(&self, event: &MapEvent) {
         self.note(Origin::Map, map_event(event));
+    }
+
+    /// Told by each node; heard by operators once.
+    pub fn on_voters(&self, before: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) {
+        self.note(Origin::Map, voters_event(before, now));
     }
 
     /// Those that are kept, oldest first, and all that come from now on.
@@ -327,6 +332,10 @@ fn map_event(event: &MapEvent) -> Text {
                  nobody can serve"
             ),
         ),
+        Fact::NodeAdmitted { node, name } => {
+            let text = format!("node {name} may join as node {}: its token was good", node.get());
+            Text::info("node_admitted", text)
+        }
         Fact::NodeRegistered { node, incarnation } => {
             let text = format!("node {} started ({incarnation})", node.get());
             Text::info("node_registered", text)
@@ -400,6 +409,20 @@ fn map_event(event: &MapEvent) -> Text {
     }
 }
 
+fn voters_event(before: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) -> Text {
+    let names = |ids: &mut dyn Iterator<Item = &NodeId>| {
+        ids.map(|id| id.get().to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let (new, old) = (names(&mut now.difference(before)), names(&mut before.difference(now)));
+    let mut text = format!("nodes {} vote", names(&mut now.iter()));
+    for (what, whom) in [("new", new), ("no more", old)] {
+        if !whom.is_empty() {
+            text.push_str(&format!("; {what}: {whom}"));
+        }
+    }
+    Text::info("voters", text)
+}
+
 fn drain_event(of: DrainOf, step: DrainStep) -> Text {
     let (what, copies) = match of {
         DrainOf::Disk(disk) => (format!("disk {}", disk.get()), "its copies"),
@@ -456,6 +479,7 @@ fn member_event(fact: &Fact) -> Text {
         }
         Fact::Initialized
         | Fact::Recovered { .. }
+        | Fact::NodeAdmitted { .. }
         | Fact::NodeRegistered { .. }
         | Fact::NodeSilent { .. }
         | Fact::NodeRevived { .. }

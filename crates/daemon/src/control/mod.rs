@@ -12,6 +12,7 @@ pub mod guest;
 pub mod history;
 pub mod hub;
 pub mod internal;
+mod join;
 pub mod known;
 pub mod local;
 pub mod observer;

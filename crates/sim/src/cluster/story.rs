@@ -144,6 +144,7 @@ impl Cluster {
         match fact {
             Fact::Initialized
             | Fact::Recovered { .. }
+            | Fact::NodeAdmitted { .. }
             | Fact::DiskAdded { .. }
             | Fact::DiskMoved { .. } => {}
             Fact::NodeRegistered { node, .. } => self.tell(said_by(node), "is a new process"),

@@ -178,3 +178,67 @@ fn a_token_lets_one_node_in_for_a_while_and_nobody_else() {
     machines.start(5);
     wait("it is told", MOST, || machines.log(5).contains("was removed from the cluster"));
 }
+
+fn disks(machines: &Machines) -> Vec<Value> {
+    machines.json(&["disk", "list"])["disks"].as_array().unwrap().clone()
+}
+
+// rule: node/a-disk-comes-while-the-node-serves
+#[test]
+fn a_disk_is_added_to_a_node_that_runs_and_to_one_that_does_not() {
+    let mut machines = Machines::on_loopback();
+    machines.start_all();
+    machines.gabion(&["volume", "create", "vm1", "--size", "64MiB"]).ok();
+    let writer = write(&machines, &[1, 2]);
+    writer.reset_stall();
+    let add = |machines: &Machines, path: &str, node: u16, more: &[&str]| {
+        let config = format!("etc/node{node}.toml");
+        let mut verb = vec!["disk", "add", path, "--config", &config];
+        verb.extend(more);
+        machines.gabion(&verb)
+    };
+    let said = add(&machines, "more1", 1, &["--size", "128MiB"]).ok();
+    assert!(
+        said.contains("made, 134217728 bytes") && said.contains("it is disk 4 of node 1"),
+        "{said}"
+    );
+    let stall = writer.progress().stall_most;
+    assert!(stall < Duration::from_secs(1), "{stall:?}");
+    assert!(disks(&machines).iter().all(|disk| disk["state"] == "in_service"));
+    let again = add(&machines, "more1", 1, &["--size", "128MiB"]).ok();
+    assert!(again.contains("kept, 134217728 bytes"), "{again}");
+    let text = fs::read_to_string(machines.dir.join("etc/node1.toml")).unwrap();
+    assert_eq!(text.matches("more1").count(), 1, "{text}");
+
+    for (path, more, code, named) in [
+        ("more2", &[][..], 5, "the size of the new disk file"),
+        ("no/where", &["--size", "128MiB"], 5, "there is no directory"),
+        ("etc/node1.toml", &["--size", "128MiB"], 5, "--force"),
+        ("more2", &["--size", "1MiB"], 2, "64MiB"),
+        ("/dev/nothing", &[], 5, "there is no device"),
+    ] {
+        let ran = add(&machines, path, 1, more);
+        assert_eq!(ran.code(), code, "{path}: {}{}", ran.out, ran.err);
+        assert!(ran.err.contains(named), "{path}: {}", ran.err);
+    }
+
+    // It is used, and it is there again after a restart.
+    machines.gabion(&["disk", "drain", "1", "--wait"]).ok();
+    let used = disks(&machines).iter().any(|disk| disk["id"] == "4" && disk["replicas"] != 0);
+    assert!(used, "{:?}", disks(&machines));
+    machines.kill(1);
+    let said = add(&machines, "more0", 1, &["--size", "128MiB"]).ok();
+    assert!(said.contains("it is in service when node 1 runs"), "{said}");
+    machines.start(1);
+    machines.wait_ready(1);
+    wait("all five are in service", MOST, || {
+        let disks = disks(&machines);
+        disks.len() == 5
+            && disks.iter().all(|disk| disk["state"] == "in_service" || disk["id"] == "1")
+    });
+    machines.wait_healthy("vm1");
+    let mut left = writer.stop();
+    assert_eq!(left.wrong, None);
+    assert!(left.progress.failed.is_empty(), "{:?}", left.progress.failed);
+    read_back(&machines.nbd_address(3), "vm1", &mut left.judge, Patience::default()).unwrap();
+}

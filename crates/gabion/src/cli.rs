@@ -322,10 +322,27 @@ pub enum NodeVerb {
     },
 }
 
+#[derive(Debug, Args)]
+pub struct AddDiskArgs {
+    /// A whole device, or a file that is made and written full
+    pub path: PathBuf,
+    /// Of the file; of a device, what is used of it: else all
+    #[arg(long, value_parser = disk_size)]
+    pub size: Option<ByteSize>,
+    /// The node's. Without: gabion-data/node1/config.toml, else /etc/gabion/node.toml
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Also a disk that holds data: what is lost is named
+    #[arg(long)]
+    pub force: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum DiskVerb {
     /// All disks, and how they are
     List,
+    /// On a node's machine: make a disk more for it, whether it runs or not; its configuration names it then
+    Add(AddDiskArgs),
     /// Empty a disk: its copies move to others, none is missed meanwhile; it may be taken away then
     Drain {
         /// Its id or its path

@@ -15,6 +15,7 @@ pub mod internal;
 mod join;
 pub mod known;
 pub mod local;
+pub mod new_disks;
 pub mod observer;
 pub mod peers;
 pub mod proof;

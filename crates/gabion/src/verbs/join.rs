@@ -160,7 +160,7 @@ fn addresses(typed: &str) -> Vec<String> {
     all.map(with_port).collect()
 }
 
-fn usual_config() -> Result<PathBuf, Failure> {
+pub fn usual_config() -> Result<PathBuf, Failure> {
     let found = USUAL_CONFIGS.iter().map(PathBuf::from).find(|path| path.exists());
     found.ok_or_else(|| {
         let what = format!("there is no {}, and no {}", USUAL_CONFIGS[0], USUAL_CONFIGS[1]);

@@ -242,3 +242,49 @@ fn a_disk_is_added_to_a_node_that_runs_and_to_one_that_does_not() {
     assert!(left.progress.failed.is_empty(), "{:?}", left.progress.failed);
     read_back(&machines.nbd_address(3), "vm1", &mut left.judge, Patience::default()).unwrap();
 }
+
+// rule: cluster/levelling-ends
+// promise: acked-survives
+#[test]
+fn copies_move_to_a_node_that_joins_and_then_all_is_level() {
+    let mut machines = Machines::on_loopback();
+    machines.start_all();
+    machines.gabion(&["settings", "set", "rebalance.wait", "3s"]).ok();
+    for name in ["vm1", "vm2", "vm3"] {
+        machines.gabion(&["volume", "create", name, "--size", "64MiB"]).ok();
+    }
+    let writer = write(&machines, &[1, 2]);
+    machines.configure_new(4, "");
+    join(&machines, 4, &token(&machines, "1h")).ok();
+    machines.start(4);
+    machines.wait_ready(4);
+    writer.reset_stall();
+    let replicas = |machines: &Machines| -> Vec<u64> {
+        disks(machines).iter().map(|disk| disk["replicas"].as_u64().unwrap()).collect()
+    };
+    let before = replicas(&machines);
+    assert_eq!((before.len(), before.iter().sum::<u64>(), before[3]), (4, 12, 0), "{before:?}");
+    wait("copies move", MOST, || replicas(&machines)[3] > 0);
+    wait("it ends", MOST, || {
+        let now = replicas(&machines);
+        now.iter().sum::<u64>() == 12 && now[3] >= 2
+    });
+    let moved = replicas(&machines);
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(replicas(&machines), moved, "and stays so");
+    for name in ["vm1", "vm2", "vm3"] {
+        machines.wait_healthy(name);
+    }
+    let events = machines.gabion(&["events"]).ok();
+    assert!(events.contains("move to other disks, to level them"), "{events}");
+    let promoted = events.lines().filter(|line| line.contains("on disk 4 are in sync")).count();
+    println!(
+        "{before:?} -> {moved:?}, {promoted} promotions, a stall of {:?}",
+        writer.progress().stall_most
+    );
+    assert!(writer.progress().stall_most < Duration::from_secs(1));
+    let mut left = writer.stop();
+    assert_eq!(left.wrong, None);
+    assert!(left.progress.failed.is_empty(), "{:?}", left.progress.failed);
+    read_back(&machines.nbd_address(4), "vm1", &mut left.judge, Patience::default()).unwrap();
+}

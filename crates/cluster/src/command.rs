@@ -2,11 +2,11 @@
 
 use crate::map::{DrainReason, Map, Ticket};
 use gabion_types::{
-    ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
+    ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, Move, NodeId, Outcome, OwnerChange,
     RefusedChange, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, VolumeId,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One entry of the log. The map executes each (incarnation, number) once and answers a repeat with
 /// the first outcome.
@@ -76,6 +76,12 @@ pub enum Change {
     RemoveNode {
         node: NodeId,
         force: bool,
+    },
+    /// By the manager: these copies of a volume are to be on other disks, and no others; none: it is called
+    /// off. The owner moves them as it does with those of a disk that is being emptied.
+    MoveCopies {
+        volume: VolumeId,
+        moves: BTreeMap<SegmentIndex, Move>,
     },
     /// Placement was chosen by the manager; checked again here.
     CreateVolume {

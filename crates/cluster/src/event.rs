@@ -85,6 +85,11 @@ pub enum Fact {
         of: DrainOf,
         step: DrainStep,
     },
+    /// So many copies are to be on other disks, so that the disks are used evenly; zero: called off.
+    Levelling {
+        volume: VolumeId,
+        copies: u32,
+    },
     VolumeCreated {
         volume: VolumeId,
         name: String,

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod event;
+pub mod level;
 pub mod manager;
 pub mod map;
 pub mod placement;

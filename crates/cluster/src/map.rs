@@ -8,6 +8,7 @@ mod entry;
 mod executed;
 mod leaving;
 mod members;
+mod moves;
 mod orders;
 mod ownership;
 pub(crate) mod room;
@@ -20,6 +21,7 @@ pub use entry::{
     VolumeEntry, VolumeState,
 };
 pub use executed::EXECUTED_MAX;
+pub use moves::MOVES_MAX;
 pub use orders::{CreateOrder, DropOrder};
 pub use volumes::{RF_MAX, is_volume_name};
 
@@ -197,6 +199,7 @@ impl Map {
             clean: entry.clean,
             segments: entry.segments.clone(),
             draining: self.draining_of(&entry.segments),
+            moving: entry.moving.clone(),
             homes: self.homes(&entry.segments),
             scrub: entry.scrub.wanted,
         })

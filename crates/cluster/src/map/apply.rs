@@ -55,6 +55,7 @@ impl Map {
             Change::DrainDisk { disk, why } => self.drain_disk(from, *disk, *why),
             Change::DrainNode { node, why } => self.drain_node(*node, *why),
             Change::RemoveNode { node, force } => self.remove_node(*node, *force),
+            Change::MoveCopies { volume, moves } => self.move_copies(*volume, moves),
             Change::CreateVolume { spec, placement } => self.create_volume(spec, placement),
             Change::Created { volume, disk, creation } => {
                 self.created(from, *volume, *disk, *creation)

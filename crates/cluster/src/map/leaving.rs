@@ -85,6 +85,7 @@ impl Map {
                 members.joining.retain(|joining| !goes(&joining.disk));
                 members.stale.retain(|stale| !goes(&stale.disk));
             }
+            volume.forget_moved();
             if let VolumeState::Creating { waiting } = &mut volume.state {
                 waiting.retain(|disk| !goes(disk));
             }

@@ -71,6 +71,7 @@ impl Cluster for ClusterService {
         status.health = worst(&status).into();
         status.notes = drain::notes(&status.nodes);
         status.notes.extend(self.context.map.read_map(join::notes));
+        status.notes.extend(self.context.map.read_map(drain::levelling));
         status.notes.extend(status.volumes.iter().filter_map(zone_note));
         Ok(Response::new(status))
     }

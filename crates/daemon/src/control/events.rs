@@ -365,6 +365,17 @@ fn map_event(event: &MapEvent) -> Text {
             let text = format!("disk {} failed for good", disk.get());
             Text::error("disk_failed", text).disk(*disk)
         }
+        Fact::Levelling { volume, copies: 0 } => {
+            let text = format!("copies of volume {} stay: something is amiss", volume.get());
+            Text::info("levelling_off", text).volume(*volume)
+        }
+        Fact::Levelling { volume, copies } => {
+            let text = format!(
+                "{copies} copies of volume {} move to other disks, to level them",
+                volume.get()
+            );
+            Text::info("levelling", text).volume(*volume)
+        }
         Fact::VolumeCreated { volume, name } => {
             Text::info("volume_created", format!("volume {name} was created")).volume(*volume)
         }
@@ -491,6 +502,7 @@ fn member_event(fact: &Fact) -> Text {
         | Fact::Evicted { .. }
         | Fact::NodeRemoved { .. }
         | Fact::Drain { .. }
+        | Fact::Levelling { .. }
         | Fact::VolumeCreated { .. }
         | Fact::VolumeReady { .. }
         | Fact::VolumeResized { .. }

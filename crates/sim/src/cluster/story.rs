@@ -178,6 +178,14 @@ impl Cluster {
                     DrainOf::Node(node) => self.tell(said_by(node), text),
                 }
             }
+            Fact::Levelling { volume, copies } => {
+                let name = self.volume_name(*volume);
+                let text = match copies {
+                    0 => format!("copies of {name} stay where they are"),
+                    copies => format!("{copies} copies of {name} are to be on emptier disks"),
+                };
+                self.tell(Who::World, text);
+            }
             Fact::VolumeCreated { .. } | Fact::VolumeResized { .. } => {}
             Fact::VolumeReady { volume } => {
                 let text = format!("volume {} is made", self.volume_name(*volume));

@@ -179,6 +179,7 @@ impl Cluster {
                 }
             }
             Fact::Levelling { volume, copies } => {
+                self.count("levelling");
                 let name = self.volume_name(*volume);
                 let text = match copies {
                     0 => format!("copies of {name} stay where they are"),

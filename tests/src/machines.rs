@@ -24,7 +24,10 @@ enum Place {
     Namespaces(Net),
 }
 
-/// Three machines: a directory and an address each.
+/// Nodes at most: those that join included.
+const NODES: u16 = 5;
+
+/// Three machines, and more that may join: a directory and an address each.
 pub struct Machines {
     pub dir: PathBuf,
     place: Place,
@@ -34,7 +37,7 @@ pub struct Machines {
 impl Drop for Machines {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for node in 1..=3 {
+            for node in 1..=NODES {
                 eprintln!("---- node {node}:\n{}", self.log(node));
             }
         }
@@ -55,7 +58,7 @@ impl Machines {
     }
 
     fn new(place: Place) -> Self {
-        Self { dir: temp_dir("machines"), place, nodes: vec![None, None, None] }
+        Self { dir: temp_dir("machines"), place, nodes: (0..NODES).map(|_| None).collect() }
     }
 
     /// The network between them.
@@ -115,6 +118,30 @@ impl Machines {
         let config = format!("etc/node{node}.toml");
         fs::write(self.dir.join(&config), text).expect("a file in the temporary directory");
         config
+    }
+
+    /// Of a node that is in no cluster yet, as somebody writes it by hand.
+    pub fn configure_new(&self, node: u16, zone: &str) -> String {
+        let at = |base| self.address(base, node);
+        let text = format!(
+            "name = \"m{node}\"\nzone = {zone:?}\ncluster_file = \"cluster{node}.toml\"\n\
+             dir = {:?}\n\n[listen]\napi = {:?}\npeer = {:?}\nnbd = {:?}\nhttp = {:?}\n\n\
+             [[disks]]\npath = {:?}\nsize_bytes = {DISK}\n",
+            self.dir.join(format!("var{node}")),
+            at(7400),
+            at(7500),
+            at(10808),
+            at(7600),
+            self.disk(node),
+        );
+        let config = format!("etc/node{node}.toml");
+        fs::write(self.dir.join(&config), text).expect("a file in the temporary directory");
+        config
+    }
+
+    /// `host:port` of its API.
+    pub fn api(&self, node: u16) -> String {
+        self.address(7400, node)
     }
 
     pub fn disk(&self, node: u16) -> PathBuf {

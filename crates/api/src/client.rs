@@ -175,6 +175,15 @@ impl Client {
         }
     }
 
+    /// A new node, by its token. Asked twice by the same node, it is answered the same.
+    pub async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse, ClientError> {
+        let ask = |c| {
+            let request = request.clone();
+            async move { ClusterClient::new(c).join(request).await }
+        };
+        self.call(ask).await.result
+    }
+
     /// The events that are known; `follow`: then those to come, until the node that tells them is
     /// lost. Errors: also what the stream itself gives, as `ErrorDetail::from_status` reads it.
     pub async fn events(&self, follow: bool) -> Result<Streaming<v1::Event>, ClientError> {

@@ -111,9 +111,11 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::NoSetting
         | ErrorCode::Gone => Code::NotFound,
         ErrorCode::NameTaken => Code::AlreadyExists,
-        ErrorCode::Shrinks | ErrorCode::Attached | ErrorCode::TooFewNodes | ErrorCode::Refused => {
-            Code::FailedPrecondition
-        }
+        ErrorCode::Shrinks
+        | ErrorCode::Attached
+        | ErrorCode::TooFewNodes
+        | ErrorCode::TokenVoid
+        | ErrorCode::Refused => Code::FailedPrecondition,
         ErrorCode::NoRoom | ErrorCode::NoSpace | ErrorCode::TooMany => Code::ResourceExhausted,
         ErrorCode::NotLeader
         | ErrorCode::NoMajority

@@ -86,6 +86,7 @@ pub fn node(node: &v1::Node) -> Value {
         "name": node.name,
         "state": node_state(node),
         "zone": node.zone,
+        "voter": node.voter,
         "drain": drain(node.drain),
         "drain_waits": node.drain_waits,
         "since_ms": node.since_ms,

@@ -1,12 +1,12 @@
 //! What goes into the consensus log, and what operators ask of the manager.
 
-use crate::map::{DrainReason, Map};
+use crate::map::{DrainReason, Map, Ticket};
 use gabion_types::{
-    ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, NodeId, Outcome, OwnerChange,
+    ClusterId, DiskId, Epoch, HoldPolicy, Incarnation, Limits, Move, NodeId, Outcome, OwnerChange,
     RefusedChange, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, VolumeId,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One entry of the log. The map executes each (incarnation, number) once and answers a repeat with
 /// the first outcome.
@@ -36,6 +36,13 @@ pub enum Change {
     Register {
         node: NodeInfo,
         incarnation: Incarnation,
+    },
+    /// By the manager: a node that proved a token gets an id, and the token is used up by it. `info.id`:
+    /// the least that the id may be. `at_ms`: what the clock of the leader said. Units: ms since 1970.
+    Admit {
+        ticket: Ticket,
+        at_ms: u64,
+        info: NodeInfo,
     },
     /// A formatted disk hangs on a node; the map numbers it. The same uuid again: its place or
     /// capacity changed.
@@ -69,6 +76,12 @@ pub enum Change {
     RemoveNode {
         node: NodeId,
         force: bool,
+    },
+    /// By the manager: these copies of a volume are to be on other disks, and no others; none: it is called
+    /// off. The owner moves them as it does with those of a disk that is being emptied.
+    MoveCopies {
+        volume: VolumeId,
+        moves: BTreeMap<SegmentIndex, Move>,
     },
     /// Placement was chosen by the manager; checked again here.
     CreateVolume {
@@ -245,6 +258,12 @@ pub enum AdminRequest {
         node: NodeId,
         force: bool,
     },
+    /// A node that proved a token; answered when it has an id. As `Change::Admit`.
+    AdmitNode {
+        ticket: Ticket,
+        at_ms: u64,
+        info: NodeInfo,
+    },
     /// Of all nodes; those of `barred` stay out of an exclusive volume. `let_back`: nobody is evicted.
     EvictGuests {
         name: String,
@@ -321,6 +340,22 @@ pub enum AdminError {
     LastCopies { segments: u64, volumes: Vec<String> },
     #[error("it leads the cluster now; stop it, and remove it when another node leads")]
     NodeLeads,
+    #[error(
+        "the token was used already, by node {node}; each lets one node in: make another with `gabion \
+         cluster token` on a member", node = .node.get()
+    )]
+    TokenUsed { node: NodeId },
+    #[error("the token has expired; make another with `gabion cluster token` on a member")]
+    TokenExpired,
+    #[error("a node of that name is in the cluster already; give the new one another `name`")]
+    NodeNameTaken,
+    #[error(
+        "the cluster takes no more nodes now: it has {nodes} of at most {most}, and {tokens} tokens were \
+         used of late; try again when those have expired, or remove a node"
+    )]
+    TooManyNodes { nodes: usize, most: usize, tokens: usize },
+    #[error("that node was removed, and is never a member again; make another token for a new one")]
+    NodeRemoved,
     #[error("there is no such disk")]
     NoDisk,
     #[error("the disk failed for good: what it held is copied elsewhere already, or on its way")]

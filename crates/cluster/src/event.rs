@@ -43,6 +43,11 @@ pub enum Fact {
         /// Segments that nobody can serve.
         held: u32,
     },
+    /// A token let it in.
+    NodeAdmitted {
+        node: NodeId,
+        name: String,
+    },
     NodeRegistered {
         node: NodeId,
         incarnation: Incarnation,
@@ -79,6 +84,11 @@ pub enum Fact {
     Drain {
         of: DrainOf,
         step: DrainStep,
+    },
+    /// So many copies are to be on other disks, so that the disks are used evenly; zero: called off.
+    Levelling {
+        volume: VolumeId,
+        copies: u32,
     },
     VolumeCreated {
         volume: VolumeId,

@@ -2,12 +2,14 @@
 
 pub mod command;
 pub mod event;
+pub mod level;
 pub mod manager;
 pub mod map;
 pub mod placement;
 pub mod safety;
 pub mod salvage;
 pub mod settings;
+pub mod voters;
 
 pub use command::{
     AdminError, AdminReply, AdminRequest, Applied, Change, Command, NodeInfo, Proposer, VolumeSpec,
@@ -16,6 +18,6 @@ pub use event::{DrainOf, DrainStep, Fact, MapEvent};
 pub use manager::Manager;
 pub use map::{
     CreateOrder, DiskEntry, DiskState, Drain, DrainReason, DropOrder, Growth, Map, NodeEntry,
-    NodeState, Scrubbed, Scrubs, VolumeEntry, VolumeState,
+    NodeState, Scrubbed, Scrubs, Ticket, VolumeEntry, VolumeState,
 };
 pub use settings::{Setting, Settings};

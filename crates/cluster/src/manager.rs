@@ -2,8 +2,10 @@
 //! nodes' leases, finds owners for volumes that need repair, and carries out what operators ask.
 
 mod admin;
+mod admit;
 mod drain;
 mod lease;
+mod level;
 mod repair;
 mod revive;
 mod scrub;
@@ -14,6 +16,7 @@ use admin::Admin;
 use drain::Handover;
 use gabion_types::{Duration, Incarnation, Instant, NodeId, Outcome, VolumeId};
 use lease::Leases;
+use level::Levelling;
 use repair::Repair;
 use revive::Revival;
 use scrub::Schedule;
@@ -102,6 +105,7 @@ pub struct Manager {
     repair: Repair,
     schedule: Schedule,
     handover: Handover,
+    levelling: Levelling,
     admin: Admin,
     /// Asked before this node's term stood in the map. Bounded by `EARLY_MAX`.
     early: VecDeque<(u64, AdminRequest)>,
@@ -130,6 +134,7 @@ pub(crate) enum Purpose {
     Revive,
     Repair { volume: VolumeId },
     Scrub { volume: VolumeId },
+    Level { volume: VolumeId },
     Admin { number: u64 },
 }
 
@@ -145,6 +150,7 @@ impl Manager {
             repair: Repair::default(),
             schedule: Schedule::default(),
             handover: Handover::default(),
+            levelling: Levelling::default(),
             admin: Admin::new(node),
             early: VecDeque::new(),
             proposals: Proposals::default(),
@@ -247,13 +253,17 @@ impl Manager {
             self.leases.begin();
             self.repair.begin(now);
             self.schedule.begin(now);
+            self.levelling.begin(now);
         }
     }
 
     fn on_proposed(&mut self, now: Instant, map: &Map, key: u64, outcome: Outcome) {
         let Some(purpose) = self.proposals.pending.remove(&key) else { return };
         match purpose {
-            Purpose::Lead { .. } | Purpose::Expire { .. } | Purpose::Scrub { .. } => {}
+            Purpose::Lead { .. }
+            | Purpose::Expire { .. }
+            | Purpose::Scrub { .. }
+            | Purpose::Level { .. } => {}
             Purpose::Revive => self.revival.on_proposed(now),
             Purpose::Repair { volume } => self.repair.on_proposed(now, volume),
             Purpose::Admin { number } => {
@@ -280,6 +290,7 @@ impl Manager {
             self.effects.extend(self.leases.next_confirm(now, term));
             self.repair.conclude(now, map, &mut self.proposals);
             self.schedule.conclude(now, map, &mut self.proposals);
+            self.levelling.conclude(now, map, &mut self.proposals);
             self.effects.extend(self.handover.next_asked(now, map));
         }
         self.admin.conclude(now, map, &mut self.proposals);

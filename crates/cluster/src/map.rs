@@ -1,26 +1,31 @@
 //! The cluster map: what the committed log comes to. A pure state machine; every node applies the
 //! same entries and has the same map.
 
+mod admit;
 mod apply;
 mod drain;
 mod entry;
 mod executed;
 mod leaving;
 mod members;
+mod moves;
 mod orders;
 mod ownership;
 pub(crate) mod room;
 mod scrub;
 mod volumes;
 
+pub use admit::{Admitted, TOKENS_MAX, Ticket};
 pub use entry::{
     DiskEntry, DiskState, Drain, DrainReason, Growth, NodeEntry, NodeState, Scrubbed, Scrubs,
     VolumeEntry, VolumeState,
 };
 pub use executed::EXECUTED_MAX;
+pub use moves::MOVES_MAX;
 pub use orders::{CreateOrder, DropOrder};
 pub use volumes::{RF_MAX, is_volume_name};
 
+use crate::command::NodeInfo;
 use crate::event::{EVENTS_MAX, Fact, MapEvent};
 use crate::settings::Settings;
 use gabion_types::{
@@ -68,7 +73,18 @@ pub struct Map {
     /// Bounded by `RETIRED_MAX`.
     #[serde(default)]
     pub(crate) retired: BTreeSet<[u8; 16]>,
+    /// Tokens that were used, as long as they are good. Bounded by `TOKENS_MAX`.
+    #[serde(default)]
+    pub(crate) admitted: BTreeMap<u64, Admitted>,
+    /// Nodes that a token let in, and that have not started yet. Bounded by `NODES_MAX`.
+    #[serde(default)]
+    pub(crate) awaited: BTreeMap<NodeId, NodeInfo>,
+    /// Tokens that expire at or before that may have been used. Units: ms since 1970.
+    #[serde(default)]
+    pub(crate) tokens_forgotten_ms: u64,
     /// The last ids given; none is ever used twice.
+    #[serde(default)]
+    pub(crate) last_node: u32,
     pub(crate) last_disk: u32,
     pub(crate) last_volume: u32,
     /// The consensus term of the manager that leads.
@@ -183,6 +199,7 @@ impl Map {
             clean: entry.clean,
             segments: entry.segments.clone(),
             draining: self.draining_of(&entry.segments),
+            moving: entry.moving.clone(),
             homes: self.homes(&entry.segments),
             scrub: entry.scrub.wanted,
         })

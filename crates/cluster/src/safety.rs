@@ -37,7 +37,7 @@ pub struct Safety {
 }
 
 impl Safety {
-    /// `voters`: who is in the configuration; who was removed does not count.
+    /// `voters`: whose vote counts; that of who was removed does not.
     pub fn of(map: &Map, voters: &BTreeSet<NodeId>) -> Self {
         let mut losses = Losses::default();
         for entry in map.volumes().values() {
@@ -113,8 +113,8 @@ impl Losses {
 
     /// A voter whose silence would leave too few.
     fn add_votes(&mut self, map: &Map, voters: &BTreeSet<NodeId>) {
-        let all = voters.iter().chain(map.nodes().keys()).filter(|node| !map.is_removed(**node));
-        let all: BTreeSet<NodeId> = all.copied().collect();
+        let all = voters.iter().filter(|node| !map.is_removed(**node));
+        let all: Vec<NodeId> = all.copied().collect();
         let alive: Vec<NodeId> = all.iter().copied().filter(|node| map.is_alive(*node)).collect();
         let majority = all.len() / 2 + 1;
         if alive.len() <= majority {

@@ -256,6 +256,7 @@ impl Volume {
             voided: BTreeMap::new(),
             barred: BTreeSet::new(),
             scrub: Scrubs::default(),
+            moving: BTreeMap::new(),
         })
     }
 }

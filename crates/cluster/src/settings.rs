@@ -26,6 +26,10 @@ pub struct Settings {
     pub scrub_share_percent: u32,
     /// Zero: never.
     pub suspect_blocks: u64,
+    pub voter_wait: Duration,
+    /// Zero: never.
+    pub rebalance_spread_percent: u64,
+    pub rebalance_wait: Duration,
 }
 
 /// One setting as `gabion settings list` shows it.
@@ -78,7 +82,7 @@ const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> 
 }
 
 /// Every setting. Shape: `[least, default, most]`.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 19] = [
     time(
         "rebuild.wait",
         [0, MINUTE, 24 * HOUR],
@@ -149,6 +153,21 @@ pub const SETTINGS: [Setting; 16] = [
         most: 1 << 32,
         meaning: "a disk of which so many blocks were corrupt since its node started is emptied; 0: none is",
     },
+    time(
+        "voter.wait",
+        [SECOND, 5 * MINUTE, DAY],
+        "a voter that is silent for so long is replaced by another node, if one is there",
+    ),
+    percent(
+        "rebalance.spread",
+        [0, 10, 100],
+        "copies move when more of one disk than of another is promised by so much of it; 0: never",
+    ),
+    time(
+        "rebalance.wait",
+        [0, MINUTE, DAY],
+        "so long nothing may be amiss before copies are moved to level the disks",
+    ),
 ];
 
 impl Setting {
@@ -220,6 +239,9 @@ impl Settings {
             scrub_deep: time("scrub.deep"),
             scrub_share_percent: u32::try_from(number("scrub.share")).unwrap_or(u32::MAX),
             suspect_blocks: number("disk.suspect"),
+            voter_wait: time("voter.wait"),
+            rebalance_spread_percent: number("rebalance.spread"),
+            rebalance_wait: time("rebalance.wait"),
         }
     }
 

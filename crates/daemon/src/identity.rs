@@ -29,6 +29,9 @@ pub struct Identity {
     pub removed: bool,
     #[serde(default)]
     pub disks: Vec<KnownDisk>,
+    /// One more that is being made; what is there of it may be made anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<KnownDisk>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +75,16 @@ impl Identity {
     pub fn new(settings: &Settings, disks: Vec<KnownDisk>, complete: bool) -> Self {
         let cluster = settings.cluster.to_string();
         let node = settings.info.id.get();
-        Self { version: VERSION, cluster, node, complete, log_made: false, removed: false, disks }
+        Self {
+            version: VERSION,
+            cluster,
+            node,
+            complete,
+            log_made: false,
+            removed: false,
+            disks,
+            making: None,
+        }
     }
 
     /// Of a node that may run. Errors: it was not made, not to its end, or is another node's.
@@ -120,7 +132,8 @@ impl Identity {
 
     pub fn knows(&self, cluster: ClusterId, uuid: [u8; 16]) -> bool {
         let uuid = hex(uuid);
-        self.cluster == cluster.to_string() && self.disks.iter().any(|disk| disk.uuid == uuid)
+        let mut all = self.disks.iter().chain(&self.making);
+        self.cluster == cluster.to_string() && all.any(|disk| disk.uuid == uuid)
     }
 }
 

@@ -167,6 +167,46 @@ pub fn init(
     Ok(made)
 }
 
+/// Makes one disk more of a node that was made before. Its process calls it, or whoever holds its
+/// directory. As `init`; `settings` need not name the disk.
+pub fn add(
+    settings: &Settings,
+    disk: &Disk,
+    force: bool,
+    progress: impl FnMut(u64),
+) -> Result<InitedDisk, InitError> {
+    let mut identity = Identity::of_initialised(settings)?;
+    if identity.removed {
+        return Err(IdentityError::Removed { node: settings.info.id.get() }.into());
+    }
+    let plan = plan_one(settings, disk, Some(&identity), force);
+    let plan = plan.map_err(|refused| InitError::Refused(vec![refused]))?;
+    let uuid = match plan.done {
+        Done::Kept => kept_uuid(&disk.path)?,
+        Done::MadeFile { .. } | Done::FormattedDevice { .. } => random_uuid()?,
+    };
+    let known = KnownDisk { path: disk.path.clone(), uuid: hex(uuid) };
+    identity.making = Some(known.clone());
+    identity.write(&settings.dir)?;
+    make(settings, disk, &plan, uuid, progress)?;
+    identity.making = None;
+    identity.disks.retain(|old| old.path != known.path && old.uuid != known.uuid);
+    identity.disks.push(known);
+    identity.write(&settings.dir)?;
+    Ok(InitedDisk { path: disk.path.clone(), done: plan.done, lost: plan.lost })
+}
+
+/// As `add`, of a node that does not run. Errors: it does.
+pub fn add_to_stopped(
+    settings: &Settings,
+    disk: &Disk,
+    force: bool,
+    progress: impl FnMut(u64),
+) -> Result<InitedDisk, InitError> {
+    let _home = Home::hold(&settings.dir)?;
+    add(settings, disk, force, progress)
+}
+
 fn make(
     settings: &Settings,
     disk: &Disk,
@@ -199,16 +239,7 @@ fn plan_all(
     known: Option<&Identity>,
     force: bool,
 ) -> Result<Vec<Plan>, InitError> {
-    // Nodes that ran before there were identities have a log, and their disks say whose they are.
-    let adopts = known.is_none() && settings.dir.join("meta").exists();
-    let planned = settings.disks.iter().map(|disk| {
-        let found = look(&disk.path, |label| {
-            let ours = label.cluster == settings.cluster;
-            known.is_some_and(|known| known.knows(label.cluster, label.uuid)) || (adopts && ours)
-        });
-        let found = found.map_err(|error| RefusedDisk::Io { path: disk.path.clone(), error })?;
-        plan(disk, found, known, force)
-    });
+    let planned = settings.disks.iter().map(|disk| plan_one(settings, disk, known, force));
     let (mut plans, mut refused) = (Vec::new(), Vec::new());
     for plan in planned {
         match plan {
@@ -217,6 +248,22 @@ fn plan_all(
         }
     }
     if refused.is_empty() { Ok(plans) } else { Err(InitError::Refused(refused)) }
+}
+
+fn plan_one(
+    settings: &Settings,
+    disk: &Disk,
+    known: Option<&Identity>,
+    force: bool,
+) -> Result<Plan, RefusedDisk> {
+    // Nodes that ran before there were identities have a log, and their disks say whose they are.
+    let adopts = known.is_none() && settings.dir.join("meta").exists();
+    let found = look(&disk.path, |label| {
+        let ours = label.cluster == settings.cluster;
+        known.is_some_and(|known| known.knows(label.cluster, label.uuid)) || (adopts && ours)
+    });
+    let found = found.map_err(|error| RefusedDisk::Io { path: disk.path.clone(), error })?;
+    plan(disk, found, known, force)
 }
 
 fn plan(

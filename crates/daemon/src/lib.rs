@@ -13,6 +13,7 @@ mod service;
 pub mod settings;
 #[cfg(test)]
 mod test_ports;
+pub mod token;
 
 pub use home::HomeError;
 pub use run::{RunError, run, run_with};

@@ -296,7 +296,7 @@ impl Running {
         let meta: Arc<dyn MetaStore> = store.clone();
         hub.connect(Arc::clone(&meta));
         tokio::spawn(make_map(Arc::clone(&meta), settings.clone()));
-        let local = LocalStats::start(Arc::clone(&hub), sender, state.clone());
+        let local = LocalStats::start(Arc::clone(&hub), sender, state.clone(), settings);
         let context = Arc::new(Context {
             me,
             map: meta.map(),

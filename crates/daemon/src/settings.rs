@@ -1,5 +1,9 @@
 //! `config.toml` of one node: parsed once, into types; unknown keys are refused.
 
+mod join;
+
+pub use join::JoinSettings;
+
 use crate::http::access::{TOKEN_CHARS_MIN, Tokens};
 use gabion_cluster::NodeInfo;
 use gabion_engine::IoMode;
@@ -74,7 +78,8 @@ pub enum SettingsError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    node: u32,
+    /// Else as `gabion cluster join` wrote it into the cluster file.
+    node: Option<u32>,
     dir: PathBuf,
     #[serde(default = "auto")]
     io: String,
@@ -109,6 +114,8 @@ struct FileHttp {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Shared {
+    /// Of a node that joined later: its own id. Where it stands, the file is that node's alone.
+    node: Option<u32>,
     cluster: String,
     secret: String,
     voters: Vec<FileVoter>,
@@ -148,6 +155,9 @@ struct FileVoter {
 struct FileLimits {
     segment_bytes: Option<u64>,
 }
+
+const NO_NODE: &str = "given: its place in the cluster file; a node that joins a running cluster gets it \
+                       by `gabion cluster join`";
 
 fn io_mode(name: &str) -> Option<IoMode> {
     match name {
@@ -200,7 +210,13 @@ impl Settings {
         let limits = limits(file.limits.as_ref().unwrap_or(&shared.limits)).ok_or_else(|| {
             wrong("limits.segment_bytes", "…", "a power of two, 64 KiB to 16 GiB")
         })?;
-        let id = NodeId::new(file.node);
+        let node = file.node.or(shared.node).ok_or_else(|| wrong("node", "", NO_NODE))?;
+        if shared.node.is_some_and(|joined| joined != node) {
+            let wants =
+                "the id with which the node joined, which stands in the cluster file; leave it out";
+            return Err(wrong("node", &node.to_string(), wants));
+        }
+        let id = NodeId::new(node);
         let voter = voters.iter().find(|voter| voter.id == id);
         let listen_text = file
             .listen
@@ -210,7 +226,7 @@ impl Settings {
         // Others find a voter where all are told to look; `listen` may say 0.0.0.0.
         let info = voter.cloned().unwrap_or_else(|| NodeInfo {
             id,
-            name: format!("node{}", file.node),
+            name: format!("node{node}"),
             peer: listen_text.peer,
             api: listen_text.api,
             nbd: listen_text.nbd,
@@ -254,6 +270,7 @@ fn shared(path: &Path, file: &mut File) -> Result<(PathBuf, Shared), SettingsErr
     };
     let (cluster, secret, voters) = here;
     let shared = Shared {
+        node: None,
         cluster: cluster.ok_or_else(|| missing("cluster"))?,
         secret: secret.ok_or_else(|| missing("secret"))?,
         voters: voters.ok_or_else(|| missing("voters"))?,

@@ -174,8 +174,39 @@ pub enum ClusterVerb {
         #[arg(long, hide = true)]
         segment_size: Option<ByteSize>,
     },
+    /// On a member: a token that lets one more node in; it is made here, of the secret, and nobody is asked
+    Token(TokenArgs),
+    /// On a new machine: join a cluster that runs, and make this node and its disks
+    Join(JoinArgs),
     /// All nodes lost their consensus logs: make the map anew from what their disks say
     Recover(RecoverArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// Of a node of the cluster that is on this machine. Without: gabion-data/node1/config.toml, else
+    /// /etc/gabion/node.toml
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// How long it is good
+    #[arg(long, default_value = "1h")]
+    pub valid: Span,
+}
+
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The API of one or more members: HOST or HOST:PORT
+    #[arg(value_name = "ADDR[,ADDR]")]
+    pub address: String,
+    /// As `gabion cluster token` has printed it on a member
+    #[arg(long)]
+    pub token: String,
+    /// The new node's: its name, its directory, where it listens, its disks; `cluster_file` is written
+    #[arg(long, default_value = "/etc/gabion/node.toml")]
+    pub config: PathBuf,
+    /// Also take disks that hold data: what is lost is named
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -291,10 +322,27 @@ pub enum NodeVerb {
     },
 }
 
+#[derive(Debug, Args)]
+pub struct AddDiskArgs {
+    /// A whole device, or a file that is made and written full
+    pub path: PathBuf,
+    /// Of the file; of a device, what is used of it: else all
+    #[arg(long, value_parser = disk_size)]
+    pub size: Option<ByteSize>,
+    /// The node's. Without: gabion-data/node1/config.toml, else /etc/gabion/node.toml
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Also a disk that holds data: what is lost is named
+    #[arg(long)]
+    pub force: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum DiskVerb {
     /// All disks, and how they are
     List,
+    /// On a node's machine: make a disk more for it, whether it runs or not; its configuration names it then
+    Add(AddDiskArgs),
     /// Empty a disk: its copies move to others, none is missed meanwhile; it may be taken away then
     Drain {
         /// Its id or its path

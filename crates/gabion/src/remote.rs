@@ -76,6 +76,10 @@ impl Remote {
         self.wait(self.client.remove_node(node, force))
     }
 
+    pub fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse, Failure> {
+        self.wait(self.client.join(request))
+    }
+
     pub fn settings(&self) -> Result<Vec<v1::Setting>, Failure> {
         self.wait(self.client.settings())
     }
@@ -186,6 +190,7 @@ fn exit_of(code: v1::ErrorCode) -> Exit {
         | Code::TooMany
         | Code::NoSpace
         | Code::WrongSecret
+        | Code::TokenVoid
         | Code::NotBuilt => Exit::Refused,
         Code::Unspecified
         | Code::NotLeader

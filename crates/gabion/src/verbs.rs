@@ -3,8 +3,10 @@
 pub mod clients;
 pub mod cluster;
 pub mod disk;
+pub mod disk_add;
 pub mod drain;
 pub mod explain;
+pub mod join;
 pub mod manual;
 pub mod node;
 pub mod recover;
@@ -37,6 +39,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
             let node = node.as_deref().unwrap_or_default();
             drain::disk(&remote()?, disk, node, drain::Wish::of(*wait, *cancel), cli.json)
         }
+        Verb::Disk(DiskVerb::Add(args)) => disk_add::run(args, cli.json),
         Verb::Disk(DiskVerb::Check { path }) => disk::check(path, cli.json),
         Verb::Disk(DiskVerb::Show { path }) => disk::show_disk(path, cli.json),
         Verb::Volume(verb) => volume::run(&remote()?, verb, cli.json),

@@ -34,11 +34,42 @@ struct Disk {
     condition: DiskCondition,
     /// As the map numbers it.
     id: Option<DiskId>,
+    /// It came when the node ran already: nothing waits for it.
+    late: bool,
+}
+
+/// What all disks of a node are made with.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    cluster: ClusterId,
+    flaws: Flaws,
+    pages_max: usize,
+}
+
+impl Made {
+    fn disk(&self, now: Instant, disk: &NodeDisk, seed: u64, late: bool) -> Disk {
+        let config = StoreConfig {
+            cluster: Some(self.cluster),
+            capacity_bytes: disk.capacity_bytes,
+            seed,
+            settings: StoreSettings { pages_max: self.pages_max, ..StoreSettings::default() },
+            flaws: self.flaws,
+            ..StoreConfig::default()
+        };
+        Disk {
+            store: Store::new(config, now),
+            path: disk.path.clone(),
+            condition: DiskCondition::Opening,
+            id: None,
+            late,
+        }
+    }
 }
 
 #[derive(Debug)]
 pub struct Disks {
     disks: Vec<Disk>,
+    made: Made,
     slots: BTreeMap<DiskId, DiskSlot>,
     outputs: VecDeque<DisksOutput>,
 }
@@ -51,31 +82,23 @@ impl Disks {
         seed: u64,
         (flaws, pages_max): (Flaws, usize),
     ) -> Self {
-        let disks = disks
-            .iter()
-            .zip(0u64..)
-            .map(|(disk, place)| {
-                let config = StoreConfig {
-                    cluster: Some(cluster),
-                    capacity_bytes: disk.capacity_bytes,
-                    seed: seed ^ place,
-                    settings: StoreSettings { pages_max, ..StoreSettings::default() },
-                    flaws,
-                    ..StoreConfig::default()
-                };
-                Disk {
-                    store: Store::new(config, now),
-                    path: disk.path.clone(),
-                    condition: DiskCondition::Opening,
-                    id: None,
-                }
-            })
-            .collect();
-        let mut disks = Self { disks, slots: BTreeMap::new(), outputs: VecDeque::new() };
+        let made = Made { cluster, flaws, pages_max };
+        let disks = disks.iter().zip(0u64..);
+        let disks = disks.map(|(disk, place)| made.disk(now, disk, seed ^ place, false)).collect();
+        let mut disks = Self { disks, made, slots: BTreeMap::new(), outputs: VecDeque::new() };
         for slot in disks.slots() {
             disks.drain(slot);
         }
         disks
+    }
+
+    // rule: node/a-disk-comes-while-the-node-serves
+    /// Its recovery begins; the others serve on.
+    pub fn add(&mut self, now: Instant, disk: &NodeDisk, seed: u64, scrub_percent: u32) {
+        let slot = DiskSlot(u32::try_from(self.disks.len()).unwrap_or(u32::MAX));
+        self.disks.push(self.made.disk(now, disk, seed, true));
+        self.drain(slot);
+        self.feed(now, slot, StoreInput::ScrubShare(scrub_percent));
     }
 
     pub fn next_output(&mut self) -> Option<DisksOutput> {
@@ -123,9 +146,9 @@ impl Disks {
         }
     }
 
-    /// No disk waits for its recovery.
+    /// No disk of those that were there at the start waits for its recovery.
     pub fn all_decided(&self) -> bool {
-        self.disks.iter().all(|disk| disk.condition != DiskCondition::Opening)
+        self.disks.iter().all(|disk| disk.late || disk.condition != DiskCondition::Opening)
     }
 
     pub fn all_stopped(&self) -> bool {

@@ -36,6 +36,10 @@ pub enum Input {
         disk: DiskSlot,
         done: DiskDone,
     },
+    /// One disk more, in the next slot.
+    DiskAdded {
+        disk: NodeDisk,
+    },
     /// Somebody looks at where a block lies, and its map page is not in memory.
     WantPage {
         disk: DiskSlot,
@@ -257,7 +261,7 @@ pub struct NodeConfig {
     pub disks: Vec<NodeDisk>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeDisk {
     pub capacity_bytes: u64,
     pub path: String,

@@ -150,6 +150,10 @@ impl Node {
         let now = self.now;
         match input {
             Input::Disk { disk, done } => self.disks.done(now, disk, done),
+            Input::DiskAdded { disk } => {
+                let share = self.settings.scrub_share_percent;
+                self.disks.add(now, &disk, self.prng.next_u64(), share);
+            }
             Input::WantPage { disk, wanted } => self.disks.want_page(now, disk, wanted),
             Input::Connected { link } => {
                 self.flow.opened(now, link);

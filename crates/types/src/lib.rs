@@ -26,7 +26,7 @@ pub use ids::{ClusterId, DiskId, Incarnation, MapIndex, NodeId, SegmentIndex, Vo
 pub use latency::{LATENCY_BOUNDS, Latencies};
 pub use limits::Limits;
 pub use load::Load;
-pub use members::{FoundReplica, Joining, SegmentMembers, Stale, VolumeView};
+pub use members::{FoundReplica, Joining, Move, SegmentMembers, Stale, VolumeView};
 pub use prng::Prng;
 pub use scrub::{ScrubAsk, ScrubFound, ScrubKind};
 pub use size::{BLOCK_BYTES, BlockIndex, BlockRange, ByteRange, SECTOR_BYTES, SegmentSize};

@@ -32,6 +32,13 @@ pub struct Stale {
     pub compare_all: bool,
 }
 
+/// A copy that is to be on another disk: a new one is filled there, and then this one leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    pub from: DiskId,
+    pub to: DiskId,
+}
+
 /// The replicas of one segment. `in_sync` is never empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentMembers {
@@ -95,6 +102,8 @@ pub struct VolumeView {
     pub homes: BTreeMap<DiskId, NodeId>,
     /// Disks of those named above that are being emptied: what they hold is to be moved.
     pub draining: BTreeSet<DiskId>,
+    /// Single copies that are to be moved.
+    pub moving: BTreeMap<SegmentIndex, Move>,
     /// To be done by the owner.
     pub scrub: Option<ScrubAsk>,
 }

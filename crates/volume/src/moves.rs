@@ -1,4 +1,4 @@
-//! Copies on disks that are being emptied move: a new one is filled elsewhere and becomes a member, and
+//! Copies on disks that are being emptied move, and single ones that level the disks: a new one is filled elsewhere and becomes a member, and
 //! only then the old one is removed. So no segment ever has fewer copies because of it.
 
 use crate::fill::FILLS_AT_ONCE;
@@ -10,14 +10,16 @@ use gabion_types::{DiskId, Flaw, Instant, OwnerChange, Removal, SegmentIndex};
 const MOVES_AT_ONCE: usize = FILLS_AT_ONCE;
 
 impl Volume {
-    pub(crate) fn is_draining(&self, disk: DiskId) -> bool {
-        self.view.draining.contains(&disk)
+    /// A copy that is to move: its disk is being emptied, or it alone is to be elsewhere.
+    pub(crate) fn leaves(&self, index: SegmentIndex, disk: DiskId) -> bool {
+        let alone = self.view.moving.get(&index).is_some_and(|moving| moving.from == disk);
+        alone || self.view.draining.contains(&disk)
     }
 
     /// In-sync copies that need not move.
     fn staying(&self, index: SegmentIndex) -> usize {
         let in_sync = self.members(index).in_sync.iter();
-        in_sync.filter(|disk| !self.is_draining(**disk)).count()
+        in_sync.filter(|disk| !self.leaves(index, **disk)).count()
     }
 
     pub(crate) fn is_complete(&self, index: SegmentIndex) -> bool {
@@ -35,26 +37,30 @@ impl Volume {
             return false;
         }
         let joining = self.members(index).joining.iter().map(|joining| joining.disk);
-        let mut movers = joining.filter(|disk| !self.is_draining(*disk));
-        self.is_draining(disk) || movers.position(|mover| mover == disk) >= Some(self.movers(index))
+        let mut movers = joining.filter(|disk| !self.leaves(index, *disk));
+        self.leaves(index, disk)
+            || movers.position(|mover| mover == disk) >= Some(self.movers(index))
     }
 
     /// New copies for those that are to move, a few at a time. What is missing comes first.
     pub(crate) fn propose_moves(&mut self, now: Instant) -> bool {
-        if self.releasing.is_some() || self.view.draining.is_empty() || !self.may_place(now) {
+        let none = self.view.draining.is_empty() && self.view.moving.is_empty();
+        if self.releasing.is_some() || none || !self.may_place(now) {
             return false;
         }
         let on_their_way = self.joiners.iter().filter(|(index, _)| self.is_complete(*index));
         let most = MOVES_AT_ONCE.saturating_sub(on_their_way.count());
         let goes = |index: SegmentIndex| {
             let members = self.members(index);
-            let joining = members.joining.iter().filter(|new| !self.is_draining(new.disk));
-            let old = members.in_sync.iter().any(|disk| self.is_draining(*disk));
+            let joining = members.joining.iter().filter(|new| !self.leaves(index, new.disk));
+            let old = members.in_sync.iter().any(|disk| self.leaves(index, *disk));
             old && self.is_complete(index) && joining.count() < self.movers(index)
         };
         let ready = self.segments.iter().filter(|segment| segment.is_serving() && !segment.held);
         let ready = ready.map(|segment| segment.index).filter(|index| goes(*index));
-        let joins: Vec<_> = ready.take(most).map(|index| (index, None)).collect();
+        // Where a single copy goes was chosen; for one that has to leave its disk the map chooses.
+        let place = |index| self.view.moving.get(&index).map(|moving| moving.to);
+        let joins: Vec<_> = ready.take(most).map(|index| (index, place(index))).collect();
         if joins.is_empty() {
             return false;
         }
@@ -79,9 +85,9 @@ impl Volume {
         // The own disk last: it is read from. Of others the one that came last.
         let own = |disk: DiskId| self.disks.home(disk) == Some(self.me);
         going.reverse();
-        going.sort_by_key(|disk| (!self.is_draining(*disk), own(*disk)));
+        going.sort_by_key(|disk| (!self.leaves(index, *disk), own(*disk)));
         going.truncate(in_sync.len().saturating_sub(if replaced { rf } else { 1 }));
-        going.retain(|disk| replaced || self.is_draining(*disk));
+        going.retain(|disk| replaced || self.leaves(index, *disk));
         let stays = |disk: &&DiskId| !going.contains(disk) && self.is_sound(index, **disk);
         if replaced && in_sync.iter().filter(stays).count() < rf {
             return Vec::new();

@@ -175,7 +175,7 @@ impl Volume {
             let same = promotes.iter().rev().take_while(|other| other.segment == *segment).count();
             let in_sync = self.members(*segment).in_sync.len() + same;
             let missing = in_sync < usize::from(self.view.rf);
-            let moves = !self.is_draining(*disk) && same < self.movers(*segment);
+            let moves = !self.leaves(*segment, *disk) && same < self.movers(*segment);
             if joiner.step == JoinStep::Filled
                 && (missing || moves)
                 && promotes.len() < REPLICAS_PER_ENTRY

@@ -1,8 +1,8 @@
 //! What operators ask: checked, placed, proposed, and answered when the whole of it is done.
 
-use super::{Effect, Proposals, Purpose, drain};
-use crate::command::{AdminError, AdminReply, AdminRequest, Change, VolumeSpec};
-use crate::map::{Map, RF_MAX, VolumeEntry, VolumeState, is_volume_name};
+use super::{Effect, Proposals, Purpose, admit, drain};
+use crate::command::{AdminError, AdminReply, AdminRequest, Change, NodeInfo, VolumeSpec};
+use crate::map::{Map, RF_MAX, Ticket, VolumeEntry, VolumeState, is_volume_name};
 use crate::placement::{PlacementError, Wanted, free_bytes, place};
 use crate::settings::{SettingError, Settings};
 use gabion_types::{
@@ -61,6 +61,7 @@ enum Task {
     DrainDisk { disk: DiskId, cancel: bool },
     DrainNode { node: NodeId, cancel: bool },
     RemoveNode { node: NodeId, force: bool },
+    Admit { ticket: Ticket, at_ms: u64, info: NodeInfo },
 }
 
 /// What comes next of a job.
@@ -219,6 +220,8 @@ impl Task {
             | Self::DrainDisk { .. }
             | Self::DrainNode { .. }
             | Self::RemoveNode { .. } => false,
+            // Another was let in meanwhile: the plan says what that means.
+            Self::Admit { .. } => true,
         }
     }
 
@@ -241,7 +244,8 @@ impl Task {
             | Self::Scrub { .. }
             | Self::DrainDisk { .. }
             | Self::DrainNode { .. }
-            | Self::RemoveNode { .. } => AdminError::NotReleased,
+            | Self::RemoveNode { .. }
+            | Self::Admit { .. } => AdminError::NotReleased,
         }
     }
 }
@@ -264,6 +268,7 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::DrainDisk { disk, cancel } => Task::DrainDisk { disk, cancel },
         AdminRequest::DrainNode { node, cancel } => Task::DrainNode { node, cancel },
         AdminRequest::RemoveNode { node, force } => Task::RemoveNode { node, force },
+        AdminRequest::AdmitNode { ticket, at_ms, info } => Task::Admit { ticket, at_ms, info },
     })
 }
 
@@ -289,6 +294,14 @@ fn plan(map: &Map, task: Task) -> Step {
             .map(|change| Step::Propose(Task::DrainNode { node, cancel }, change)),
         Task::RemoveNode { node, force } => drain::of_removal(map, node, force)
             .map(|change| Step::Propose(Task::RemoveNode { node, force }, change)),
+        Task::Admit { ticket, at_ms, info } => admit::refusal(map, ticket, at_ms, &info)
+            .map_or_else(
+                || {
+                    let change = Change::Admit { ticket, at_ms, info: info.clone() };
+                    Ok(Step::Propose(Task::Admit { ticket, at_ms, info }, change))
+                },
+                Err,
+            ),
     };
     step.unwrap_or_else(refused)
 }
@@ -410,7 +423,8 @@ fn on_done(map: &Map, task: &Task) -> Step {
         | Task::Scrub { .. }
         | Task::DrainDisk { .. }
         | Task::DrainNode { .. }
-        | Task::RemoveNode { .. } => Step::Answer(AdminReply::Done),
+        | Task::RemoveNode { .. }
+        | Task::Admit { .. } => Step::Answer(AdminReply::Done),
     }
 }
 

@@ -64,6 +64,9 @@ pub(super) fn of_removal(map: &Map, node: NodeId, force: bool) -> Result<Change,
     if map.is_removed(node) {
         return Ok(Change::RemoveNode { node, force });
     }
+    if map.awaited().any(|info| info.id == node) {
+        return Ok(Change::RemoveNode { node, force });
+    }
     let entry = map.node(node).ok_or(AdminError::NoNode)?;
     let (copies, volumes) = map.left_on(node);
     if entry.drain.is_none() || copies + volumes > 0 {

@@ -82,7 +82,7 @@ impl Repair {
     fn has_work(&self, now: Instant, map: &Map, room: &Room, volume: &VolumeEntry) -> bool {
         let rf = usize::from(volume.spec.rf);
         let gone = |disk: DiskId| self.is_gone(now, map, disk);
-        if volume.scrub.wanted.is_some() {
+        if volume.scrub.wanted.is_some() || !volume.moving.is_empty() {
             return true;
         }
         let segment = map.limits().segment;

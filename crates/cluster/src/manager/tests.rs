@@ -3,6 +3,7 @@
 mod admin;
 mod drain;
 mod lease;
+mod level;
 mod repair;
 mod safety;
 mod scrub;

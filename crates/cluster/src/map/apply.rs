@@ -45,6 +45,7 @@ impl Map {
         match change {
             Change::Init { cluster, limits } => self.init(*cluster, *limits),
             Change::Register { node, incarnation } => self.register(from, node, *incarnation),
+            Change::Admit { ticket, at_ms, info } => self.admit(*ticket, *at_ms, info),
             Change::AddDisk { node, uuid, capacity_bytes, path } => {
                 let disk = DiskEntry::new(*uuid, *node, *capacity_bytes, path.clone());
                 self.add_disk(from, disk)
@@ -54,6 +55,7 @@ impl Map {
             Change::DrainDisk { disk, why } => self.drain_disk(from, *disk, *why),
             Change::DrainNode { node, why } => self.drain_node(*node, *why),
             Change::RemoveNode { node, force } => self.remove_node(*node, *force),
+            Change::MoveCopies { volume, moves } => self.move_copies(*volume, moves),
             Change::CreateVolume { spec, placement } => self.create_volume(spec, placement),
             Change::Created { volume, disk, creation } => {
                 self.created(from, *volume, *disk, *creation)
@@ -119,7 +121,9 @@ impl Map {
         let since = self.applied;
         let lease = self.settings().lease_duration;
         let Some(node) = self.nodes.get_mut(&info.id) else {
-            if self.nodes.len() >= NODES_MAX {
+            // A place is kept for each that is awaited.
+            let others = self.awaited.keys().filter(|id| **id != info.id).count();
+            if self.nodes.len() + others >= NODES_MAX {
                 return Err(RefusedChange::NoRoom);
             }
             let entry = NodeEntry {
@@ -133,6 +137,8 @@ impl Map {
                 executed: Executed::default(),
             };
             self.nodes.insert(info.id, entry);
+            self.awaited.remove(&info.id);
+            self.last_node = self.last_node.max(info.id.get());
             self.note(Fact::NodeRegistered { node: info.id, incarnation });
             return Ok(());
         };

@@ -3,8 +3,8 @@
 use crate::command::{NodeInfo, VolumeSpec};
 use crate::map::executed::Executed;
 use gabion_types::{
-    DiskId, Duration, Epoch, Incarnation, MapIndex, NodeId, ScrubAsk, ScrubFound, SegmentIndex,
-    SegmentMembers, VolumeId,
+    DiskId, Duration, Epoch, Incarnation, MapIndex, Move, NodeId, ScrubAsk, ScrubFound,
+    SegmentIndex, SegmentMembers, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -105,6 +105,10 @@ pub struct VolumeEntry {
     pub barred: BTreeSet<NodeId>,
     #[serde(default)]
     pub scrub: Scrubs,
+    /// Copies that are to be on another disk, each until it is gone from the one. Bounded by
+    /// `MOVES_MAX`.
+    #[serde(default)]
+    pub moving: BTreeMap<SegmentIndex, Move>,
 }
 
 /// What is to be looked through, and when it was.
@@ -188,6 +192,15 @@ impl VolumeEntry {
         // Nobody has written yet to one that is in the making.
         self.clean = matches!(self.state, VolumeState::Creating { .. });
         self.epoch
+    }
+
+    /// What has moved, or is to be moved no more.
+    pub(crate) fn forget_moved(&mut self) {
+        let segments = &self.segments;
+        self.moving.retain(|index, moving| {
+            let place = usize::try_from(index.get()).unwrap_or(usize::MAX);
+            segments.get(place).is_some_and(|members| members.is_in_sync(moving.from))
+        });
     }
 
     pub fn is_ready(&self) -> bool {

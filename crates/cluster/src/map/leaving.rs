@@ -33,6 +33,9 @@ impl Map {
         if self.is_removed(id) {
             return Ok(());
         }
+        if self.removed.len() < REMOVED_MAX && self.give_up_awaited(id) {
+            return Ok(());
+        }
         let node = self.nodes.get(&id).ok_or(RefusedChange::NotFound)?;
         let (drained, silent) = (node.drain.is_some(), node.state == NodeState::Silent);
         let empty = drained && self.is_empty_node(id);
@@ -82,6 +85,7 @@ impl Map {
                 members.joining.retain(|joining| !goes(&joining.disk));
                 members.stale.retain(|stale| !goes(&stale.disk));
             }
+            volume.forget_moved();
             if let VolumeState::Creating { waiting } = &mut volume.state {
                 waiting.retain(|disk| !goes(disk));
             }

@@ -68,6 +68,7 @@ impl Map {
                 *segment = members;
             }
         }
+        volume.forget_moved();
         for ((segment, disk), creation) in done.drops {
             self.order_drop(disk, id, segment, DropMark { creation, epoch });
         }
@@ -386,7 +387,8 @@ impl<'a> Draft<'a> {
     /// Nodes that hold an in-sync or joining copy that stays there.
     fn homes(&self, index: SegmentIndex) -> BTreeSet<NodeId> {
         let write_set = self.members(index).into_iter().flat_map(SegmentMembers::write_set);
-        let stay = write_set.filter(|disk| !self.map.is_draining(*disk));
+        let moves = |disk: &DiskId| self.volume.moving.get(&index).is_some_and(|m| m.from == *disk);
+        let stay = write_set.filter(|disk| !self.map.is_draining(*disk) && !moves(disk));
         stay.filter_map(|disk| self.home(disk)).collect()
     }
 }

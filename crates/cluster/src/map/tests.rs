@@ -1,5 +1,6 @@
 //! The map by hand: a small cluster, and each change of it.
 
+mod admit;
 mod cluster;
 mod drain;
 mod leaving;

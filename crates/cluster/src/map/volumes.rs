@@ -77,6 +77,7 @@ impl Map {
             voided: BTreeMap::new(),
             barred: BTreeSet::new(),
             scrub: Scrubs::default(),
+            moving: BTreeMap::new(),
         };
         self.volumes.insert(id, entry);
         self.note(Fact::VolumeCreated { volume: id, name: spec.name.clone() });

@@ -201,18 +201,19 @@ async fn majority_would_vote(
     voters: &[u64],
     last: Option<LogId>,
 ) -> Word {
-    if !voters.contains(&me) {
-        return Word::No;
-    }
+    let votes = voters.contains(&me);
     let mut asked = JoinSet::new();
-    for voter in voters.iter().copied().filter(|voter| *voter != me) {
+    // A node that was never sent the log knows nobody but by its configuration.
+    let whom = if voters.is_empty() { network.others() } else { voters.to_vec() };
+    for voter in whom.into_iter().filter(|voter| *voter != me) {
         let link = network.to(voter);
         asked.spawn(async move {
             let ask = VoteAsk::Pre { last };
             tokio::time::timeout(PRE_VOTE_WAIT, link.ask(&ask)).await.ok().flatten()
         });
     }
-    let needed = voters.len() / 2 + 1;
+    // Who has no vote asks all the same: one that was removed meanwhile is told so.
+    let needed = if votes { voters.len() / 2 + 1 } else { usize::MAX };
     let mut granted = 1;
     while granted < needed {
         match asked.join_next().await {

@@ -7,9 +7,10 @@ use crate::consensus::types::{
 use crate::consensus::{Committed, SharedMap};
 use bytes::Bytes;
 use gabion_cluster::Map;
-use gabion_types::MapIndex;
+use gabion_types::{MapIndex, NodeId};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use std::collections::BTreeSet;
 use tokio::sync::mpsc;
 
 /// The map as of `last`, and who takes part in the consensus.
@@ -18,6 +19,19 @@ pub struct Replica {
     pub map: Map,
     pub last: Option<LogId>,
     pub membership: StoredMembership,
+}
+
+impl Replica {
+    /// They are being changed.
+    pub fn voters_change(&self) -> bool {
+        self.membership.membership().get_joint_config().len() > 1
+    }
+
+    /// Whose vote counts; in the midst of a change of them, the old and the new ones.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        let ids = self.membership.membership().voter_ids();
+        ids.filter_map(|id| u32::try_from(id).ok()).map(NodeId::new).collect()
+    }
 }
 
 /// Order: what is applied goes to `committed` in the order of the log, each index once from what it

@@ -84,6 +84,11 @@ impl Network {
         Self { peers }
     }
 
+    /// All nodes that are known.
+    pub fn others(&self) -> Vec<u64> {
+        self.peers.others().into_iter().map(|node| u64::from(node.get())).collect()
+    }
+
     pub fn to(&self, target: u64) -> Link {
         Link { peers: Arc::clone(&self.peers), target }
     }

@@ -51,6 +51,13 @@ impl Local for NoLocal {
         Vec::new()
     }
 
+    fn add_disk(
+        &self,
+        _request: gabion_api::v1::AddDiskRequest,
+    ) -> crate::control::internal::AddingDisk {
+        mpsc::channel(1).1.into()
+    }
+
     async fn locate(&self, _block: LocalLocateRequest) -> LocalLocateResponse {
         LocalLocateResponse::default()
     }

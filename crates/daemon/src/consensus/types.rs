@@ -22,6 +22,7 @@ pub type Raft = openraft::Raft<TypeConfig>;
 pub type LogId = openraft::LogId<u64>;
 pub type Vote = openraft::Vote<u64>;
 pub type Entry = openraft::Entry<TypeConfig>;
+pub type Membership = openraft::Membership<u64, BasicNode>;
 pub type StoredMembership = openraft::StoredMembership<u64, BasicNode>;
 pub type SnapshotMeta = openraft::SnapshotMeta<u64, BasicNode>;
 pub type StorageError = openraft::StorageError<u64>;

@@ -1,6 +1,6 @@
 //! What the services of the API share: this node's view of the cluster, and the way to the leader.
 
-use crate::consensus::{LeaderView, MetaStore, SharedMap};
+use crate::consensus::{LeaderView, MetaStore, Replica, SharedMap};
 use crate::control::errors::{admin_error, no_majority};
 use crate::control::hub::Hub;
 use crate::control::internal::Local;
@@ -164,8 +164,13 @@ impl Context {
         told
     }
 
-    /// Those of the configuration and of the map.
+    /// Whose vote counts, as far as this node's log goes; before there is one those of the
+    /// configuration.
     pub fn voters(&self) -> BTreeSet<NodeId> {
+        let voters = self.map.read(Replica::voters);
+        if !voters.is_empty() {
+            return voters;
+        }
         self.peers.others().into_iter().chain([self.me]).collect()
     }
 
@@ -214,8 +219,12 @@ impl Context {
     pub fn node_named(&self, text: &str) -> Result<NodeId, Status> {
         let by_id = text.parse::<u32>().ok().map(NodeId::new);
         let found = self.map.read_map(|map| {
-            let named = map.nodes().iter().find(|(_, entry)| entry.info.name == text);
-            by_id.filter(|id| map.node(*id).is_some()).or(named.map(|(id, _)| *id))
+            let awaited = map.awaited().map(|info| (info.id, &info.name));
+            let here = map.nodes().iter().map(|(id, entry)| (*id, &entry.info.name));
+            let all: Vec<_> = here.chain(awaited).collect();
+            let is_there = |id: &NodeId| all.iter().any(|(known, _)| known == id);
+            let named = all.iter().find(|(_, name)| *name == text).map(|(id, _)| *id);
+            by_id.filter(is_there).or(named)
         });
         found.ok_or_else(|| {
             let what = format!("there is no node {text}");

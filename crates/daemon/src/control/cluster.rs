@@ -3,6 +3,7 @@
 use crate::control::ask::{Context, Place, passed_on};
 use crate::control::drain;
 use crate::control::events::{Noted, Origin};
+use crate::control::join;
 use crate::control::safety;
 use crate::control::show::{self, Told};
 use crate::control::volumes::all_volumes;
@@ -11,14 +12,14 @@ use gabion_api::v1::cluster_server::Cluster;
 use gabion_api::v1::{
     Capacity, Disk, DiskSpace, DiskState, DisksRequest, DisksResponse, Drain, DrainDiskRequest,
     DrainDiskResponse, DrainNodeRequest, DrainNodeResponse, Event, EventsRequest, Health,
-    ListSettingsRequest, ListSettingsResponse, Node, NodeState, NodesRequest, NodesResponse,
-    RemoveNodeRequest, RemoveNodeResponse, SetSettingRequest, SetSettingResponse, Setting,
-    StatusRequest, StatusResponse, Volume,
+    JoinRequest, JoinResponse, ListSettingsRequest, ListSettingsResponse, Node, NodeState,
+    NodesRequest, NodesResponse, RemoveNodeRequest, RemoveNodeResponse, SetSettingRequest,
+    SetSettingResponse, Setting, StatusRequest, StatusResponse, Volume,
 };
 use gabion_cluster::safety::Safety;
 use gabion_cluster::{AdminRequest, Map, settings::SETTINGS};
 use gabion_types::NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -39,9 +40,9 @@ impl ClusterService {
         Self { context }
     }
 
-    fn nodes_of(&self, map: &Map, told: &Told) -> Vec<Node> {
+    fn nodes_of(&self, map: &Map, told: &Told, voters: &BTreeSet<NodeId>) -> Vec<Node> {
         let leader = self.context.leader().leader;
-        show::nodes(map, told, leader, |node| self.context.observer.since(node))
+        show::nodes(map, told, (leader, voters), |node| self.context.observer.since(node))
     }
 }
 
@@ -60,7 +61,7 @@ impl Cluster for ClusterService {
             term: view.term,
             map_index: map.applied().get(),
             answered_by: self.context.me.get(),
-            nodes: self.nodes_of(map, &told),
+            nodes: self.nodes_of(map, &told, &voters),
             volumes: all_volumes(map, &told),
             capacity: Some(capacity(map, &told)),
             safety: Some(safety::shown(map, &Safety::of(map, &voters))),
@@ -69,6 +70,8 @@ impl Cluster for ClusterService {
         status.problems = problems(&status, told.unconfirmed);
         status.health = worst(&status).into();
         status.notes = drain::notes(&status.nodes);
+        status.notes.extend(self.context.map.read_map(join::notes));
+        status.notes.extend(self.context.map.read_map(drain::levelling));
         status.notes.extend(status.volumes.iter().filter_map(zone_note));
         Ok(Response::new(status))
     }
@@ -78,7 +81,8 @@ impl Cluster for ClusterService {
         _request: Request<NodesRequest>,
     ) -> Result<Response<NodesResponse>, Status> {
         let told = self.context.told_by_all().await;
-        let nodes = self.context.map.read_map(|map| self.nodes_of(map, &told));
+        let voters = self.context.voters();
+        let nodes = self.context.map.read_map(|map| self.nodes_of(map, &told, &voters));
         Ok(Response::new(NodesResponse { nodes }))
     }
 
@@ -151,6 +155,10 @@ impl Cluster for ClusterService {
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
         drain::remove(&self.context, request).await
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        join::join(&self.context, request).await
     }
 
     type EventsStream = ReceiverStream<Result<Event, Status>>;

@@ -188,6 +188,20 @@ pub fn notes(nodes: &[Node]) -> Vec<String> {
     notes
 }
 
+/// For `status`: copies that move to level the disks.
+pub fn levelling(map: &Map) -> Option<String> {
+    let volumes = || map.volumes().values().filter(|volume| !volume.moving.is_empty());
+    let copies: u64 = volumes().map(|v| u64::try_from(v.moving.len()).unwrap_or(u64::MAX)).sum();
+    let names: Vec<&str> = volumes().map(|volume| volume.spec.name.as_str()).take(8).collect();
+    (copies > 0).then(|| {
+        let copies = counted(copies, "copy moves", "copies move");
+        format!(
+            "disks are being levelled: {copies} to emptier ones, of volumes {}",
+            names.join(", ")
+        )
+    })
+}
+
 fn safe_to_take(what: impl Display) -> String {
     format!("{what} is drained: nothing is left on it, it is safe to take it away")
 }

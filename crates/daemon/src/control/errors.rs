@@ -40,6 +40,10 @@ pub fn admin_error(error: &AdminError, subject: &str) -> ErrorDetail {
         AdminError::StillMaking { .. } => ErrorCode::TimedOut,
         AdminError::NotReleased => ErrorCode::Refused,
         AdminError::NodeAway { .. } => ErrorCode::Refused,
+        AdminError::TokenUsed { .. } | AdminError::TokenExpired => ErrorCode::TokenVoid,
+        AdminError::NodeNameTaken => ErrorCode::NameTaken,
+        AdminError::TooManyNodes { .. } => ErrorCode::TooMany,
+        AdminError::NodeRemoved => ErrorCode::Refused,
         AdminError::TooMany => ErrorCode::TooMany,
         AdminError::Map(refused) => refused_change(*refused),
     };

@@ -6,7 +6,7 @@ use gabion_node::NodeEvent;
 use gabion_store::{Damage, StoreEvent};
 use gabion_types::{DiskId, NodeId, ScrubFound, ScrubKind, VolumeId};
 use gabion_volume::{MemberFailure, VolumeEvent};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
@@ -105,6 +105,11 @@ impl EventLog {
 
     pub fn on_map_event(&self, event: &MapEvent) {
         self.note(Origin::Map, map_event(event));
+    }
+
+    /// Told by each node; heard by operators once.
+    pub fn on_voters(&self, before: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) {
+        self.note(Origin::Map, voters_event(before, now));
     }
 
     /// Those that are kept, oldest first, and all that come from now on.
@@ -327,6 +332,10 @@ fn map_event(event: &MapEvent) -> Text {
                  nobody can serve"
             ),
         ),
+        Fact::NodeAdmitted { node, name } => {
+            let text = format!("node {name} may join as node {}: its token was good", node.get());
+            Text::info("node_admitted", text)
+        }
         Fact::NodeRegistered { node, incarnation } => {
             let text = format!("node {} started ({incarnation})", node.get());
             Text::info("node_registered", text)
@@ -355,6 +364,17 @@ fn map_event(event: &MapEvent) -> Text {
         Fact::DiskFailed { disk } => {
             let text = format!("disk {} failed for good", disk.get());
             Text::error("disk_failed", text).disk(*disk)
+        }
+        Fact::Levelling { volume, copies: 0 } => {
+            let text = format!("copies of volume {} stay: something is amiss", volume.get());
+            Text::info("levelling_off", text).volume(*volume)
+        }
+        Fact::Levelling { volume, copies } => {
+            let text = format!(
+                "{copies} copies of volume {} move to other disks, to level them",
+                volume.get()
+            );
+            Text::info("levelling", text).volume(*volume)
         }
         Fact::VolumeCreated { volume, name } => {
             Text::info("volume_created", format!("volume {name} was created")).volume(*volume)
@@ -398,6 +418,20 @@ fn map_event(event: &MapEvent) -> Text {
         | Fact::Scrubbed { .. }
         | Fact::SettingChanged { .. } => member_event(&event.what),
     }
+}
+
+fn voters_event(before: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) -> Text {
+    let names = |ids: &mut dyn Iterator<Item = &NodeId>| {
+        ids.map(|id| id.get().to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let (new, old) = (names(&mut now.difference(before)), names(&mut before.difference(now)));
+    let mut text = format!("nodes {} vote", names(&mut now.iter()));
+    for (what, whom) in [("new", new), ("no more", old)] {
+        if !whom.is_empty() {
+            text.push_str(&format!("; {what}: {whom}"));
+        }
+    }
+    Text::info("voters", text)
 }
 
 fn drain_event(of: DrainOf, step: DrainStep) -> Text {
@@ -456,6 +490,7 @@ fn member_event(fact: &Fact) -> Text {
         }
         Fact::Initialized
         | Fact::Recovered { .. }
+        | Fact::NodeAdmitted { .. }
         | Fact::NodeRegistered { .. }
         | Fact::NodeSilent { .. }
         | Fact::NodeRevived { .. }
@@ -467,6 +502,7 @@ fn member_event(fact: &Fact) -> Text {
         | Fact::Evicted { .. }
         | Fact::NodeRemoved { .. }
         | Fact::Drain { .. }
+        | Fact::Levelling { .. }
         | Fact::VolumeCreated { .. }
         | Fact::VolumeReady { .. }
         | Fact::VolumeResized { .. }

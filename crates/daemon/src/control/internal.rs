@@ -5,13 +5,14 @@ use crate::control::guard::Guarded;
 use crate::control::peers::{INTERNAL_MESSAGE_BYTES_MAX, Peers};
 use gabion_api::v1::internal_server::{Internal, InternalServer};
 use gabion_api::v1::{
-    ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage, LocalEvictRequest, LocalEvictResponse,
-    LocalHistoryRequest, LocalHistoryResponse, LocalLocateRequest, LocalLocateResponse,
-    LocalSample, LocalStatsRequest, LocalStatsResponse, ProposeRequest, ProposeResponse,
-    SnapshotChunk,
+    AddDiskProgress, AddDiskRequest, ConfirmMapRequest, ConfirmMapResponse, ConsensusMessage,
+    LocalEvictRequest, LocalEvictResponse, LocalHistoryRequest, LocalHistoryResponse,
+    LocalLocateRequest, LocalLocateResponse, LocalSample, LocalStatsRequest, LocalStatsResponse,
+    ProposeRequest, ProposeResponse, SnapshotChunk,
 };
 use gabion_cluster::Command;
 use std::sync::Arc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What only this node knows of itself.
@@ -25,9 +26,15 @@ pub trait Local: Send + Sync + 'static {
     /// Where its copies of a block lie now.
     async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse;
 
+    /// Makes a disk more, and uses it; each step is told, or why not.
+    fn add_disk(&self, request: AddDiskRequest) -> AddingDisk;
+
     /// Closes the connection of a guest of that volume.
     async fn evict(&self, guest: LocalEvictRequest) -> LocalEvictResponse;
 }
+
+/// What is told of a disk that is being added.
+pub type AddingDisk = ReceiverStream<Result<AddDiskProgress, Status>>;
 
 pub struct InternalService {
     peers: Arc<Peers>,
@@ -125,6 +132,15 @@ impl Internal for InternalService {
     ) -> Result<Response<LocalLocateResponse>, Status> {
         let block = request.into_inner();
         Ok(Response::new(self.local.locate(block).await))
+    }
+
+    type AddDiskStream = AddingDisk;
+
+    async fn add_disk(
+        &self,
+        request: Request<AddDiskRequest>,
+    ) -> Result<Response<AddingDisk>, Status> {
+        Ok(Response::new(self.local.add_disk(request.into_inner())))
     }
 
     async fn local_evict(

@@ -2,13 +2,15 @@
 
 use crate::control::history::History;
 use crate::control::hub::Hub;
-use crate::control::internal::Local;
+use crate::control::internal::{AddingDisk, Local};
+use crate::control::new_disks::NewDisks;
 use crate::control::show::scrub_found;
 use crate::data::{BlockAddress, DataSender, LocatedCopy, Published};
+use crate::settings::Settings;
 use gabion_api::v1::{
-    Latencies, LocalClient, LocalCopy, LocalDisk, LocalEvictRequest, LocalEvictResponse, LocalFill,
-    LocalLocateRequest, LocalLocateResponse, LocalLost, LocalSample, LocalStatsResponse,
-    LocalVolume, ScrubUnderWay,
+    AddDiskRequest, Latencies, LocalClient, LocalCopy, LocalDisk, LocalEvictRequest,
+    LocalEvictResponse, LocalFill, LocalLocateRequest, LocalLocateResponse, LocalLost, LocalSample,
+    LocalStatsResponse, LocalVolume, ScrubUnderWay,
 };
 use gabion_engine::Caller;
 use gabion_node::{ClientStats, DiskCondition, DiskStats, GuestId, Input};
@@ -29,6 +31,7 @@ pub struct LocalStats {
     /// Of the volumes that this node owns.
     speeds: Mutex<BTreeMap<VolumeId, Speed>>,
     history: Arc<History>,
+    new_disks: NewDisks,
 }
 
 #[derive(Clone, Copy)]
@@ -43,9 +46,12 @@ impl LocalStats {
         hub: Arc<Hub>,
         data: DataSender,
         state: watch::Receiver<Arc<Published>>,
+        settings: &Settings,
     ) -> Arc<Self> {
         let history = History::start(state.clone());
-        let local = Arc::new(Self { data, hub, state, speeds: Mutex::default(), history });
+        let new_disks = NewDisks::new(settings.clone(), data.clone(), state.clone());
+        let speeds = Mutex::default();
+        let local = Arc::new(Self { data, hub, state, speeds, history, new_disks });
         let weak = Arc::downgrade(&local);
         tokio::spawn(async move {
             while let Some(local) = weak.upgrade() {
@@ -160,6 +166,10 @@ impl Local for LocalStats {
 
     fn history(&self, since_ms: u64) -> Vec<LocalSample> {
         self.history.samples(since_ms)
+    }
+
+    fn add_disk(&self, request: AddDiskRequest) -> AddingDisk {
+        self.new_disks.add(request)
     }
 
     async fn locate(&self, block: LocalLocateRequest) -> LocalLocateResponse {

@@ -1,6 +1,6 @@
 //! Watches this node's copy of the map: where nodes are, since when they are up or silent, events.
 
-use crate::consensus::SharedMap;
+use crate::consensus::{Replica, SharedMap};
 use crate::control::events::EventLog;
 use crate::control::peers::Peers;
 use crate::control::show;
@@ -15,6 +15,7 @@ pub struct Observer {
     peers: Arc<Peers>,
     events: Arc<EventLog>,
     since: Mutex<Since>,
+    voters: Mutex<BTreeSet<NodeId>>,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +28,13 @@ struct Since {
 impl Observer {
     /// What the map tells already is not an event, but that it was made anew before this start.
     pub fn start(map: SharedMap, peers: Arc<Peers>, events: Arc<EventLog>) -> Arc<Self> {
-        let observer = Arc::new(Self { map, peers, events, since: Mutex::default() });
+        let observer = Arc::new(Self {
+            map,
+            peers,
+            events,
+            since: Mutex::default(),
+            voters: Mutex::default(),
+        });
         let mut seen = observer.map.read_map(Map::applied);
         let newest = observer.map.read_map(|map| map.events().next_back().cloned());
         if let Some(event) = newest.filter(|it| matches!(it.what, Fact::Recovered { .. })) {
@@ -60,6 +67,17 @@ impl Observer {
         since.short.iter().map(|(volume, since)| (*volume, since.elapsed())).collect()
     }
 
+    /// The first that are seen are no event.
+    fn look_at_voters(&self) {
+        let look = |replica: &Replica| (!replica.voters_change()).then(|| replica.voters());
+        let Some(voters) = self.map.read(look) else { return };
+        let mut seen = self.voters.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *seen, voters.clone());
+        if !before.is_empty() && before != voters {
+            self.events.on_voters(&before, &voters);
+        }
+    }
+
     fn look(&self, seen: &mut MapIndex) {
         let (nodes, short, events, applied) = self.map.read_map(|map| {
             let nodes: Vec<_> = map
@@ -89,6 +107,7 @@ impl Observer {
             since.short.entry(volume).or_insert_with(Instant::now);
         }
         drop(since);
+        self.look_at_voters();
         events.iter().for_each(|event| self.events.on_map_event(event));
     }
 }

@@ -3,7 +3,10 @@
 use crate::control::guard::Proving;
 use crate::control::proof::{Prover, Secret, Verifier};
 use crate::home::random;
+use crate::token::JoinToken;
+use gabion_api::v1::JoinResponse;
 use gabion_api::v1::internal_client::InternalClient;
+use gabion_cluster::Ticket;
 use gabion_types::{ClusterId, NodeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +75,22 @@ impl Peers {
     pub fn others(&self) -> Vec<NodeId> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.keys().copied().filter(|node| *node != self.me).collect()
+    }
+
+    /// The highest id of them, this node's included.
+    pub fn highest(&self) -> NodeId {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.keys().next_back().copied().unwrap_or(self.me).max(self.me)
+    }
+
+    /// As a member made it.
+    pub fn join_token(&self, ticket: Ticket) -> JoinToken {
+        JoinToken::make(&self.secret.secret, self.cluster, ticket)
+    }
+
+    /// What a new node is told, with the secret.
+    pub fn seal(&self, token: &JoinToken, answer: JoinResponse) -> JoinResponse {
+        token.seal(answer, &self.secret.secret, draw())
     }
 
     pub fn address(&self, node: NodeId) -> Option<String> {

@@ -9,7 +9,7 @@ use gabion_api::v1::{
 };
 use gabion_cluster::{self as cluster, Map, VolumeEntry};
 use gabion_types::{DiskId, HoldPolicy, NodeId, ScrubKind, SegmentMembers, VolumeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tonic::Status;
 
@@ -127,7 +127,7 @@ pub fn disks(map: &Map, told: &Told) -> Vec<Disk> {
 pub fn nodes(
     map: &Map,
     told: &Told,
-    leader: Option<NodeId>,
+    (leader, voters): (Option<NodeId>, &BTreeSet<NodeId>),
     since: impl Fn(NodeId) -> Duration,
 ) -> Vec<Node> {
     let (disks, told_all) = (disks(map, told), told);
@@ -154,6 +154,7 @@ pub fn nodes(
             guests: told.map_or(0, |told| told.guests),
             drain: drain::of_node(entry).into(),
             zone: entry.info.zone.clone(),
+            voter: voters.contains(id),
             drain_waits: drain::waits(map, told_all, *id, &disks),
         }
     };

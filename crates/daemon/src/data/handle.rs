@@ -5,9 +5,10 @@ use super::locate::{BlockAddress, LocatedCopy};
 use super::outbox::EFFECTS_MAX;
 use super::plane::{Plane, Wiring};
 use super::publish::Published;
-use gabion_engine::Waker;
+use gabion_engine::{DiskOpenError, Waker};
 use gabion_node::{Effect, Input};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
@@ -55,6 +56,11 @@ struct Shared {
 /// What the control plane puts in.
 pub(crate) enum Order {
     Input(Input),
+    /// A formatted disk, which no process has open, is used from now on.
+    AddDisk {
+        path: PathBuf,
+        answer: oneshot::Sender<Result<(), DiskOpenError>>,
+    },
     /// The answer: none while map pages are being read; then it is asked again.
     Locate {
         block: BlockAddress,
@@ -155,6 +161,13 @@ impl DataSender {
             tokio::time::sleep(LOCATE_AGAIN).await;
         }
         Ok(Vec::new())
+    }
+
+    /// A disk more, which was made for this node. It is opened, and its recovery begins.
+    pub async fn add_disk(&self, path: PathBuf) -> Result<Result<(), DiskOpenError>, Ended> {
+        let (answer, added) = oneshot::channel();
+        self.put(Order::AddDisk { path, answer }).await?;
+        added.await.map_err(|_| Ended)
     }
 
     async fn put(&self, order: Order) -> Result<(), Ended> {

@@ -267,6 +267,10 @@ impl Plane {
                     self.publisher.touch();
                     self.feed(input);
                 }
+                Ok(Order::AddDisk { path, answer }) => {
+                    // Nobody waits any more: it is added all the same.
+                    let _gone = answer.send(self.add_disk(&path));
+                }
                 Ok(Order::Locate { block, answer }) => {
                     let wanted = away(&self.node, block);
                     let located = wanted.is_empty().then(|| locate(&self.node, block));
@@ -282,6 +286,18 @@ impl Plane {
             }
         }
         self.waker.wake();
+    }
+
+    fn add_disk(&mut self, path: &Path) -> Result<(), DiskOpenError> {
+        let handle = self.engine.add_disk(path, true)?;
+        let capacity_bytes = self.engine.disk_info(handle).capacity_bytes;
+        let slot = DiskSlot(u32::try_from(self.disks.len()).map_err(|_| DiskOpenError::TooMany)?);
+        self.disks.push(Some(handle));
+        self.slots.insert(handle, slot);
+        self.publisher.touch();
+        let disk = NodeDisk { capacity_bytes, path: path.display().to_string() };
+        self.feed(Input::DiskAdded { disk });
+        Ok(())
     }
 
     pub(crate) fn feed(&mut self, input: Input) {

@@ -4,7 +4,7 @@ use crate::cli::{ClusterVerb, NewNode};
 use crate::failure::{Exit, Failure};
 use crate::layout::{LimitsEntry, Voter, random_hex, write_secret_toml};
 use crate::size::ByteSize;
-use crate::verbs::{recover, show};
+use crate::verbs::{join, recover, show};
 use gabion_daemon::settings::VOTERS_MAX;
 use serde::Serialize;
 use serde_json::json;
@@ -27,6 +27,8 @@ pub fn run(verb: &ClusterVerb, as_json: bool) -> Result<(), Failure> {
         ClusterVerb::Init { file, nodes, segment_size } => {
             init(file, nodes, *segment_size, as_json)
         }
+        ClusterVerb::Token(args) => join::token(args, as_json),
+        ClusterVerb::Join(args) => join::join(args, as_json),
         ClusterVerb::Recover(args) => recover::run(args, as_json),
     }
 }

@@ -11,6 +11,7 @@ use crate::verbs::{drain, show, status};
 use gabion_api::view;
 use gabion_daemon::RunError;
 use gabion_daemon::init::{Done, InitedDisk, is_initialised};
+use gabion_daemon::settings::Settings;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -49,14 +50,7 @@ pub fn run(
 
 fn init(config: &Path, force: bool, as_json: bool) -> Result<(), Failure> {
     let settings = process::settings(config)?;
-    let mut bar = Bar::new("disk files");
-    let mut written = 0;
-    let made = gabion_daemon::init::init(&settings, force, |done, all| {
-        written = done;
-        bar.set(done, all);
-    });
-    bar.done(if as_json { 0 } else { written });
-    let made = made.map_err(|error| process::cannot_init(&error))?;
+    let made = make(&settings, force, as_json)?;
     let shown: Vec<Value> = made.iter().map(inited).collect();
     let node = settings.info.id.get();
     show(as_json, &json!({ "node": node.to_string(), "disks": shown }), || {
@@ -70,7 +64,19 @@ fn init(config: &Path, force: bool, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn inited(disk: &InitedDisk) -> Value {
+/// With a bar for people.
+pub fn make(settings: &Settings, force: bool, as_json: bool) -> Result<Vec<InitedDisk>, Failure> {
+    let mut bar = Bar::new("disk files");
+    let mut written = 0;
+    let made = gabion_daemon::init::init(settings, force, |done, all| {
+        written = done;
+        bar.set(done, all);
+    });
+    bar.done(if as_json { 0 } else { written });
+    made.map_err(|error| process::cannot_init(&error))
+}
+
+pub fn inited(disk: &InitedDisk) -> Value {
     let (done, bytes) = match disk.done {
         Done::Kept => ("kept", None),
         Done::MadeFile { bytes } => ("made", Some(bytes)),

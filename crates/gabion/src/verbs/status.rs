@@ -93,6 +93,7 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
                 node.id.to_string(),
                 node.name.clone(),
                 view::node_state(node).to_owned(),
+                if node.voter { "yes" } else { "-" }.to_owned(),
                 span::shown(Duration::from_millis(node.since_ms)),
                 node.pid.map_or(String::new(), |pid| pid.to_string()),
                 node.disks.len().to_string(),
@@ -102,7 +103,10 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
             ]
         })
         .collect();
-    view::table(&["NODE", "NAME", "STATE", "SINCE", "PID", "DISKS", "GUESTS", "API", "NBD"], &rows)
+    view::table(
+        &["NODE", "NAME", "STATE", "VOTE", "SINCE", "PID", "DISKS", "GUESTS", "API", "NBD"],
+        &rows,
+    )
 }
 
 pub fn volumes(volumes: &[v1::Volume]) -> String {

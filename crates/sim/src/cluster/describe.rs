@@ -14,6 +14,7 @@ const DETAIL_MAX: usize = 200;
 pub fn input_kind(input: &Input) -> &'static str {
     match input {
         Input::Disk { .. } => "disk done",
+        Input::DiskAdded { .. } => "gets a disk",
         Input::WantPage { .. } => "wants a map page",
         Input::Connected { .. } => "connected",
         Input::LinkClosed { .. } => "link closed",
@@ -67,6 +68,7 @@ impl Cluster {
                 Ok(data) => format!("disk{} #{}: {} bytes", disk.0, done.token.0, data.len()),
                 Err(error) => format!("disk{} #{}: {error}", disk.0, done.token.0),
             },
+            Input::DiskAdded { disk } => disk.path.clone(),
             Input::WantPage { disk, .. } => format!("disk{}", disk.0),
             Input::Connected { link }
             | Input::LinkClosed { link }

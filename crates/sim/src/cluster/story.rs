@@ -144,6 +144,7 @@ impl Cluster {
         match fact {
             Fact::Initialized
             | Fact::Recovered { .. }
+            | Fact::NodeAdmitted { .. }
             | Fact::DiskAdded { .. }
             | Fact::DiskMoved { .. } => {}
             Fact::NodeRegistered { node, .. } => self.tell(said_by(node), "is a new process"),
@@ -176,6 +177,15 @@ impl Cluster {
                     }
                     DrainOf::Node(node) => self.tell(said_by(node), text),
                 }
+            }
+            Fact::Levelling { volume, copies } => {
+                self.count("levelling");
+                let name = self.volume_name(*volume);
+                let text = match copies {
+                    0 => format!("copies of {name} stay where they are"),
+                    copies => format!("{copies} copies of {name} are to be on emptier disks"),
+                };
+                self.tell(Who::World, text);
             }
             Fact::VolumeCreated { .. } | Fact::VolumeResized { .. } => {}
             Fact::VolumeReady { volume } => {

@@ -21,6 +21,9 @@ pub fn missing(map: &Map) -> Option<String> {
         if volume.state != VolumeState::Ready {
             return Some(format!("{} is {:?}", volume.id, volume.state));
         }
+        if !volume.moving.is_empty() {
+            return Some(format!("{} has copies to move: {:?}", volume.id, volume.moving));
+        }
         for (index, members) in volume.segments.iter().enumerate() {
             let there = |disk: &DiskId| map.disk(*disk).is_some_and(DiskEntry::is_in_service);
             let copies = members.in_sync.len() == usize::from(volume.spec.rf)

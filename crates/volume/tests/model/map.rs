@@ -39,6 +39,7 @@ impl Map {
             segments: (0..segments).map(members).collect(),
             homes,
             draining: BTreeSet::new(),
+            moving: BTreeMap::new(),
             scrub: None,
         };
         Self { view, owner: None, clean_release: true, executed: BTreeMap::new() }

@@ -82,6 +82,7 @@ pub fn view() -> VolumeView {
         segments: vec![members.clone(), members],
         homes: (1..=3).map(|id| (disk(id), node(id))).collect(),
         draining: BTreeSet::new(),
+        moving: BTreeMap::new(),
         scrub: None,
     }
 }

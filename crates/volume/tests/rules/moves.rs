@@ -3,8 +3,8 @@
 use crate::DONE;
 use crate::bench::{Bench, disk};
 use gabion_types::{
-    DiskId, Duration, Epoch, Joining, Outcome, OwnerChange, RefusedChange, SegmentMembers,
-    VolumeView,
+    DiskId, Duration, Epoch, Joining, Move, Outcome, OwnerChange, RefusedChange, SegmentIndex,
+    SegmentMembers, VolumeView,
 };
 use gabion_volume::Input;
 
@@ -146,4 +146,28 @@ fn a_stand_in_that_came_too_late_moves_in() {
     bench.answer_all();
     let OwnerChange::Promote { promotes, .. } = last(&bench) else { panic!("{:?}", last(&bench)) };
     assert_eq!(promotes[0].disk, disk(3));
+}
+
+// rule: volume/moved-before-it-is-removed
+#[test]
+fn a_single_copy_moves_where_it_is_told_to() {
+    let mut bench = Bench::serving(view());
+    bench.show(|view| {
+        let moving = Move { from: disk(2), to: disk(3) };
+        view.moving.insert(SegmentIndex::new(0), moving);
+    });
+    let joins = vec![(SegmentIndex::new(0), Some(disk(3)))];
+    let OwnerChange::AddJoining { joins: asked, .. } = last(&bench) else {
+        panic!("{:?}", last(&bench))
+    };
+    assert_eq!(asked, joins);
+    bench.commit(join_third);
+    bench.answer_all();
+    assert!(matches!(last(&bench), OwnerChange::Promote { .. }), "{:?}", last(&bench));
+    bench.commit(|view| view.segments.iter_mut().for_each(promote));
+    bench.answer_all();
+    let OwnerChange::RemoveMembers { removals, .. } = last(&bench) else {
+        panic!("{:?}", last(&bench))
+    };
+    assert_eq!((removals[0].disk, removals[0].replaced), (disk(2), true));
 }

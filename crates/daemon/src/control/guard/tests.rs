@@ -32,6 +32,15 @@ impl Told {
 
 #[tonic::async_trait]
 impl Internal for Told {
+    type AddDiskStream = crate::control::internal::AddingDisk;
+
+    async fn add_disk(
+        &self,
+        _request: tonic::Request<gabion_api::v1::AddDiskRequest>,
+    ) -> Result<tonic::Response<Self::AddDiskStream>, Status> {
+        Err(Status::internal("not asked here"))
+    }
+
     async fn append(
         &self,
         _request: tonic::Request<ConsensusMessage>,

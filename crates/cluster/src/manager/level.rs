@@ -1,0 +1,76 @@
+//! When copies are moved to level the disks: after nothing has been amiss for a while, a few at a time,
+//! the next ones when those are done; called off when something is.
+
+use super::{Proposals, Purpose};
+use crate::command::Change;
+use crate::level::{Moves, is_calm, is_settled, plan, spread};
+use crate::map::Map;
+use gabion_types::{Duration, Instant};
+use std::collections::BTreeMap;
+
+/// How often it is looked at. No deadline of its own: repair has the same, and wakes the manager.
+const LOOK: Duration = Duration::from_secs(1);
+/// Copies on their way at a time, over all volumes.
+const AT_ONCE_MAX: usize = 8;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Levelling {
+    next_look: Option<Instant>,
+    /// Nothing has been amiss since.
+    settled: Option<Instant>,
+    /// It began: now it goes on until the disks are as even as half of what it began for.
+    going: bool,
+}
+
+impl Levelling {
+    pub(super) fn begin(&mut self, now: Instant) {
+        *self = Self { next_look: Some(now), ..Self::default() };
+    }
+
+    // rule: cluster/levelling-ends
+    pub(super) fn conclude(&mut self, now: Instant, map: &Map, proposals: &mut Proposals) {
+        if self.next_look.is_some_and(|look| now < look) || proposals.levels() {
+            return;
+        }
+        self.next_look = Some(now + LOOK);
+        let settings = map.settings();
+        let most = settings.rebalance_spread_percent.saturating_mul(100);
+        if most == 0 || !is_calm(map) {
+            self.settled = None;
+            self.going = false;
+            call_off(map, proposals);
+            return;
+        }
+        if !is_settled(map) {
+            // Copies that are on their way are no reason to wait anew for the next ones.
+            if !self.going {
+                self.settled = None;
+            }
+            return;
+        }
+        let since = *self.settled.get_or_insert(now);
+        if now.since(since) < settings.rebalance_wait || (!self.going && spread(map) <= most) {
+            return;
+        }
+        let moves = plan(map, most / 2, AT_ONCE_MAX);
+        self.going = !moves.is_empty();
+        propose(moves, proposals);
+    }
+}
+
+fn propose(moves: Moves, proposals: &mut Proposals) {
+    for (volume, moves) in moves {
+        proposals.propose(Purpose::Level { volume }, Change::MoveCopies { volume, moves });
+    }
+}
+
+fn call_off(map: &Map, proposals: &mut Proposals) {
+    let moving = map.volumes().values().filter(|volume| !volume.moving.is_empty());
+    propose(moving.map(|volume| (volume.id, BTreeMap::new())).collect(), proposals);
+}
+
+impl Proposals {
+    fn levels(&self) -> bool {
+        self.pending.values().any(|purpose| matches!(purpose, Purpose::Level { .. }))
+    }
+}

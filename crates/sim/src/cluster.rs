@@ -134,6 +134,8 @@ pub struct Cluster {
     copies: NeverFewer,
     /// Somebody wanted a machine to be gone for good.
     removal_tried: bool,
+    /// A machine got a disk more, if one does.
+    disk_added: bool,
     /// Blocks whose writes were acknowledged last.
     acked: VecDeque<Acked>,
     /// A block that every copy has lost, if there is one.
@@ -221,6 +223,7 @@ impl Cluster {
             requests: ExactlyOnce::default(),
             copies: NeverFewer::default(),
             removal_tried: false,
+            disk_added: false,
             acked: VecDeque::new(),
             lost: None,
             operator: Operator::default(),

@@ -4,7 +4,7 @@
 use super::{Proposals, Purpose};
 use crate::command::Change;
 use crate::level::{Moves, is_calm, is_settled, plan, spread};
-use crate::map::Map;
+use crate::map::{DiskEntry, Map, VolumeEntry};
 use gabion_types::{Duration, Instant};
 use std::collections::BTreeMap;
 
@@ -38,9 +38,11 @@ impl Levelling {
         if most == 0 || !is_calm(map) {
             self.settled = None;
             self.going = false;
-            call_off(map, proposals);
+            call_off(map, proposals, |_| true);
             return;
         }
+        // Its disk went, or the other copy came there: nobody could carry it out any more.
+        call_off(map, proposals, |volume| is_void(map, volume));
         if !is_settled(map) {
             // Copies that are on their way are no reason to wait anew for the next ones.
             if !self.going {
@@ -64,8 +66,20 @@ fn propose(moves: Moves, proposals: &mut Proposals) {
     }
 }
 
-fn call_off(map: &Map, proposals: &mut Proposals) {
-    let moving = map.volumes().values().filter(|volume| !volume.moving.is_empty());
+/// A new copy is not on its way, and may not be.
+fn is_void(map: &Map, volume: &VolumeEntry) -> bool {
+    volume.moving.iter().any(|(index, moving)| {
+        let place = usize::try_from(index.get()).unwrap_or(usize::MAX);
+        let Some(members) = volume.segments.get(place) else { return true };
+        let there = map.disk(moving.to).is_some_and(DiskEntry::is_in_service)
+            && !map.is_draining(moving.to);
+        let joins = members.write_set().any(|disk| disk == moving.to);
+        !there || !(joins || map.may_move(volume, *index, members, *moving))
+    })
+}
+
+fn call_off(map: &Map, proposals: &mut Proposals, which: impl Fn(&VolumeEntry) -> bool) {
+    let moving = map.volumes().values().filter(|volume| !volume.moving.is_empty() && which(volume));
     propose(moving.map(|volume| (volume.id, BTreeMap::new())).collect(), proposals);
 }
 

@@ -2,13 +2,15 @@
 //! proof that they become so.
 
 use super::fault::Mend;
-use super::machine::{machine_of, node_id};
+use super::machine::{disk_config, formatted, machine_of, node_id};
 use super::schedule::Strike;
 use super::{Cluster, Event};
+use crate::disk::VirtualDisk;
 use crate::net::Machine;
 use crate::oracle::Broken;
 use crate::world::{Who, index};
 use gabion_cluster::{AdminRequest, DiskEntry, NodeEntry};
+use gabion_node::Input;
 use gabion_types::{DiskId, Prng};
 
 /// Emptied by itself, or with all that its node has.
@@ -100,6 +102,27 @@ impl Cluster {
         self.removal_tried = true;
         self.count("node-removed");
         self.ask_operator(AdminRequest::RemoveNode { node: node_id(*machine), force: false });
+        true
+    }
+
+    /// A machine gets a disk more, once, while its process serves and guests work: copies move there.
+    pub(super) fn add_disk(&mut self) -> bool {
+        let Some(mut prng) = self.swarm.levels().filter(|_| !self.disk_added) else { return false };
+        self.disk_added = true;
+        let with_disks = self.machines.iter().enumerate();
+        let with_disks = with_disks.filter(|(_, host)| !host.disks.is_empty() && !host.removed);
+        let machines: Vec<Machine> = with_disks.map(|(machine, _)| machine).collect();
+        let Some(machine) = prng.pick(&machines).copied() else { return false };
+        let disk = VirtualDisk::new(self.swarm.disk_bytes, self.swarm.disk_times, prng.fork());
+        let disk = formatted(disk, self.swarm.limits, &mut prng);
+        let host = &mut self.machines[machine];
+        host.disks.push(disk);
+        let added = host.disks.iter().enumerate().map(disk_config).next_back();
+        if let Some(disk) = added {
+            self.count("disk-added");
+            self.tell(Who::World, format!("node{} gets a disk more", machine + 1));
+            self.feed(machine, Input::DiskAdded { disk });
+        }
         true
     }
 

@@ -480,7 +480,7 @@ fn info(machine: Machine) -> NodeInfo {
     }
 }
 
-fn disk_config((slot, disk): (usize, &Disk)) -> NodeDisk {
+pub(super) fn disk_config((slot, disk): (usize, &Disk)) -> NodeDisk {
     NodeDisk { capacity_bytes: disk.virtual_disk.capacity_bytes(), path: format!("disk{slot}") }
 }
 

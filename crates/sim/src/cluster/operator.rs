@@ -39,11 +39,7 @@ impl Cluster {
             let (name, value) = ((*name).to_string(), value.clone());
             self.operator.push(AdminRequest::SetSetting { name, value });
         }
-        // Drawn apart, so that what a seed decided before stays as it was. Where disks are damaged, nothing
-        // takes the sound copies of others away.
-        let mut prng = Prng::new(self.swarm.damage_seed.rotate_left(24));
-        let sound = self.swarm.frail.is_empty() && !self.swarm.is_small();
-        if sound && prng.chance(1, 3) {
+        if let Some(mut prng) = self.swarm.levels() {
             let wait = if prng.chance(1, 2) { "0s" } else { "2s" };
             for (name, value) in [("rebalance.wait", wait), ("rebalance.spread", "1%")] {
                 let (name, value) = (name.to_string(), value.to_string());

@@ -141,7 +141,7 @@ impl Cluster {
         let most = if self.swarm.scrubs() { NEVER_QUIET } else { HEALING / 2 };
         let calm = now.since(since) > most || self.consensus.is_quiet(now, QUIET);
         if missing.is_none() && now.since(since) > GOES_ON && calm {
-            if self.use_all_again() || self.let_a_disk_die() {
+            if self.add_disk() || self.use_all_again() || self.let_a_disk_die() {
                 self.enter(Phase::Healing { since: now });
                 return;
             }

@@ -261,6 +261,14 @@ impl Swarm {
         self.disk_bytes != DISK
     }
 
+    /// Disks are levelled often, and one is added: in a third of the runs. Drawn apart, so that what a seed
+    /// decided before stays as it was. Where disks are damaged, nothing takes the sound copies of others away.
+    pub fn levels(&self) -> Option<Prng> {
+        let mut prng = Prng::new(self.damage_seed.rotate_left(40));
+        let sound = self.frail.is_empty() && !self.is_small();
+        (sound && prng.chance(1, 3)).then_some(prng)
+    }
+
     /// Copies are looked through without being asked.
     pub fn scrubs(&self) -> bool {
         self.settings.iter().any(|(name, _)| name.starts_with("scrub."))

@@ -1,5 +1,6 @@
-//! Copies on disks that are being emptied move, and single ones that level the disks: a new one is filled elsewhere and becomes a member, and
-//! only then the old one is removed. So no segment ever has fewer copies because of it.
+//! Copies on disks that are being emptied move, and single ones that level the disks: a new one is
+//! filled elsewhere and becomes a member, and only then the old one is removed. So no segment ever has
+//! fewer copies because of it.
 
 use crate::fill::FILLS_AT_ONCE;
 use crate::proposals::{Kind, REPLICAS_PER_ENTRY};

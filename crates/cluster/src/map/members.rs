@@ -269,9 +269,11 @@ impl<'a> Draft<'a> {
     fn add_named(&mut self, index: SegmentIndex, disk: DiskId) -> Result<bool, RefusedChange> {
         let entry = self.map.disk(disk).filter(|entry| entry.is_in_service());
         let Some(entry) = entry else { return Ok(false) };
+        let moving = self.volume.moving.get(&index).filter(|moving| moving.to == disk);
+        let leaves = moving.map(|moving| moving.from);
         let fresh = !entry.is_to_drop(self.volume.id, index)
             && self.fits(index, disk)
-            && !self.homes(index).contains(&entry.node);
+            && !self.homes(index, leaves).contains(&entry.node);
         let joined = self.epoch;
         let members = self.segment(index)?;
         let full = members.write_set().count() >= WRITE_SET_MAX;
@@ -301,7 +303,7 @@ impl<'a> Draft<'a> {
         if self.too_many_away {
             return false;
         }
-        let homes = self.homes(index);
+        let homes = self.homes(index, None);
         let Ok(members) = self.segment(index) else {
             return false;
         };
@@ -384,11 +386,10 @@ impl<'a> Draft<'a> {
         self.map.disk(disk).map(|entry| entry.node)
     }
 
-    /// Nodes that hold an in-sync or joining copy that stays there.
-    fn homes(&self, index: SegmentIndex) -> BTreeSet<NodeId> {
+    /// Nodes that hold an in-sync or joining copy that stays there; `leaves`: one whose place is taken.
+    fn homes(&self, index: SegmentIndex, leaves: Option<DiskId>) -> BTreeSet<NodeId> {
         let write_set = self.members(index).into_iter().flat_map(SegmentMembers::write_set);
-        let moves = |disk: &DiskId| self.volume.moving.get(&index).is_some_and(|m| m.from == *disk);
-        let stay = write_set.filter(|disk| !self.map.is_draining(*disk) && !moves(disk));
+        let stay = write_set.filter(|disk| !self.map.is_draining(*disk) && Some(*disk) != leaves);
         stay.filter_map(|disk| self.home(disk)).collect()
     }
 }

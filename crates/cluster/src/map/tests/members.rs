@@ -4,8 +4,8 @@ use super::{DONE, MIB, Small, refused};
 use crate::command::Change;
 use crate::map::{STALE_MAX, WRITE_SET_MAX};
 use gabion_types::{
-    DiskId, Epoch, Joining, NodeId, OwnerChange, Promotion, RefusedChange, Removal, SegmentIndex,
-    SegmentMembers,
+    DiskId, Epoch, Joining, Move, NodeId, OwnerChange, Promotion, RefusedChange, Removal,
+    SegmentIndex, SegmentMembers,
 };
 
 const S0: SegmentIndex = SegmentIndex::new(0);
@@ -344,4 +344,20 @@ fn replicas_of_a_segment_are_bounded() {
     }
     let dropped: usize = (1..=nodes).map(|n| small.map.drops_for(NodeId::new(n)).len()).sum();
     assert!(dropped > 0, "the oldest went");
+}
+
+// rule: cluster/a-copy-moves-where-it-may-be
+#[test]
+fn a_copy_that_is_to_move_is_a_copy_until_another_took_its_place() {
+    let mut small = owned(4, 1);
+    let (moving, other) = (first(&small).in_sync[0], first(&small).in_sync[1]);
+    let to = *small.map.disks().keys().find(|disk| !first(&small).in_sync.contains(disk)).unwrap();
+    let moves = [(S0, Move { from: moving, to })].into_iter().collect();
+    let change = Change::MoveCopies { volume: small.id(), moves };
+    assert_eq!(small.by(1, change), DONE);
+    // The owner's node is where the next copy would be rather than elsewhere.
+    assert_eq!(remove(&mut small, vec![removal(S0, other)], true), DONE);
+    let joiner = first(&small).joining[0].disk;
+    let home = |disk: DiskId| small.map.disk(disk).unwrap().node;
+    assert_ne!(home(joiner), home(moving), "two copies of one segment on one node");
 }

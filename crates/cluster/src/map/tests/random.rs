@@ -6,7 +6,7 @@ use crate::event::EVENTS_MAX;
 use crate::map::{DrainReason, Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
 use crate::placement::{Wanted, place};
 use gabion_types::{
-    ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, NodeId, Outcome, OwnerChange,
+    ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, Move, NodeId, Outcome, OwnerChange,
     Promotion, Removal, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, SegmentMembers, VolumeId,
 };
 use proptest::prelude::*;
@@ -195,6 +195,17 @@ impl Dice {
                 } else {
                     Change::DrainDisk { disk, why }
                 }
+            }
+            18 => {
+                let volume = self.volume(map)?;
+                let segments = &map.volumes[&volume].segments;
+                let place = self.0[2] as usize % segments.len().max(1);
+                let from = self.pick(3, segments.get(place)?.in_sync.iter().copied())?;
+                let to = self.pick(4, map.disks.keys().copied())?;
+                let index = SegmentIndex::new(u32::try_from(place).unwrap());
+                let off = self.0[1].is_multiple_of(5);
+                let moves = (!off).then_some((index, Move { from, to })).into_iter().collect();
+                Change::MoveCopies { volume, moves }
             }
             _ => {
                 let volume = self.volume(map)?;

@@ -19,6 +19,18 @@ pub fn spread(map: &Map) -> u64 {
     Loads::of(map).spread()
 }
 
+/// A disk has less than half of what all have in the mean: it is new, or was emptied. Less uneven than that
+/// is how volumes lie that were made where their guests are.
+// rule: cluster/levelled-only-when-a-disk-came
+pub fn has_newcomer(map: &Map) -> bool {
+    let loads = Loads::of(map);
+    let all = loads.disks.values().fold(Load { promised: 0, capacity: 0 }, |all, load| Load {
+        promised: all.promised.saturating_add(load.promised),
+        capacity: all.capacity.saturating_add(load.capacity),
+    });
+    loads.disks.values().any(|load| load.part().saturating_mul(2) < all.part())
+}
+
 /// Nothing is missed, moved, made, dropped or away: what is planned now is planned by what will be.
 pub fn is_settled(map: &Map) -> bool {
     let whole = |volume: &VolumeEntry, members: &SegmentMembers| {

@@ -161,7 +161,7 @@ pub const SETTINGS: [Setting; 19] = [
     percent(
         "rebalance.spread",
         [0, 10, 100],
-        "copies move when more of one disk than of another is promised by so much of it; 0: never",
+        "copies move to a disk that came when more of another is promised by so much of it; 0: never",
     ),
     time(
         "rebalance.wait",

@@ -79,6 +79,25 @@ fn a_disk_counts_by_its_size() {
     assert_eq!(copies_on(&small), [3, 12, 9], "three times the disk, three times the copies");
 }
 
+// rule: cluster/levelled-only-when-a-disk-came
+#[test]
+fn volumes_that_lie_beside_their_guests_are_left_there() {
+    let mut small = Small::of(3, 1, 32 * MIB);
+    // Each has a copy on node 1: twice as much is promised there as of each other disk.
+    let size_bytes = 8 * 32 * MIB;
+    let near = Some(NodeId::new(1));
+    let wanted = crate::placement::Wanted { size_bytes, had: 0, rf: 2, near };
+    let placement = crate::placement::place(&small.map, wanted).unwrap();
+    let change = Change::CreateVolume { spec: Small::spec("vm", size_bytes, 2), placement };
+    assert_eq!(small.by(1, change), Outcome::Done);
+    let id = small.map.volume_by_name("vm").unwrap().id;
+    small.record_all(id);
+    assert_eq!(copies_on(&small)[0], 8);
+    assert!(spread(&small.map) > 1000 && !has_newcomer(&small.map));
+    add_node(&mut small, 4, "");
+    assert!(has_newcomer(&small.map));
+}
+
 #[test]
 fn a_little_uneven_is_even_enough() {
     let small = grown(1, 32, 2);

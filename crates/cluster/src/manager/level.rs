@@ -3,7 +3,7 @@
 
 use super::{Proposals, Purpose};
 use crate::command::Change;
-use crate::level::{Moves, is_calm, is_settled, plan, spread};
+use crate::level::{Moves, has_newcomer, is_calm, is_settled, plan, spread};
 use crate::map::{DiskEntry, Map, VolumeEntry};
 use gabion_types::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -51,7 +51,8 @@ impl Levelling {
             return;
         }
         let since = *self.settled.get_or_insert(now);
-        if now.since(since) < settings.rebalance_wait || (!self.going && spread(map) <= most) {
+        let begins = || spread(map) > most && has_newcomer(map);
+        if now.since(since) < settings.rebalance_wait || !(self.going || begins()) {
             return;
         }
         let moves = plan(map, most / 2, AT_ONCE_MAX);

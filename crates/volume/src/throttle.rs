@@ -3,12 +3,14 @@
 use crate::volume::Volume;
 use gabion_types::{Duration, Latencies};
 
-/// Fewer answers to guests say nothing yet.
-const ANSWERS_MIN: u64 = 100;
-/// So many looks without that many answers: whoever is there hardly asks.
-const LOOKS_MAX: u32 = 10;
-/// What is looked at: 990 of 1000 answers took no longer.
+/// So many answers to guests are judged at once: 990 of 1000 took no longer.
+const ANSWERS: u64 = 100;
 const PERMILLE: u64 = 990;
+/// Where they are fewer, those of so many looks are judged: 900 of 1000 took no longer.
+const LOOKS_MAX: u32 = 10;
+const PERMILLE_OF_FEW: u64 = 900;
+/// Still fewer say nothing: whoever is there hardly asks.
+const ANSWERS_MIN: u64 = 8;
 /// Guests feel it when they wait more than so much longer than without filling. Half of it: the bounds
 /// of what is counted are doublings.
 const LONGER_PERCENT: u32 = 50;
@@ -45,12 +47,13 @@ impl Throttle {
         let window = answers.since(&self.judged);
         self.looks += 1;
         let count = window.count();
-        if count < ANSWERS_MIN && count > 0 && self.looks < LOOKS_MAX {
+        if count < ANSWERS && count > 0 && self.looks < LOOKS_MAX {
             return;
         }
         self.judged = *answers;
         self.looks = 0;
-        let slow = window.permille(PERMILLE).filter(|_| count >= ANSWERS_MIN);
+        let permille = if count >= ANSWERS { PERMILLE } else { PERMILLE_OF_FEW };
+        let slow = window.permille(permille).filter(|_| count >= ANSWERS_MIN);
         if !fills {
             // The next one begins with little.
             self.budget = LEAST;
@@ -149,5 +152,9 @@ mod tests {
             assert_eq!(guests.look(1, 400, true), LEAST);
         }
         assert!(guests.look(1, 400, true) > LEAST);
+        let grown = (0..600).map(|_| guests.look(1, 400, true)).last().unwrap();
+        assert_eq!(grown, MOST);
+        let slow = (0..10).map(|_| guests.look(1, 3000, true)).last().unwrap();
+        assert_eq!(slow, MOST / 2, "a guest that asks ten times a second is heard, too");
     }
 }

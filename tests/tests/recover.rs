@@ -153,3 +153,57 @@ fn what_only_a_lost_disk_had_is_held_and_told() {
     wait("it is held", MOST, || cluster.show("one")["health"] == "held");
     assert_eq!(shown["segments"].as_array().unwrap().len() as u64, there);
 }
+
+fn force(cluster: &Cluster, nodes: &[u32], lost: &str, more: &[&str]) -> Ran {
+    let mut command = Command::new(program());
+    command.args(["--json", "cluster", "recover", "--force-majority"]);
+    command.args(nodes.iter().map(|node| cluster.local.dir.node_dir(*node)));
+    run(command.args(["--lost", lost]).args(more), MOST)
+}
+
+/// Two of three machines are gone for good, under load: guests' I/O is held until an operator says so. What was
+/// acknowledged is there, the rest goes on, and who comes back against that word is told to stop.
+// promise: acked-survives, hold-not-fail
+#[test]
+fn one_of_three_goes_on_when_an_operator_says_that_the_others_are_gone() {
+    let mut cluster = Cluster::of(Shape { disk_mib: 192, segment_mib: 4, ..Shape::default() });
+    // One copy of each segment is on the node that was asked.
+    cluster.create("vm1", MIB);
+    let writer = Writer::start(cluster.writer_plan("vm1", MIB, 1));
+    write_some(&writer);
+    cluster.kill(2);
+    cluster.kill(3);
+    let refused = force(&cluster, &[1], "2,3", &[]);
+    assert_eq!(refused.code(), 5, "it runs: {}", refused.err);
+    cluster.kill(1);
+    let mut left = writer.give_up();
+    assert_eq!(left.wrong, None);
+
+    let refused = force(&cluster, &[1], "2", &[]);
+    assert_eq!(refused.code(), 5, "{}", refused.err);
+    assert!(refused.err.contains("--lost 2,3"), "{}", refused.err);
+    let refused = force(&cluster, &[1, 2], "3", &[]);
+    assert_eq!(refused.code(), 5, "{}", refused.err);
+    assert!(refused.err.contains("a majority"), "{}", refused.err);
+    let dry: Value =
+        serde_json::from_str(&force(&cluster, &[1], "2,3", &["--dry-run"]).ok()).unwrap();
+    assert_eq!((&dry["written"], &dry["not_removed"]), (&false.into(), &serde_json::json!([])));
+    let done: Value = serde_json::from_str(&force(&cluster, &[1], "2,3", &[]).ok()).unwrap();
+    assert_eq!(done["written"], true);
+
+    cluster.start_node(1);
+    read_back(&cluster.local.nbd_tcp(1), "vm1", &mut left.judge, Patience::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    let events = cluster.gabion(&["events"]).ok();
+    assert!(events.contains("nodes [2, 3] are gone for good"), "{events}");
+    let plan = WriterPlan { fill_first: false, seed: 12, ..cluster.writer_plan("vm1", MIB, 1) };
+    let writer = Writer::start_with(plan, Some(left.judge));
+    wait("the guest writes", MOST, || writer.progress().writes_acknowledged > 300);
+    cluster.local.start(2).unwrap();
+    let told = || cluster.log(2).contains("was removed from the cluster");
+    wait("who came back hears that it was removed", MOST, told);
+    let mut left = writer.stop();
+    assert_eq!(left.wrong, None);
+    read_back(&cluster.local.nbd_tcp(1), "vm1", &mut left.judge, Patience::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+}

@@ -43,6 +43,10 @@ pub enum Fact {
         /// Segments that nobody can serve.
         held: u32,
     },
+    /// By an operator's word, the cluster goes on without these voters, though they were a majority.
+    MajorityForced {
+        lost: Vec<NodeId>,
+    },
     /// A token let it in.
     NodeAdmitted {
         node: NodeId,

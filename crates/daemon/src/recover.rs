@@ -9,9 +9,12 @@ use crate::settings::Settings;
 use bytes::Bytes;
 use gabion_cluster::Map;
 pub use gabion_cluster::salvage::{Doubt, FoundDisk, Known, KnownVolume, Salvage, salvage};
+use gabion_types::NodeId;
 use openraft::{BasicNode, CommittedLeaderId, Membership};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+pub mod majority;
 
 /// The log is made here, and gets its name when it is whole.
 const UNFINISHED: &str = "meta.recovering";
@@ -29,7 +32,9 @@ pub enum RecoverError {
     #[error("node {node} has its consensus log, in {dir}: what it knows is newer than what disks say; start it",
         dir = dir.display())]
     HasLog { node: u32, dir: PathBuf },
-    #[error("the map cannot be written: {0}")]
+    #[error("node {node} has no consensus log in {dir}", dir = dir.display())]
+    NoLog { node: u32, dir: PathBuf },
+    #[error("the map cannot be written or read: {0}")]
     Map(serde_json::Error),
     #[error("{path}: {error}", path = path.display())]
     Io { path: PathBuf, error: std::io::Error },
@@ -66,35 +71,14 @@ impl Stopped {
     ///
     /// Errors: it cannot be written; the node has no log then, and the call may be made again.
     pub async fn give(&mut self, term: u64, map: &Map) -> Result<(), RecoverError> {
-        let Settings { cluster, info, dir, voters, .. } = &self.settings;
-        let (unfinished, meta_dir) = (dir.join(UNFINISHED), dir.join("meta"));
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |error| RecoverError::Io { path, error }
-        };
-        if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished).map_err(failed(&unfinished))?;
-        }
+        let Settings { info, dir, voters, .. } = &self.settings;
         let leader = voters.first().map_or(info.id, |voter| voter.id);
-        let last =
-            LogId::new(CommittedLeaderId::new(term, u64::from(leader.get())), map.applied().get());
-        let nodes: BTreeMap<u64, BasicNode> = voters
+        let voters = voters
             .iter()
             .map(|voter| (u64::from(voter.id.get()), BasicNode::new(&voter.api)))
             .collect();
-        let membership = Membership::new(vec![nodes.keys().copied().collect()], nodes);
-        let meta = SnapshotMeta {
-            last_log_id: Some(last),
-            last_membership: StoredMembership::new(Some(last), membership),
-            snapshot_id: last.to_string(),
-        };
-        let data = serde_json::to_vec(map).map_err(RecoverError::Map)?;
-        let disk = ConsensusDisk::open(&unfinished, LogIdentity::new(*cluster, info.id))?;
-        disk.save_snapshot(&meta, Bytes::from(data)).await?;
-        disk.purge(last).await?;
-        disk.save_committed(Some(last)).await?;
-        disk.save_vote(&Vote::new(term, u64::from(leader.get()))).await?;
-        drop(disk);
+        let unfinished = write_log(&self.settings, (term, leader), voters, map).await?;
+        let meta_dir = dir.join("meta");
         if meta_dir.exists() {
             std::fs::remove_dir_all(&meta_dir).map_err(failed(&meta_dir))?;
         }
@@ -103,4 +87,38 @@ impl Stopped {
         self.identity.log_made = true;
         Ok(self.identity.write(&self.settings.dir)?)
     }
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> RecoverError + use<> {
+    let path = path.to_owned();
+    move |error| RecoverError::Io { path, error }
+}
+
+/// A log that holds this map and nothing else, beside the node's own; where it is. Durable: when it returns.
+async fn write_log(
+    settings: &Settings,
+    (term, leader): (u64, NodeId),
+    voters: BTreeMap<u64, BasicNode>,
+    map: &Map,
+) -> Result<PathBuf, RecoverError> {
+    let unfinished = settings.dir.join(UNFINISHED);
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished).map_err(failed(&unfinished))?;
+    }
+    let leader = u64::from(leader.get());
+    let last = LogId::new(CommittedLeaderId::new(term, leader), map.applied().get());
+    let membership = Membership::new(vec![voters.keys().copied().collect()], voters);
+    let meta = SnapshotMeta {
+        last_log_id: Some(last),
+        last_membership: StoredMembership::new(Some(last), membership),
+        snapshot_id: last.to_string(),
+    };
+    let data = serde_json::to_vec(map).map_err(RecoverError::Map)?;
+    let identity = LogIdentity::new(settings.cluster, settings.info.id);
+    let disk = ConsensusDisk::open(&unfinished, identity)?;
+    disk.save_snapshot(&meta, Bytes::from(data)).await?;
+    disk.purge(last).await?;
+    disk.save_committed(Some(last)).await?;
+    disk.save_vote(&Vote::new(term, leader)).await?;
+    Ok(unfinished)
 }

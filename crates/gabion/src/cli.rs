@@ -211,14 +211,20 @@ pub struct JoinArgs {
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// The directory of each node, or its configuration file; or the directory of `up`
-    #[arg(long, required = true, num_args = 1.., value_name = "DIR")]
+    /// All logs are lost: the directory of each node, or its configuration file; or the directory of `up`
+    #[arg(long, num_args = 1.., value_name = "DIR", required_unless_present = "force_majority")]
     pub from_disks: Vec<PathBuf>,
+    /// A majority of the voters is gone for good: of each node that is left, the same
+    #[arg(long, num_args = 1.., value_name = "DIR", conflicts_with = "from_disks", requires = "lost")]
+    pub force_majority: Vec<PathBuf>,
+    /// The ids of the voters that are gone, all of them; what only they had heard of is lost
+    #[arg(long, value_name = "ID[,ID]", value_delimiter = ',', requires = "force_majority")]
+    pub lost: Vec<u32>,
     /// What is remembered of a volume, as `ID=NAME,size=20GiB,rf=2` or less of it; once for each
-    #[arg(long = "volume", value_name = "ID=NAME")]
+    #[arg(long = "volume", value_name = "ID=NAME", conflicts_with = "force_majority")]
     pub volumes: Vec<Remembered>,
     /// Nodes and disks that are not there are gone for good, and so is what only they had
-    #[arg(long)]
+    #[arg(long, conflicts_with = "force_majority")]
     pub others_are_lost: bool,
     /// Show what would be made, and write nothing
     #[arg(long)]

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod disk_add;
 pub mod drain;
 pub mod explain;
+pub mod force_majority;
 pub mod join;
 pub mod manual;
 pub mod node;

@@ -235,7 +235,7 @@ impl Map {
     }
 
     // rule: cluster/expire-in-its-term
-    fn expire(
+    pub(super) fn expire(
         &mut self,
         id: NodeId,
         incarnation: Incarnation,

@@ -28,6 +28,22 @@ impl Map {
         (volumes, count)
     }
 
+    /// An operator says that these are gone for good, and a majority of the voters with them: they count as
+    /// silent, and are removed where nobody needs what they have. Gives those that are not: what only
+    /// they have is held. Not an entry of a log: there is none that could take it.
+    pub fn go_on_without(&mut self, lost: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        for id in lost {
+            if let Some(incarnation) = self.nodes.get(id).map(|node| node.incarnation) {
+                // Silent already: nothing changes.
+                let _silent = self.expire(*id, incarnation, self.term);
+            }
+        }
+        let stays = |map: &mut Self, id: NodeId| map.remove_node(id, true).is_err();
+        let kept: Vec<NodeId> = lost.iter().copied().filter(|id| stays(self, *id)).collect();
+        self.note(Fact::MajorityForced { lost: lost.iter().copied().collect() });
+        kept.into_iter().collect()
+    }
+
     // rule: cluster/only-what-nobody-needs-is-removed
     pub(super) fn remove_node(&mut self, id: NodeId, force: bool) -> Result<(), RefusedChange> {
         if self.is_removed(id) {

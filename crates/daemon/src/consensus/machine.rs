@@ -161,7 +161,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 }
 
 /// What an entry does to the map, and what the data plane is told of it.
-pub(super) fn apply(replica: &mut Replica, entry: Entry) -> Option<Committed> {
+pub(crate) fn apply(replica: &mut Replica, entry: Entry) -> Option<Committed> {
     replica.last = Some(entry.log_id);
     match entry.payload {
         EntryPayload::Blank => None,

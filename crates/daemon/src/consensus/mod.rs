@@ -13,6 +13,7 @@ pub(crate) mod types;
 mod tests;
 
 pub use machine::Replica;
+pub(crate) use machine::apply;
 pub use network::Answerer;
 pub use openraft_store::{ConsensusConfig, ConsensusError, OpenraftStore, Voter};
 

@@ -332,6 +332,14 @@ fn map_event(event: &MapEvent) -> Text {
                  nobody can serve"
             ),
         ),
+        Fact::MajorityForced { lost } => {
+            let lost: Vec<u32> = lost.iter().map(|node| node.get()).collect();
+            let text = format!(
+                "an operator has said that nodes {lost:?} are gone for good: the cluster goes on without \
+                 their votes, and without what only they had heard"
+            );
+            Text::warn("majority_forced", text)
+        }
         Fact::NodeAdmitted { node, name } => {
             let text = format!("node {name} may join as node {}: its token was good", node.get());
             Text::info("node_admitted", text)
@@ -490,6 +498,7 @@ fn member_event(fact: &Fact) -> Text {
         }
         Fact::Initialized
         | Fact::Recovered { .. }
+        | Fact::MajorityForced { .. }
         | Fact::NodeAdmitted { .. }
         | Fact::NodeRegistered { .. }
         | Fact::NodeSilent { .. }

@@ -37,7 +37,9 @@ impl Observer {
         });
         let mut seen = observer.map.read_map(Map::applied);
         let newest = observer.map.read_map(|map| map.events().next_back().cloned());
-        if let Some(event) = newest.filter(|it| matches!(it.what, Fact::Recovered { .. })) {
+        if let Some(event) = newest
+            .filter(|it| matches!(it.what, Fact::Recovered { .. } | Fact::MajorityForced { .. }))
+        {
             observer.events.on_map_event(&event);
         }
         let weak = Arc::downgrade(&observer);

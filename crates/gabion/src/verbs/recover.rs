@@ -6,7 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::offline_disk::{OfflineDisk, refused};
 use crate::process;
 use crate::size::ByteSize;
-use crate::verbs::show;
+use crate::verbs::{force_majority, show};
 use gabion_daemon::recover::{
     Doubt, FoundDisk, Known, KnownVolume, RecoverError, Salvage, Stopped, salvage,
 };
@@ -55,6 +55,9 @@ struct Read {
 }
 
 pub fn run(args: &RecoverArgs, as_json: bool) -> Result<(), Failure> {
+    if !args.force_majority.is_empty() {
+        return force_majority::run(args, as_json);
+    }
     let mut nodes = Vec::new();
     for config in configs(&args.from_disks)? {
         nodes.push(Stopped::hold(process::settings(&config)?).map_err(|error| cannot(&error))?);
@@ -102,7 +105,7 @@ pub fn run(args: &RecoverArgs, as_json: bool) -> Result<(), Failure> {
 }
 
 /// The configurations of nodes: each named itself, by the node's directory, or by that of `up`.
-fn configs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn configs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut configs = Vec::new();
     for path in named {
         let own = path.join("config.toml");
@@ -178,24 +181,31 @@ fn found(disk: &Read, held: &Holdings) -> FoundDisk {
     }
 }
 
+/// Elections raise a term by one: no log of this cluster can know one as high as the time.
+pub(super) fn highest_term() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn give(nodes: &mut [Stopped], salvaged: &Salvage) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("no runtime: {error}"), ""))?;
-    // Elections raise a term by one: no log of this cluster can know one as high as the time.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let term = highest_term();
     for node in nodes {
-        let given = runtime.block_on(node.give(now.as_secs(), &salvaged.map));
+        let given = runtime.block_on(node.give(term, &salvaged.map));
         given.map_err(|error| cannot(&error))?;
     }
     Ok(())
 }
 
-fn cannot(error: &RecoverError) -> Failure {
+pub(super) fn cannot(error: &RecoverError) -> Failure {
     let (exit, next) = match error {
         RecoverError::HasLog { .. } => {
             (Exit::Refused, "where a majority has its logs, all is there")
         }
         RecoverError::Home(_) => (Exit::Refused, "stop the node first"),
+        RecoverError::NoLog { .. } => {
+            (Exit::Refused, "leave it out: it can be given anew as another node")
+        }
         RecoverError::Identity(_)
         | RecoverError::Log(_)
         | RecoverError::Access(_)

@@ -144,6 +144,7 @@ impl Cluster {
         match fact {
             Fact::Initialized
             | Fact::Recovered { .. }
+            | Fact::MajorityForced { .. }
             | Fact::NodeAdmitted { .. }
             | Fact::DiskAdded { .. }
             | Fact::DiskMoved { .. } => {}

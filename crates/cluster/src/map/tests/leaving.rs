@@ -48,6 +48,28 @@ fn a_node_that_is_needed_stays() {
     assert_eq!(small.map.last_copies_of(node).1, 1);
 }
 
+// rule: cluster/only-what-nobody-needs-is-removed
+#[test]
+fn who_is_gone_with_the_majority_is_removed_unless_it_has_the_last_copies() {
+    let (small, node) = with_holder();
+    let mut map = small.map.clone();
+    let gone = [node, small.spare_node()].into_iter().collect();
+    assert!(map.go_on_without(&gone).is_empty());
+    assert!(map.is_removed(node) && map.is_removed(small.spare_node()));
+    assert_eq!(small.volume().segments[0].in_sync.len(), 2);
+    let members = &map.volumes()[&small.id()].segments[0];
+    assert_eq!(members.in_sync.len(), 1, "the other one is there");
+    assert_eq!(map.volumes()[&small.id()].owner, None);
+
+    let mut map = small.map.clone();
+    let holders: Vec<NodeId> =
+        map.nodes().keys().copied().filter(|id| *id != small.spare_node()).collect();
+    let gone = holders.iter().copied().collect();
+    assert_eq!(map.go_on_without(&gone), gone, "both copies are with them");
+    assert!(holders.iter().all(|id| !map.is_removed(*id) && !map.is_alive(*id)));
+    assert!(matches!(map.events().last().unwrap().what, Fact::MajorityForced { .. }));
+}
+
 #[test]
 fn a_drained_node_is_removed_and_never_comes_back() {
     let mut small = Small::with_volume(3, 2, 1);

@@ -122,7 +122,8 @@ fn a_host_that_hangs_writes_nothing_after_another_has_the_volume() {
     let mut other = cluster.client(2, "vm1").unwrap();
     other.write(0, &fill(3, 0, 64)).unwrap();
     cluster.signal(1, Signal::CONT);
-    assert!(guest.receive().is_err(), "its connection ends without an answer");
+    let answer = guest.receive();
+    assert!(answer.is_err(), "its connection ends without an answer: {answer:?}");
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(other.read(0, 64 * 4096).unwrap(), fill(3, 0, 64));
     assert!(cluster.client(1, "vm1").is_err(), "a guest of node 2 is in");

@@ -339,6 +339,10 @@ fn a_support_bundle_has_what_is_needed_and_neither_secret_nor_data() {
     cluster.create("vm1", 64);
     let guests = b"guests' data are nobody's business".repeat(128);
     cluster.client(1, "vm1").unwrap().write(0, &guests[..4096]).unwrap();
+    let http = cluster.local.dir.entry(1).unwrap().http.clone();
+    let counted =
+        || gabion_tests::http::get(&http, "/metrics").contains("gabion_volume_writes_total");
+    wait("the write is told of", MOST, counted);
     cluster.kill(3);
     let out = cluster.dir.join("bundle.tar").display().to_string();
     let dir = cluster.dir.display().to_string();

@@ -155,13 +155,17 @@ impl LocalCluster {
         process::running(&self.dir, node)
     }
 
-    /// Signals a node; of KILL and TERM its end is waited for.
+    /// Signals a node; of KILL and TERM its end is waited for, of STOP that none of its threads runs.
     pub fn signal(&mut self, node: u32, signal: Signal) -> Result<(), Failure> {
         let pid = self.pid(node).ok_or_else(|| not_running(node))?;
         process::signal(pid, signal)?;
         let ends = signal == Signal::KILL || signal == Signal::TERM;
         if ends && !self.wait_gone(node, pid, STOP_MOST) {
             return Err(Failure::failed(format!("node {node} did not end in time"), ""));
+        }
+        let stops = signal == Signal::STOP;
+        if stops && !process::wait_for(STOP_MOST, || process::is_stopped(pid)) {
+            return Err(Failure::failed(format!("node {node} did not stop in time"), ""));
         }
         Ok(())
     }

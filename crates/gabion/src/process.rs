@@ -126,6 +126,20 @@ pub fn signal(pid: Pid, signal: Signal) -> Result<(), Failure> {
     })
 }
 
+/// None of its threads runs: a signal that stops a process is heeded by one of them first, and by the others a
+/// moment later. The kernel's workers of its ring do not count.
+pub fn is_stopped(pid: Pid) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_pid())) else {
+        return true;
+    };
+    tasks.flatten().all(|task| {
+        // Gone meanwhile: it does not run.
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes().first().copied());
+        stat.is_empty() || stat.contains("(iou-") || state == Some(Some(b'T'))
+    })
+}
+
 pub fn wait_gone(pid: Pid, most: Duration) -> bool {
     wait_for(most, || !alive(pid))
 }

@@ -3,7 +3,7 @@
 
 use super::{RecoverError, failed, write_log};
 use crate::consensus::disk::{ConsensusDisk, Identity as LogIdentity};
-use crate::consensus::types::{LogId, StoredMembership};
+use crate::consensus::types::LogId;
 use crate::consensus::{Replica, apply};
 use crate::home::Home;
 use crate::identity::Identity;
@@ -100,7 +100,7 @@ impl Survivor {
 pub fn plan(survivors: &[Survivor], lost: &BTreeSet<NodeId>) -> Result<Plan, Refused> {
     let newest = survivors.iter().max_by_key(|survivor| survivor.last).ok_or(Refused::Nobody)?;
     let here: BTreeSet<NodeId> = survivors.iter().map(Survivor::id).collect();
-    let voters = voters_of(&newest.replica.membership);
+    let voters = newest.replica.voters();
     let missing: BTreeSet<NodeId> = voters.difference(&here).copied().collect();
     let there = voters.len() - missing.len();
     if there > missing.len() {
@@ -117,11 +117,6 @@ pub fn plan(survivors: &[Survivor], lost: &BTreeSet<NodeId>) -> Result<Plan, Ref
     let voters = here.iter().map(api).collect::<Result<_, _>>()?;
     let kept = map.go_on_without(lost);
     Ok(Plan { map, voters, kept, newest: newest.id() })
-}
-
-fn voters_of(membership: &StoredMembership) -> BTreeSet<NodeId> {
-    let ids = membership.membership().voter_ids();
-    ids.filter_map(|id| u32::try_from(id).ok()).map(NodeId::new).collect()
 }
 
 fn numbers(ids: &BTreeSet<NodeId>) -> Vec<u32> {

@@ -126,6 +126,12 @@ pub fn signal(pid: Pid, signal: Signal) -> Result<(), Failure> {
     })
 }
 
+/// On this thread, for what a verb waits for.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|e| Failure::failed(format!("cannot start what waits for answers: {e}"), ""))
+}
+
 /// None of its threads runs: a signal that stops a process is heeded by one of them first, and by the others a
 /// moment later. The kernel's workers of its ring do not count.
 pub fn is_stopped(pid: Pid) -> bool {

@@ -101,10 +101,7 @@ fn ask(
     force: bool,
     bar: &mut Bar,
 ) -> Result<Option<v1::AddedDisk>, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("cannot start the client: {e}"), ""))?;
+    let runtime = process::runtime()?;
     let address = own_api(settings);
     let me = settings.info.id;
     runtime.block_on(async {

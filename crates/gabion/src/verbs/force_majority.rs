@@ -13,8 +13,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub fn run(args: &RecoverArgs, as_json: bool) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::failed(format!("no runtime: {error}"), ""))?;
+    let runtime = process::runtime()?;
     let mut survivors: Vec<Survivor> = Vec::new();
     for config in configs(&args.force_majority)? {
         let held = runtime.block_on(Survivor::hold(process::settings(&config)?));

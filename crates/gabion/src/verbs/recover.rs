@@ -187,8 +187,7 @@ pub(super) fn highest_term() -> u64 {
 }
 
 fn give(nodes: &mut [Stopped], salvaged: &Salvage) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::failed(format!("no runtime: {error}"), ""))?;
+    let runtime = process::runtime()?;
     let term = highest_term();
     for node in nodes {
         let given = runtime.block_on(node.give(term, &salvaged.map));

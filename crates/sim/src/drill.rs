@@ -172,7 +172,9 @@ pub fn world(flaw: Flaw) -> World {
             ..storm(&[Kill, Pause, Isolate, SlowDisk])
         }),
         Flaw::ReadAfterLease => {
-            storming(Storm { disk_times: SLOW_READS, depth: 16, think: BUSY, ..storm(&[Pause]) })
+            // Some are under way whenever the owner stands still; that has to outlast its lease.
+            let disk_times = DiskTimes { read: Spread::new(5000, 20_000), ..DiskTimes::FAST };
+            storming(Storm { disk_times, depth: 16, think: BUSY, ..storm(&[Pause]) })
         }
         Flaw::ForwardedTwice => storming(Storm { guests: 5, hot: 2, ..storm(&[Reset]) }),
         Flaw::LeaseTwiceAsLong => {

@@ -111,9 +111,14 @@ impl Cluster {
     }
 
     pub fn gabion_within(&self, arguments: &[&str], most: Duration) -> Ran {
+        run(&mut self.command(arguments), most)
+    }
+
+    /// The same, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(["--cluster", &self.local.api_addresses().join(",")]).args(arguments);
-        run(&mut command, most)
+        command
     }
 
     #[track_caller]

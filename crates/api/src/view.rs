@@ -202,7 +202,7 @@ fn scrub_found(found: Option<&v1::ScrubFound>) -> Value {
 }
 
 /// All zeros: nothing is to be copied.
-fn rebuild(volume: &v1::Volume) -> Value {
+pub fn rebuild(volume: &v1::Volume) -> Value {
     let rebuild = volume.rebuild.unwrap_or_default();
     let eta_ms = volume.rebuild.map_or(Some(0), |rebuild| rebuild.eta_ms);
     json!({

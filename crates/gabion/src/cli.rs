@@ -62,6 +62,12 @@ pub enum Verb {
         #[arg(long)]
         follow: bool,
     },
+    /// Live: nodes, volumes, their requests and latencies, what is being copied; `q` ends it
+    Top {
+        /// How often the cluster is asked
+        #[arg(long, default_value = "1s")]
+        every: Span,
+    },
     /// Measure a volume through NBD
     Bench(BenchArgs),
     /// Whole clusters in a virtual world, under every fault; and what would yours do

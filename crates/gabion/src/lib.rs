@@ -18,6 +18,7 @@ pub mod remote;
 pub mod sim_args;
 pub mod size;
 pub mod span;
+pub mod top;
 pub mod up;
 pub mod verbs;
 pub mod writer;

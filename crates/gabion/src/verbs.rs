@@ -16,6 +16,7 @@ pub mod settings;
 pub mod sim;
 pub mod status;
 pub mod support;
+pub mod top;
 pub mod volume;
 
 use crate::cli::{BenchArgs, Cli, DiskVerb, SupportVerb, Verb};
@@ -46,6 +47,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Volume(verb) => volume::run(&remote()?, verb, cli.json),
         Verb::Settings(verb) => settings::run(&remote()?, verb, cli.json),
         Verb::Events { follow } => status::events(&remote()?, *follow, cli.json),
+        Verb::Top { every } => top::run(remote()?, every.0, cli.json),
         Verb::Sim(verb) => sim::run(verb, cli.json),
         Verb::Drill(verb) => drill::run(verb, cli.json),
         Verb::Completions { shell } => {

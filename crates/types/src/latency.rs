@@ -28,6 +28,12 @@ impl Latencies {
         Duration::from_micros(FIRST_US << bucket)
     }
 
+    /// As they were told. None: of other buckets.
+    pub fn of(counts: &[u64], sum: Duration) -> Option<Self> {
+        let sum_ns = u64::try_from(sum.as_nanos()).unwrap_or(u64::MAX);
+        Some(Self { counts: counts.try_into().ok()?, sum_ns })
+    }
+
     pub fn counts(&self) -> &[u64; LATENCY_BOUNDS + 1] {
         &self.counts
     }

@@ -287,6 +287,8 @@ fn traffic(stats: &LocalVolume) -> Traffic {
         write_bytes: stats.write_bytes,
         filled_bytes: stats.filled_bytes,
         repaired_blocks: stats.repaired_blocks,
+        read_latencies: stats.read_latencies.clone(),
+        write_latencies: stats.write_latencies.clone(),
     }
 }
 

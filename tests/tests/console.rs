@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const SHOWN: Duration = Duration::from_secs(20);
 const REBUILT: Duration = Duration::from_secs(90);
-const PAGES: [&str; 5] = ["overview", "nodes", "volumes", "events", "settings"];
+const PAGES: [&str; 6] = ["overview", "nodes", "volumes", "events", "settings", "drills"];
 const WIDE: Looks = Looks { width: 1200, height: 900, dark: false };
 
 /// Of node 1.
@@ -192,6 +192,69 @@ fn a_person_makes_a_volume_sees_a_rebuild_end_and_deletes_it_by_keyboard() {
     assert!(unexpected.is_empty(), "{unexpected:#?}");
 }
 
+/// Started from the page; it kills the node that the page comes from, too.
+#[test]
+fn a_person_runs_drills_from_the_page_and_stops_them() {
+    if !needs(&["chromium", "chromedriver"]) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let browser = Browser::start();
+    browser.look(WIDE);
+    browser.open(&format!("http://{}/#drills", address(&cluster)));
+    let now = "document.querySelector('[aria-label=Now] .big')?.textContent";
+    let rounds = "document.querySelectorAll('[aria-label=Earlier] details').length";
+    browser.wait("nothing runs", SHOWN, &format!("{now} === 'No drill runs.'"));
+    let ask = |ticks_off: &[&str], seconds: &str| {
+        browser.tab_to("Run drills");
+        browser.press(&ENTER.to_string());
+        browser.wait("it asks", SHOWN, "document.querySelector('dialog[open]') !== null");
+        for words in ticks_off {
+            let tick = format!(
+                "[...document.querySelectorAll('dialog label.tick')].find((l) => l.textContent === '{words}').click() ?? 1"
+            );
+            browser.value(&tick);
+        }
+        browser.value("document.querySelector('dialog input[type=number]').focus() ?? 1");
+        browser.select_all();
+        browser.press(seconds);
+        browser.press(&ENTER.to_string());
+        browser.wait("it runs", SHOWN, "document.querySelector('dialog') === null");
+    };
+    ask(&["Freeze each node", "Slow each node down"], "2");
+    browser.wait("a node is hurt", REBUILT, &format!("{now}?.startsWith('kill node')"));
+    browser.wait("it is over and kept", REBUILT, &format!("{rounds} === 1"));
+    let kept = cluster.json(&["drill", "list", "--dir", &cluster.dir.display().to_string()]);
+    let drills = kept["kept"][0]["drills"].as_array().unwrap();
+    assert_eq!(drills.len(), 3, "{kept}");
+    assert!(drills.iter().all(|drill| drill["rpo_writes_lost"] == 0), "{kept}");
+    browser.wait("nothing runs any more", SHOWN, &format!("{now} === 'No drill runs.'"));
+    browser.value("document.querySelector('details').open = true");
+    let told = "document.querySelector('details').textContent.includes('kill node 1')";
+    browser.wait("each is told", SHOWN, told);
+    browser.screenshot(&pictures().join("drills-over.png"));
+
+    // Of the node that will be frozen the page would hear nothing.
+    let other = cluster.local.dir.entry(2).unwrap().http.clone();
+    browser.open(&format!("http://{other}/#drills"));
+    browser.wait("what was kept is seen there, too", SHOWN, &format!("{rounds} === 1"));
+    ask(&["Kill each node", "Slow each node down"], "600");
+    browser.wait("a node is frozen", REBUILT, &format!("{now}?.startsWith('freeze node 1')"));
+    let dir = cluster.dir.display().to_string();
+    let second = cluster.gabion(&["drill", "run", "--dir", &dir]);
+    assert_eq!(second.code(), 5, "{}", second.err);
+    assert!(second.err.contains("already"), "{}", second.err);
+    browser.tab_to("Stop the drills");
+    browser.press(&ENTER.to_string());
+    browser.wait("it asks", SHOWN, "document.querySelector('dialog[open]') !== null");
+    browser.tab_to("Stop");
+    browser.press(&ENTER.to_string());
+    browser.wait("it is over", REBUILT, &format!("{now} === 'No drill runs.'"));
+    assert_eq!(browser.value(rounds), 1, "what was stopped is not kept");
+    let volumes = cluster.json(&["volume", "list"]);
+    assert_eq!(volumes["volumes"].as_array().unwrap().len(), 0, "{volumes}");
+}
+
 const TOKEN: &str = "0123456789abcdef-full";
 const READ_TOKEN: &str = "0123456789abcdef-read";
 
@@ -222,7 +285,8 @@ fn only_who_may_changes_something() {
     assert_eq!(make(&open, &[]), 403, "without the header that a form cannot send");
     assert_eq!(make(&open, &[change, ("origin", "http://evil.example")]), 403);
     assert_eq!(make(&open, &[change, ("host", "evil.example")]), 403, "a name that leads here");
-    for path in ["status", "volumes", "events", "settings", "live", "segments", "history"] {
+    for path in ["status", "volumes", "events", "settings", "live", "segments", "history", "drills"]
+    {
         let path = format!("/api/v1/{path}");
         assert_eq!(http::ask(&locked, "GET", &path, &[], "").0, 401, "{path}");
         assert_eq!(

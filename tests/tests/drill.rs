@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use gabion_tests::Cluster;
+use gabion_tests::command::Started;
+use gabion_tests::fixture::wait;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -41,8 +43,12 @@ fn each_node_is_killed_frozen_and_slowed_and_nothing_is_lost() {
     // Somebody noticed that the owner was killed.
     let noticed = |drill: &&Value| drill["rto_ms"].as_u64().unwrap() > 0;
     assert!(drills.iter().any(|drill| drill["harm"] == "kill" && noticed(&drill)));
-    let kept = std::fs::read_dir(cluster.dir.join("drills")).unwrap().count();
-    assert_eq!(kept, 1);
+    let dir = cluster.dir.display().to_string();
+    let kept = cluster.json(&["drill", "list", "--dir", &dir]);
+    assert_eq!(kept["kept"].as_array().unwrap().len(), 1, "{kept}");
+    assert_eq!(kept["kept"][0]["drills"], found["drills"]);
+    let stopped = cluster.gabion(&["drill", "stop", "--dir", &dir]);
+    assert_eq!(stopped.code(), 4, "none runs: {}", stopped.err);
     let left = cluster.json(&["volume", "list"]);
     assert_eq!(left["volumes"].as_array().unwrap().len(), 1, "its own volume is gone: {left}");
     cluster.wait_healthy("vm1");
@@ -58,4 +64,22 @@ fn a_cluster_that_is_not_well_is_left_alone() {
     assert!(refused.err.contains("node 2 does not run"), "{}", refused.err);
     let volumes = cluster.json(&["volume", "list"]);
     assert_eq!(volumes["volumes"].as_array().unwrap().len(), 1, "{volumes}");
+}
+
+#[test]
+fn a_cluster_that_is_stopped_meanwhile_stays_stopped() {
+    let mut cluster = Cluster::start();
+    let dir = cluster.dir.display().to_string();
+    let words = ["drill", "run", "--dir", &dir, "--for", "5m", "--only", "kill"];
+    let drill = Started::start(&mut cluster.command(&words));
+    wait("a node is killed", MOST, || drill.said().contains("kill node 1"));
+    wait("it is seen", MOST, || {
+        let nodes = cluster.json(&["node", "list"])["nodes"].clone();
+        nodes.as_array().unwrap().iter().any(|node| node["state"] == "silent")
+    });
+    cluster.kill_all();
+    let ran = drill.finish(MOST);
+    assert_eq!(ran.status.code(), Some(1), "{}", ran.err);
+    assert!(ran.err.contains("was stopped during a drill"), "{}", ran.err);
+    assert_eq!(cluster.log(1).matches("running node=1").count(), 1, "{}", cluster.log(1));
 }

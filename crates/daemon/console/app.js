@@ -7,13 +7,14 @@ import { overview } from "./overview.js";
 import { nodes } from "./nodes.js";
 import { volumes } from "./volumes.js";
 import { events, settings } from "./records.js";
+import { drills } from "./drills.js";
 
 const EVENTS_MAX = 1000;
 
 /** What is known. `listeners` of the page that is shown hear what changes. */
 export const known = { status: null, samples: [], events: [], role: "reader", node: null };
 
-const PAGES = { overview, nodes, volumes, events, settings };
+const PAGES = { overview, nodes, volumes, events, settings, drills };
 let page = null;
 
 function show() {

@@ -4,6 +4,7 @@ pub mod access;
 mod api;
 mod assets;
 pub mod console;
+mod drills;
 mod live;
 mod metrics;
 

@@ -3,6 +3,7 @@
 pub mod consensus;
 pub mod control;
 pub mod data;
+pub mod drills;
 mod home;
 pub mod http;
 pub mod identity;

@@ -11,6 +11,7 @@ use crate::control::observer::Observer;
 use crate::control::peers::Peers;
 use crate::control::server;
 use crate::data::{DataConfig, DataError, DataPlane, Published, listen_hint};
+use crate::drills::DrillDir;
 use crate::home::{Home, HomeError, random};
 use crate::http::console::Console;
 use crate::http::{self, HttpState, Stage};
@@ -256,7 +257,8 @@ impl Running {
         let (stage, http_stage) = watch::channel(Stage::Starting("it asks the others who it is"));
         let api = bind("the API", settings.listen.api).await?;
         let http = bind("HTTP", settings.listen.http).await?;
-        let console = Console::new(settings.http.clone(), settings.info.http.clone());
+        let drills = DrillDir::beside(&settings.dir);
+        let console = Console::new(settings.http.clone(), settings.info.http.clone(), drills);
         servers.spawn(serve_http(
             http,
             HttpState { stage: http_stage, console: Arc::clone(&console) },

@@ -1,21 +1,27 @@
 //! `gabion drill run`: each node of a cluster of `up` is hurt in turn, one at a time, while guests write and verify.
 
 mod report;
+pub mod schedule;
 
-use crate::drill_args::{DrillArgs, DrillVerb, Harm};
+use crate::drill_args::{DrillArgs, DrillDirArgs, DrillVerb, Harm};
 use crate::failure::{Exit, Failure};
 use crate::judge::{BLOCK_BYTES, Judge};
 use crate::layout::ClusterDir;
 use crate::nbd_client::{Address, Patience};
 use crate::process;
 use crate::remote::Remote;
+use crate::span;
 use crate::up::stop_signals;
-use crate::verbs::node;
+use crate::verbs::{node, show};
 use crate::writer::{self, Writer, WriterPlan};
 use gabion_api::v1;
+use gabion_daemon::drills::{DrillDir, Running};
 use report::{Drilled, Report};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
+use schedule::rest;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -24,6 +30,10 @@ const DEPTH: usize = 8;
 const PACE: Duration = Duration::from_millis(2);
 const HEALS_MOST: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Whether the cluster is there still is asked after so many looks.
+const LOOKS_PER_CHECK: u32 = 100;
+/// How often the clock is looked at outside of a drill's hours.
+const SCHEDULE_LOOKS: Duration = Duration::from_secs(10);
 /// Of a slow node: so long it runs, so long it does not.
 const RUNS: Duration = Duration::from_millis(20);
 /// Shorter stalls are none.
@@ -31,57 +41,133 @@ const NOTICED: Duration = Duration::from_millis(250);
 const RESTS: Duration = Duration::from_millis(80);
 
 pub fn run(verb: &DrillVerb, as_json: bool) -> Result<(), Failure> {
-    let DrillVerb::Run(args) = verb;
-    let stop = stop_signals()?;
-    let mut drill = Drill::begin(args, as_json, stop)?;
-    let told = drill.tell();
-    // Also after a failure: it was made for this alone.
-    let deleted = drill.remote.delete(&drill.volume, true);
-    told.and(deleted)?;
-    let path = drill.report.keep(&drill.cluster.dir)?;
-    drill.report.end(&path);
-    let wrong = drill.report.wrong();
-    if wrong.is_empty() {
-        return Ok(());
+    match verb {
+        DrillVerb::Run(args) => rounds(args, as_json),
+        DrillVerb::List(DrillDirArgs { dir }) => {
+            let kept = DrillDir::of(&cluster_in(dir)?.dir).kept();
+            show(as_json, &json!({ "kept": kept }), || report::list(&kept));
+            Ok(())
+        }
+        DrillVerb::Stop(DrillDirArgs { dir }) => stop_running(&cluster_in(dir)?, as_json),
     }
-    let next = format!("read {}/node*/log, and `gabion events`", args.dir.display());
-    Err(Failure::failed(wrong.join("; "), next))
+}
+
+/// Errors: there is none.
+fn cluster_in(dir: &Path) -> Result<ClusterDir, Failure> {
+    if !ClusterDir::exists(dir) {
+        let what = format!("there is no cluster in {}", dir.display());
+        return Err(Failure::new(Exit::NotFound, what, "`gabion up` makes one; else give --dir"));
+    }
+    ClusterDir::open(dir)
+}
+
+fn pid_of(running: &Value) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(running["pid"].as_i64()?).ok()?)
+}
+
+fn stop_running(cluster: &ClusterDir, as_json: bool) -> Result<(), Failure> {
+    let dir = DrillDir::of(&cluster.dir);
+    let none = || Failure::new(Exit::NotFound, "no drill runs on this cluster", "");
+    let pid = dir.running().as_ref().and_then(pid_of).ok_or_else(none)?;
+    process::signal(pid, Signal::TERM)?;
+    if !process::wait_gone(pid, HEALS_MOST) {
+        let what = format!("process {pid} runs still; the node that it hurts may still be hurt");
+        return Err(Failure::new(Exit::NotHealthyInTime, what, "look at `gabion status`"));
+    }
+    show(as_json, &json!({ "pid": pid.as_raw_pid() }), || "stopped".to_owned());
+    Ok(())
+}
+
+/// One after the other, as the schedule wants; without one it is one round.
+fn rounds(args: &DrillArgs, as_json: bool) -> Result<(), Failure> {
+    let cluster = cluster_in(&args.dir)?;
+    let dir = DrillDir::of(&cluster.dir);
+    let io = |e: &std::io::Error| Failure::io("lock", &dir.path(), e);
+    let Some(running) = dir.claim().map_err(|e| io(&e))? else {
+        let what = "a drill runs on this cluster already";
+        return Err(Failure::new(Exit::Refused, what, "`gabion drill stop` ends it"));
+    };
+    let stop = stop_signals()?;
+    loop {
+        let teller = Teller { running: &running, args };
+        while !args.between.is_open_now(args.weekdays) {
+            teller.tell("waits for its hours", &json!([]))?;
+            if stop.recv_timeout(SCHEDULE_LOOKS).is_ok() {
+                return Err(interrupted());
+            }
+        }
+        let began = Instant::now();
+        let done = Drill::begin(args, &cluster, teller, as_json, &stop).and_then(Drill::round);
+        let Some(every) = args.every else { return done };
+        match done {
+            // It comes again when all is well.
+            Err(failure) if failure.exit == Exit::Refused => eprintln!("{failure}"),
+            Err(failure) => return Err(failure),
+            Ok(()) => {}
+        }
+        let rest = rest(every.0, began.elapsed());
+        let next = format!("the next round is in {}", span::shown(rest));
+        Teller { running: &running, args }.tell(&next, &json!([]))?;
+        if stop.recv_timeout(rest).is_ok() {
+            return Err(interrupted());
+        }
+    }
+}
+
+/// Says what it does, for who looks from elsewhere.
+#[derive(Clone, Copy)]
+struct Teller<'a> {
+    running: &'a Running,
+    args: &'a DrillArgs,
+}
+
+impl Teller<'_> {
+    fn tell(&self, doing: &str, drills: &Value) -> Result<(), Failure> {
+        let every = self.args.every.map(|every| u64::try_from(every.0.as_millis()));
+        let told = json!({
+            "pid": std::process::id(),
+            "doing": doing,
+            "every_ms": every.and_then(Result::ok),
+            "drills": drills,
+        });
+        let cannot = |e: std::io::Error| Failure::failed(format!("cannot tell of it: {e}"), "");
+        self.running.tell(&told).map_err(cannot)
+    }
 }
 
 struct Drill<'a> {
     args: &'a DrillArgs,
-    cluster: ClusterDir,
+    cluster: &'a ClusterDir,
+    teller: Teller<'a>,
     remote: Remote,
     /// Made for this.
     volume: String,
     report: Report,
-    stop: Receiver<()>,
+    stop: &'a Receiver<()>,
     /// Of what was acknowledged until now.
     judge: Option<Judge>,
 }
 
 impl<'a> Drill<'a> {
-    /// Errors: there is no such cluster, or it is not healthy.
-    fn begin(args: &'a DrillArgs, as_json: bool, stop: Receiver<()>) -> Result<Self, Failure> {
-        if !ClusterDir::exists(&args.dir) {
-            let what = format!("there is no cluster in {}", args.dir.display());
-            return Err(Failure::new(
-                Exit::NotFound,
-                what,
-                "`gabion up` makes one; else give --dir",
-            ));
-        }
-        let cluster = ClusterDir::open(&args.dir)?;
+    /// Errors: the cluster is not healthy.
+    fn begin(
+        args: &'a DrillArgs,
+        cluster: &'a ClusterDir,
+        teller: Teller<'a>,
+        as_json: bool,
+        stop: &'a Receiver<()>,
+    ) -> Result<Self, Failure> {
         let apis: Vec<String> = cluster.file.nodes.iter().map(|node| node.api.clone()).collect();
         let remote = Remote::at(&apis)?;
         let volume = format!("drill-{}", std::process::id());
         let report = Report::new(as_json);
-        let drill = Self { args, cluster, remote, volume, report, stop, judge: None };
+        let drill = Self { args, cluster, teller, remote, volume, report, stop, judge: None };
         let wrong = drill.wrong_with_cluster()?;
         if !wrong.is_empty() {
             let what = format!("no drill on a cluster that is not well: {}", wrong.join("; "));
             return Err(Failure::new(Exit::Refused, what, "see `gabion status`"));
         }
+        drill.teller.tell("fills a volume", &json!([]))?;
         drill.remote.create(v1::CreateVolumeRequest {
             name: drill.volume.clone(),
             size_bytes: args.size.0,
@@ -90,6 +176,21 @@ impl<'a> Drill<'a> {
             attach: v1::Attach::Any.into(),
         })?;
         Ok(drill)
+    }
+
+    fn round(mut self) -> Result<(), Failure> {
+        let told = self.tell();
+        // Also after a failure: it was made for this alone.
+        let deleted = self.remote.delete(&self.volume, true);
+        told.and(deleted)?;
+        let path = self.report.keep(&DrillDir::of(&self.cluster.dir))?;
+        self.report.end(&path);
+        let wrong = self.report.wrong();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let next = format!("read {}/node*/log, and `gabion events`", self.args.dir.display());
+        Err(Failure::failed(wrong.join("; "), next))
     }
 
     fn tell(&mut self) -> Result<(), Failure> {
@@ -111,7 +212,7 @@ impl<'a> Drill<'a> {
 
     /// Sentences; none: all nodes run and are up, and every volume is healthy.
     fn wrong_with_cluster(&self) -> Result<Vec<String>, Failure> {
-        let runs = |node: &u32| process::running(&self.cluster, *node).is_some();
+        let runs = |node: &u32| process::running(self.cluster, *node).is_some();
         let away = self.nodes().into_iter().filter(|node| !runs(node));
         let mut wrong: Vec<String> = away.map(|node| format!("node {node} does not run")).collect();
         let status = self.remote.status()?;
@@ -149,7 +250,9 @@ impl<'a> Drill<'a> {
         let writer = self.writer();
         wait_for_answers(&writer)?;
         let roles = self.roles(node)?;
-        self.report.say(&format!("{} node {node}{roles} …", harm.name()));
+        let doing = format!("{} node {node}{roles} …", harm.name());
+        self.report.say(&doing);
+        self.teller.tell(&doing, &self.report.json()["drills"])?;
         let copied_before = self.copied();
         writer.reset_stall();
         let acknowledged = writer.progress().writes_acknowledged;
@@ -221,7 +324,7 @@ impl<'a> Drill<'a> {
 
     /// Hurts it for a while, and ends that in every case. Answers when it began to end it. Errors: interrupted.
     fn hurt(&self, node: u32, harm: Harm, mut look: impl FnMut()) -> Result<Instant, Failure> {
-        let pid = process::running(&self.cluster, node)
+        let pid = process::running(self.cluster, node)
             .ok_or_else(|| Failure::failed(format!("node {node} does not run"), ""))?;
         let until = Instant::now() + self.args.lasts.0;
         match harm {
@@ -229,7 +332,7 @@ impl<'a> Drill<'a> {
             Harm::Freeze => process::signal(pid, Signal::STOP)?,
             Harm::Slow => {}
         }
-        let mut stopped = false;
+        let (mut stopped, mut looks) = (false, 0u32);
         while Instant::now() < until && !stopped {
             if harm == Harm::Slow {
                 process::signal(pid, Signal::STOP)?;
@@ -240,14 +343,26 @@ impl<'a> Drill<'a> {
                 std::thread::sleep(LOOK_EVERY);
             }
             look();
-            stopped = self.stop.try_recv().is_ok();
+            looks += 1;
+            stopped = self.stop.try_recv().is_ok()
+                || (looks.is_multiple_of(LOOKS_PER_CHECK) && self.is_alone(node));
         }
         let ended = Instant::now();
         match harm {
-            Harm::Kill => node::start_again(&self.cluster, node).map(drop)?,
+            // Of a cluster that was stopped meanwhile nobody would stop it.
+            Harm::Kill if self.is_alone(node) => {
+                return Err(Failure::failed("the cluster was stopped during a drill", ""));
+            }
+            Harm::Kill => node::start_again(self.cluster, node).map(drop)?,
             Harm::Freeze | Harm::Slow => process::signal(pid, Signal::CONT)?,
         }
         if stopped { Err(interrupted()) } else { Ok(ended) }
+    }
+
+    /// No other node runs.
+    fn is_alone(&self, node: u32) -> bool {
+        let mut others = self.nodes().into_iter().filter(|other| *other != node);
+        !others.any(|other| process::running(self.cluster, other).is_some())
     }
 
     /// Copied to each disk since its node's process began. Units: bytes.
@@ -301,7 +416,7 @@ fn wait_for_answers(writer: &Writer) -> Result<(), Failure> {
 }
 
 fn interrupted() -> Failure {
-    Failure::failed("interrupted; the node that was hurt is well again", "")
+    Failure::failed("stopped; the node that was hurt, if any, is well again", "")
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What `gabion drill` is told.
 
+use crate::drill::schedule::Window;
 use crate::size::ByteSize;
 use crate::span::Span;
 use clap::{Args, Subcommand, ValueEnum};
@@ -9,9 +10,19 @@ use std::path::PathBuf;
 pub enum DrillVerb {
     /// Hurt each node of a healthy `up` in turn, under a load that is verified; a table of what guests felt
     #[command(
-        after_help = "Examples:\n  gabion drill run\n  gabion drill run --only freeze --for 10s --json"
+        after_help = "Examples:\n  gabion drill run\n  gabion drill run --only freeze --for 10s --json\n  gabion drill run --every 24h --between 09:00-17:00 --weekdays"
     )]
     Run(DrillArgs),
+    /// What earlier drills found, the newest first
+    List(DrillDirArgs),
+    /// End the one that runs; the node that is hurt is well again when this returns
+    Stop(DrillDirArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DrillDirArgs {
+    #[arg(long, default_value = "gabion-data")]
+    pub dir: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -27,6 +38,15 @@ pub struct DrillArgs {
     /// The volume that the load is on; made for it, and deleted afterwards
     #[arg(long, default_value = "64MiB")]
     pub size: ByteSize,
+    /// Again and again, so long from one beginning to the next, until it is stopped
+    #[arg(long)]
+    pub every: Option<Span>,
+    /// Begin only then, by this machine's clock: people are there who can look
+    #[arg(long, value_name = "HH:MM-HH:MM", default_value = "00:00-24:00")]
+    pub between: Window,
+    /// Begin only from Monday to Friday
+    #[arg(long)]
+    pub weekdays: bool,
 }
 
 /// What is done to a node.

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 /// Name, kind, contents. The first is also the page at `/`.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("index.html", HTML, include_str!("../../console/index.html")),
     ("style.css", CSS, include_str!("../../console/style.css")),
     ("app.js", JS, include_str!("../../console/app.js")),
@@ -16,6 +16,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("overview.js", JS, include_str!("../../console/overview.js")),
     ("nodes.js", JS, include_str!("../../console/nodes.js")),
     ("volumes.js", JS, include_str!("../../console/volumes.js")),
+    ("drills.js", JS, include_str!("../../console/drills.js")),
     ("records.js", JS, include_str!("../../console/records.js")),
     ("uPlot.iife.min.js", JS, include_str!("../../console/vendor/uPlot.iife.min.js")),
     ("uPlot.min.css", CSS, include_str!("../../console/vendor/uPlot.min.css")),

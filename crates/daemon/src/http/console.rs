@@ -1,10 +1,11 @@
 //! The console and its JSON: who may use it, and what answers.
 
 use crate::control::ask::Context;
+use crate::drills::DrillDir;
 use crate::http::access::{self, Role, Tokens};
 use crate::http::api::{self, Refusal, Services};
-use crate::http::assets;
 use crate::http::live::Live;
+use crate::http::{assets, drills};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -18,13 +19,16 @@ pub struct Console {
     tokens: Tokens,
     /// Where others are told to find this port.
     own_host: String,
+    /// None: not a cluster of `up`.
+    pub drills: Option<DrillDir>,
     services: OnceLock<Arc<Services>>,
     pub live: Arc<Live>,
 }
 
 impl Console {
-    pub fn new(tokens: Tokens, own_host: String) -> Arc<Self> {
-        Arc::new(Self { tokens, own_host, services: OnceLock::new(), live: Arc::default() })
+    pub fn new(tokens: Tokens, own_host: String, drills: Option<DrillDir>) -> Arc<Self> {
+        let (services, live) = (OnceLock::new(), Arc::default());
+        Arc::new(Self { tokens, own_host, drills, services, live })
     }
 
     /// The node runs: from now on there is something to tell.
@@ -41,7 +45,7 @@ impl Console {
 /// The page itself holds no secret: it is everybody's.
 pub fn routes(console: Arc<Console>) -> Router {
     let guard = middleware::from_fn_with_state(Arc::clone(&console), guard);
-    let api = api::routes().route("/session", get(session)).layer(guard);
+    let api = api::routes().merge(drills::routes()).route("/session", get(session)).layer(guard);
     assets::routes().nest("/api/v1", api.with_state(console))
 }
 

@@ -6,6 +6,7 @@ use crate::size::ByteSize;
 use crate::span;
 use crate::verbs::show;
 use gabion_api::view;
+use gabion_daemon::drills::DrillDir;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -63,14 +64,10 @@ impl Report {
     }
 
     /// Beside the cluster's files, by the time.
-    pub fn keep(&self, cluster: &Path) -> Result<PathBuf, Failure> {
-        let dir = cluster.join("drills");
-        std::fs::create_dir_all(&dir).map_err(|e| Failure::io("make", &dir, &e))?;
+    pub fn keep(&self, dir: &DrillDir) -> Result<PathBuf, Failure> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let path = dir.join(format!("{}.json", since.as_millis()));
-        let text = format!("{}\n", self.json());
-        std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
-        Ok(path)
+        let kept = dir.keep(since.as_millis(), &self.json());
+        kept.map_err(|e| Failure::io("keep what was found in", &dir.path(), &e))
     }
 
     pub fn end(&self, kept: &Path) {
@@ -79,12 +76,13 @@ impl Report {
         });
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let one = |drilled: &Drilled| {
             json!({
                 "harm": drilled.harm.name(),
                 "node": drilled.node.to_string(),
+                "roles": drilled.roles.trim_matches([' ', '(', ')']),
                 "rto_ms": ms(drilled.guests_served_again),
                 "rpo_writes_lost": drilled.lost.len(),
                 "lost": drilled.lost,
@@ -119,6 +117,34 @@ impl Report {
         let rows: Vec<Vec<String>> = self.drilled.iter().map(row).collect();
         view::table(&["DRILL", "RTO", "RPO", "LONGEST STALL", "REBUILD", "COPIED"], &rows)
     }
+}
+
+/// What was kept, a line each: the worst of each round.
+pub fn list(kept: &[Value]) -> String {
+    if kept.is_empty() {
+        return "no drill was run here yet; `gabion drill run` does".to_owned();
+    }
+    let row = |round: &Value| {
+        let drills = round["drills"].as_array().map_or(&[][..], Vec::as_slice);
+        let worst = |field: &str| {
+            let worst = drills.iter().filter_map(|drill| drill[field].as_u64()).max();
+            span::shown(Duration::from_millis(worst.unwrap_or_default()))
+        };
+        let lost: u64 = drills.iter().filter_map(|drill| drill["rpo_writes_lost"].as_u64()).sum();
+        let at = round["time_ms"].as_i64().and_then(chrono::DateTime::from_timestamp_millis);
+        let at = at.map(|at| at.with_timezone(&chrono::Local));
+        vec![
+            at.map_or(String::new(), |at| at.format("%F %H:%M").to_string()),
+            drills.len().to_string(),
+            worst("rto_ms"),
+            if lost == 0 { "0, verified".to_owned() } else { "LOST".to_owned() },
+            worst("longest_stall_ms"),
+            worst("rebuild_ms"),
+        ]
+    };
+    let rows: Vec<Vec<String>> = kept.iter().map(row).collect();
+    let head = ["ENDED", "DRILLS", "WORST RTO", "RPO", "LONGEST STALL", "LONGEST REBUILD"];
+    view::table(&head, &rows)
 }
 
 #[cfg(test)]

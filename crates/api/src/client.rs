@@ -187,7 +187,7 @@ impl Client {
     /// The events that are known; `follow`: then those to come, until the node that tells them is
     /// lost. Errors: also what the stream itself gives, as `ErrorDetail::from_status` reads it.
     pub async fn events(&self, follow: bool) -> Result<Streaming<v1::Event>, ClientError> {
-        let request = v1::EventsRequest { follow, local_only: false };
+        let request = v1::EventsRequest { follow, ..v1::EventsRequest::default() };
         self.call(|c| async move { ClusterClient::new(c).events(request).await }).await.result
     }
 

@@ -4,7 +4,7 @@ use crate::consensus::{
     Answerer, Committed, ConsensusConfig, ConsensusError, MetaStore, OpenraftStore, Voter,
 };
 use crate::control::ask::Context;
-use crate::control::events::EventLog;
+use crate::control::event_log::EventLog;
 use crate::control::hub::{DisksSeen, Hub, Milestone};
 use crate::control::local::LocalStats;
 use crate::control::observer::Observer;
@@ -278,7 +278,7 @@ impl Running {
         let data = data.await.map_err(|_| RunError::DataDied)??;
         let bound = data.bound();
         let (sender, effects, state, _thread) = data.into_parts();
-        let events = Arc::new(EventLog::new(me));
+        let events = Arc::new(EventLog::new(me, &settings.dir));
         let hub = Hub::start(sender.clone(), state.clone(), effects, Arc::clone(&events));
         let mut milestone = hub.milestone.subscribe();
         let (dir, disks) = (settings.dir.clone(), hub.disks.subscribe());

@@ -27,6 +27,11 @@ impl Replica {
         self.membership.membership().get_joint_config().len() > 1
     }
 
+    /// Of the entry of the log that named them.
+    pub fn voters_index(&self) -> MapIndex {
+        MapIndex::new(self.membership.log_id().map_or(0, |id| id.index))
+    }
+
     /// Whose vote counts; in the midst of a change of them, the old and the new ones.
     pub fn voters(&self) -> BTreeSet<NodeId> {
         let ids = self.membership.membership().voter_ids();

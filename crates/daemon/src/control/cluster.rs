@@ -2,7 +2,7 @@
 
 use crate::control::ask::{Context, Place, passed_on};
 use crate::control::drain;
-use crate::control::events::{Noted, Origin};
+use crate::control::event_log::{self, Noted, Origin};
 use crate::control::join;
 use crate::control::safety;
 use crate::control::show::{self, Told};
@@ -167,19 +167,16 @@ impl Cluster for ClusterService {
         &self,
         request: Request<EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
-        let EventsRequest { follow, local_only } = request.into_inner();
+        let EventsRequest { follow, local_only, own } = request.into_inner();
         let (sender, stream) = mpsc::channel(EVENTS_QUEUED);
         let wanted = move |noted: &Noted| !local_only || noted.origin == Origin::Node;
         let (kept, live) = self.context.hub.events.follow();
-        let mut events: Vec<Event> =
-            kept.into_iter().filter(wanted).map(|noted| noted.event).collect();
-        let others = if local_only { BTreeMap::new() } else { self.others_events().await };
-        let last: BTreeMap<NodeId, u64> = others
-            .iter()
-            .map(|(node, events)| (*node, events.last().map_or(0, |event| event.number)))
-            .collect();
-        events.extend(others.into_values().flatten());
-        events.sort_by_key(|event| (event.time_ms, event.node, event.number));
+        let kept = kept.into_iter().filter(wanted).map(|noted| noted.event);
+        let alone = local_only || own;
+        let others = if alone { BTreeMap::new() } else { self.others_events().await };
+        let last: BTreeMap<NodeId, (u64, u64)> =
+            others.iter().map(|(node, events)| (*node, events.last().map_or((0, 0), at))).collect();
+        let events = event_log::merged(kept.chain(others.into_values().flatten()));
         let context = Arc::clone(&self.context);
         tokio::spawn(async move {
             for event in events {
@@ -200,7 +197,7 @@ impl Cluster for ClusterService {
 }
 
 impl ClusterService {
-    /// What the other nodes noticed themselves, by node.
+    /// What the other nodes keep, by node; those that do not answer are left out.
     async fn others_events(&self) -> BTreeMap<NodeId, Vec<Event>> {
         let me = self.context.me;
         let nodes =
@@ -209,7 +206,7 @@ impl ClusterService {
         for node in nodes.into_iter().filter(|node| *node != me) {
             let Some(channel) = self.context.peers.channel(node) else { continue };
             let events = async {
-                let request = EventsRequest { follow: false, local_only: true };
+                let request = EventsRequest { own: true, ..EventsRequest::default() };
                 let mut stream = ClusterClient::new(channel).events(request).await?.into_inner();
                 let mut events = Vec::new();
                 while let Some(event) = stream.message().await? {
@@ -248,28 +245,32 @@ async fn follow_own(
     }
 }
 
-/// Also across restarts of that node: it counts from one again then.
+/// In the order in which a node notices them.
+fn at(event: &Event) -> (u64, u64) {
+    (event.time_ms, event.number)
+}
+
+/// Also across restarts of that node.
 async fn follow_other(
     context: Arc<Context>,
     node: NodeId,
-    mut last: u64,
+    mut last: (u64, u64),
     sender: mpsc::Sender<Result<Event, Status>>,
 ) {
     while !sender.is_closed() {
         if let Some(channel) = context.peers.channel(node) {
-            let request = EventsRequest { follow: true, local_only: true };
+            let request = EventsRequest { follow: true, local_only: true, own: false };
             let stream = ClusterClient::new(channel).events(request).await;
             if let Ok(stream) = stream {
                 let mut stream = stream.into_inner();
                 while let Ok(Some(event)) = stream.message().await {
-                    if event.number > last {
-                        last = event.number;
+                    if at(&event) > last {
+                        last = at(&event);
                         if sender.send(Ok(event)).await.is_err() {
                             return;
                         }
                     }
                 }
-                last = 0;
             }
         }
         tokio::time::sleep(EVENTS_WAIT).await;

@@ -1,74 +1,21 @@
-//! What happened, as operators read it.
+//! What happened, in the words that operators read.
 
-use gabion_api::v1::{Event, Severity};
+use gabion_api::v1::Severity;
 use gabion_cluster::{DrainOf, DrainReason, DrainStep, Fact, MapEvent};
 use gabion_node::NodeEvent;
 use gabion_store::{Damage, StoreEvent};
 use gabion_types::{DiskId, NodeId, ScrubFound, ScrubKind, VolumeId};
 use gabion_volume::{MemberFailure, VolumeEvent};
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::sync::broadcast;
+use std::collections::BTreeSet;
 
-/// Events that a node remembers; the oldest go first.
-const EVENTS_MAX: usize = 4096;
-/// A reader that is so many behind loses the oldest.
-const BEHIND_MAX: usize = 1024;
-
-/// Links are tried again many times a second: the same refusal within so long, among the last so
-/// many events, is told once.
-const REPEAT_MS: u64 = 10_000;
-const REPEATS_AMONG: usize = 16;
-
-/// Where an event came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Every node knows it from the map.
-    Map,
-    /// Only this node noticed it.
-    Node,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Noted {
-    pub origin: Origin,
-    pub event: Event,
-}
-
-/// The last events of this process.
-pub struct EventLog {
-    node: NodeId,
-    kept: Mutex<Kept>,
-    live: broadcast::Sender<Noted>,
-}
-
-#[derive(Default)]
-struct Kept {
-    next: u64,
-    events: VecDeque<Noted>,
-}
-
-impl Kept {
-    /// The same was said a moment ago: a node that knocks again and again is one event.
-    fn says_already(&self, text: &Text, time_ms: u64) -> bool {
-        let latest = self.events.iter().rev().take(REPEATS_AMONG);
-        let same = |noted: &Noted| {
-            let event = &noted.event;
-            event.text == text.text
-                && event.volume == text.volume.map(VolumeId::get)
-                && event.time_ms + REPEAT_MS > time_ms
-        };
-        text.kind == "link_refused" && latest.into_iter().any(same)
-    }
-}
-
-struct Text {
-    severity: Severity,
-    kind: &'static str,
-    text: String,
-    volume: Option<VolumeId>,
-    disk: Option<DiskId>,
+pub struct Text {
+    pub severity: Severity,
+    /// Short, and stable.
+    pub kind: &'static str,
+    /// A sentence for people.
+    pub text: String,
+    pub volume: Option<VolumeId>,
+    pub disk: Option<DiskId>,
 }
 
 impl Text {
@@ -93,70 +40,18 @@ impl Text {
     }
 }
 
-impl EventLog {
-    pub fn new(node: NodeId) -> Self {
-        let live = broadcast::Sender::new(BEHIND_MAX);
-        Self { node, kept: Mutex::default(), live }
-    }
-
-    pub fn on_node_event(&self, event: &NodeEvent) {
-        self.note(Origin::Node, node_event(event));
-    }
-
-    pub fn on_map_event(&self, event: &MapEvent) {
-        self.note(Origin::Map, map_event(event));
-    }
-
-    /// Told by each node; heard by operators once.
-    pub fn on_voters(&self, before: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) {
-        self.note(Origin::Map, voters_event(before, now));
-    }
-
-    /// Those that are kept, oldest first, and all that come from now on.
-    pub fn follow(&self) -> (Vec<Noted>, broadcast::Receiver<Noted>) {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        (kept.events.iter().cloned().collect(), self.live.subscribe())
-    }
-
-    fn note(&self, origin: Origin, text: Text) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.says_already(&text, time_ms) {
-            return;
+impl Text {
+    pub fn log(&self) {
+        let (kind, what) = (self.kind, &self.text);
+        match self.severity {
+            Severity::Error => tracing::error!(kind, "{what}"),
+            Severity::Warn => tracing::warn!(kind, "{what}"),
+            Severity::Info | Severity::Unspecified => tracing::info!(kind, "{what}"),
         }
-        log(&text);
-        kept.next += 1;
-        let event = Event {
-            number: kept.next,
-            time_ms,
-            node: self.node.get(),
-            severity: text.severity.into(),
-            kind: text.kind.to_owned(),
-            text: text.text,
-            volume: text.volume.map(VolumeId::get),
-            disk: text.disk.map(DiskId::get),
-        };
-        let noted = Noted { origin, event };
-        if kept.events.len() >= EVENTS_MAX {
-            kept.events.pop_front();
-        }
-        kept.events.push_back(noted.clone());
-        // Fails only when nobody follows.
-        let _unread = self.live.send(noted);
     }
 }
 
-fn log(text: &Text) {
-    let (kind, what) = (text.kind, &text.text);
-    match text.severity {
-        Severity::Error => tracing::error!(kind, "{what}"),
-        Severity::Warn => tracing::warn!(kind, "{what}"),
-        Severity::Info | Severity::Unspecified => tracing::info!(kind, "{what}"),
-    }
-}
-
-fn node_event(event: &NodeEvent) -> Text {
+pub fn node_event(event: &NodeEvent) -> Text {
     match event {
         NodeEvent::PeerUp { node } => {
             Text::info("peer_up", format!("node {} can be reached", node.get()))
@@ -322,7 +217,7 @@ fn scrubbed(kind: ScrubKind, found: &ScrubFound) -> Text {
     }
 }
 
-fn map_event(event: &MapEvent) -> Text {
+pub fn map_event(event: &MapEvent) -> Text {
     match &event.what {
         Fact::Initialized => Text::info("initialized", "the cluster is made".to_owned()),
         Fact::Recovered { disks, volumes, held } => Text::warn(
@@ -428,7 +323,7 @@ fn map_event(event: &MapEvent) -> Text {
     }
 }
 
-fn voters_event(before: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) -> Text {
+pub fn voters_event(before: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) -> Text {
     let names = |ids: &mut dyn Iterator<Item = &NodeId>| {
         ids.map(|id| id.get().to_string()).collect::<Vec<_>>().join(", ")
     };

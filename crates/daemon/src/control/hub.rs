@@ -1,7 +1,7 @@
 //! Where what the data plane says to the control plane is handed on to those who wait for it.
 
 use crate::consensus::{Committed, MetaStore};
-use crate::control::events::EventLog;
+use crate::control::event_log::EventLog;
 use crate::data::{DataSender, Ended, Published};
 use gabion_cluster::{AdminReply, AdminRequest, Command};
 use gabion_node::{Effect, GuestId, Input, NodeEvent, OpenError, OpenedVolume};

@@ -5,6 +5,8 @@ mod clients;
 pub mod cluster;
 mod drain;
 pub mod errors;
+mod event_file;
+pub mod event_log;
 pub mod events;
 mod explain;
 pub mod guard;

@@ -1,7 +1,7 @@
 //! Watches this node's copy of the map: where nodes are, since when they are up or silent, events.
 
 use crate::consensus::{Replica, SharedMap};
-use crate::control::events::EventLog;
+use crate::control::event_log::EventLog;
 use crate::control::peers::Peers;
 use crate::control::show;
 use gabion_cluster::{Fact, Map, MapEvent, NodeState};
@@ -71,12 +71,14 @@ impl Observer {
 
     /// The first that are seen are no event.
     fn look_at_voters(&self) {
-        let look = |replica: &Replica| (!replica.voters_change()).then(|| replica.voters());
-        let Some(voters) = self.map.read(look) else { return };
+        let look = |replica: &Replica| {
+            (!replica.voters_change()).then(|| (replica.voters(), replica.voters_index()))
+        };
+        let Some((voters, index)) = self.map.read(look) else { return };
         let mut seen = self.voters.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *seen, voters.clone());
         if !before.is_empty() && before != voters {
-            self.events.on_voters(&before, &voters);
+            self.events.on_voters(&before, &voters, index);
         }
     }
 

@@ -133,7 +133,7 @@ pub fn sample(sample: &LocalSample) -> Value {
 }
 
 async fn events(console: &Console) -> Answer {
-    let request = v1::EventsRequest { follow: false, local_only: false };
+    let request = v1::EventsRequest::default();
     let stream = console.services()?.cluster.events(Request::new(request)).await?;
     let stream = stream.into_inner().filter_map(Result::ok);
     let collected = stream.collect::<Vec<v1::Event>>();

@@ -66,7 +66,7 @@ impl Live {
 
     /// Ends when nobody looks any more.
     async fn tell(self: Arc<Self>, services: Arc<Services>) {
-        let request = EventsRequest { follow: true, local_only: false };
+        let request = EventsRequest { follow: true, ..EventsRequest::default() };
         let events = services.cluster.events(Request::new(request)).await;
         let news_from = now_ms().saturating_sub(NEWS_MS);
         let news = events.map(|events| events.into_inner().filter_map(Result::ok));

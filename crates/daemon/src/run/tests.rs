@@ -259,7 +259,7 @@ async fn settings_and_events_are_those_of_the_cluster() {
     let none = client.set_setting(set("rebuild.wat", "5s")).await.unwrap_err();
     assert_eq!(ErrorDetail::from_status(&none).code(), ErrorCode::NoSetting);
 
-    let request = EventsRequest { follow: false, local_only: false };
+    let request = EventsRequest::default();
     let mut events = client.events(request).await.unwrap().into_inner();
     let mut kinds = Vec::new();
     while let Some(event) = events.message().await.unwrap() {

@@ -194,9 +194,8 @@ pub fn events(remote: &Remote, follow: bool, as_json: bool) -> Result<(), Failur
     })
 }
 
-/// The time of day in UTC, to the millisecond.
+/// In UTC, to the millisecond.
 fn clock(time_ms: u64) -> String {
-    let (seconds, ms) = (time_ms / 1000, time_ms % 1000);
-    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}.{ms:03}Z", seconds % 60)
+    let at = i64::try_from(time_ms).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    at.map_or_else(|| time_ms.to_string(), |at| at.format("%F %H:%M:%S%.3fZ").to_string())
 }

@@ -7,7 +7,7 @@ import { bytes, kind, plural, span } from "./format.js";
 const MAP_EVERY_MS = 2000;
 
 export function nodes(main, known) {
-  const all = table("Nodes", ["Node", "State", "Since", "Guests", "Volumes owned", "API", "NBD"]);
+  const all = table("Nodes", ["Node", "State", "Since", "Vote", "Guests", "Volumes owned", "API", "NBD"]);
   const disks = table("Disks", ["Disk", "Node", "State", "Used", "Size", "Space", "Copies", "Corrupt blocks"]);
   const map = el("div", {});
   const left = el("p", { class: "quiet" });
@@ -43,21 +43,22 @@ export function nodes(main, known) {
 }
 
 function nodeRow() {
-  const { node, cells } = row([["Node"], ["State"], ["Since", "number"], ["Guests", "number"], ["Volumes owned"], ["API"], ["NBD"]]);
+  const { node, cells } = row([["Node"], ["State"], ["Since", "number"], ["Vote"], ["Guests", "number"], ["Volumes owned"], ["API"], ["NBD"]]);
   const state = el("span", {});
   cells[1].append(state);
   let id = null;
   return { node, update: (told) => {
     id = told.id;
-    text(cells[0], told.leader ? `${told.name} (leads)` : told.name);
+    text(cells[0], told.name);
     badge(state, told.reachable || told.state !== "up" ? told.state : "does not answer", told.reachable ? kind(told.state) : "warn");
     text(cells[2], span(told.since_ms));
-    text(cells[3], told.guests);
-    text(cells[5], told.api);
-    text(cells[6], told.nbd);
+    text(cells[3], told.leader ? "leads" : told.voter ? "votes" : "no");
+    text(cells[4], told.guests);
+    text(cells[6], told.api);
+    text(cells[7], told.nbd);
   }, owned: (volumes) => {
     const names = volumes.filter((volume) => volume.owner?.node === id).map((volume) => volume.name);
-    text(cells[4], names.length > 6 ? plural(names.length, "volume") : names.join(", "));
+    text(cells[5], names.length > 6 ? plural(names.length, "volume") : names.join(", "));
   } };
 }
 

@@ -1,7 +1,7 @@
 //! fio as the client of everything that is measured.
 
 use crate::cpu::{self, Used};
-use gabion_tests::command::Started;
+use gabion_harness::command::Started;
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub fn fill(target: &str, mib: u64) {
     let size = format!("--size={mib}M");
     let mut command = Command::new("fio");
     command.args(["--name=fill", "--rw=write", "--bs=1M", "--iodepth=4", "--ioengine=nbd"]);
-    gabion_tests::run(command.args(["--uri", target, &size]), MORE_MOST).ok();
+    gabion_harness::run(command.args(["--uri", target, &size]), MORE_MOST).ok();
 }
 
 /// Measures; `servers` are the processes whose processor time counts with the client's.

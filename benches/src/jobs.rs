@@ -6,7 +6,7 @@ use crate::grpc;
 use crate::peers::Peer;
 use crate::rebuild::{self, Pattern};
 use crate::report::{Row, Target, median, number};
-use gabion_tests::{Cluster, Shape};
+use gabion_harness::{Cluster, Shape};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
@@ -296,7 +296,7 @@ fn overwrite(target: &str) {
     let mut command = Command::new("fio");
     command.args(["--name=overwrite", "--rw=randwrite", "--bs=4k", "--iodepth=32"]);
     command.args(["--ioengine=nbd", &format!("--uri={target}"), &format!("--size={VOLUME_MIB}M")]);
-    gabion_tests::run(&mut command, OVERWRITE_MOST).ok();
+    gabion_harness::run(&mut command, OVERWRITE_MOST).ok();
 }
 
 /// Each time a cluster of its own.

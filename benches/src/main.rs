@@ -9,7 +9,7 @@ mod rebuild;
 mod report;
 
 use clap::Parser;
-use gabion_tests::run;
+use gabion_harness::run;
 use report::Row;
 use std::path::PathBuf;
 use std::process::Command;

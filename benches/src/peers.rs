@@ -1,7 +1,7 @@
 //! What people use instead, on files of the same file system: QEMU's servers.
 
-use gabion_tests::command::{Started, run};
-use gabion_tests::fixture::{temp_dir, wait};
+use gabion_harness::command::{Started, run};
+use gabion_harness::fixture::{temp_dir, wait};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

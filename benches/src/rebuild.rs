@@ -1,9 +1,9 @@
 //! How fast a lost copy is made again, and what guests feel of it.
 
 use crate::peers;
-use gabion_tests::command::Started;
-use gabion_tests::fixture::{self, temp_dir};
-use gabion_tests::{Cluster, Shape, run};
+use gabion_harness::command::Started;
+use gabion_harness::fixture::{self, temp_dir};
+use gabion_harness::{Cluster, Shape, run};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;

@@ -1,9 +1,9 @@
 //! Chromium without a screen, driven over WebDriver by Debian's `chromedriver`. Source: W3C WebDriver 2.
 
-use crate::command::Started;
-use crate::fixture::{temp_dir, wait};
 use crate::http;
 use gabion::process;
+use gabion_harness::command::Started;
+use gabion_harness::fixture::{temp_dir, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::io::{Read, Write};

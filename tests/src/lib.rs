@@ -1,16 +1,11 @@
-//! Clusters of real processes for the tests in `tests/`.
+//! What the tests in `tests/` have beside the harness: a browser, a proxy, virtual machines.
 
 pub mod browser;
-pub mod command;
-pub mod faulty;
-pub mod fixture;
 pub mod http;
-pub mod machines;
-pub mod net;
-pub mod ports;
-pub mod powercut;
 pub mod proxy;
 pub mod vm;
 
-pub use command::{Ran, left_out, needs, rounds, run};
-pub use fixture::{Cluster, Shape};
+pub use gabion_harness::{
+    Cluster, Ran, Shape, command, faulty, fixture, left_out, machines, needs, net, ports, powercut,
+    rounds, run,
+};

@@ -1,7 +1,7 @@
 //! HAProxy in front of a cluster, as `docs/haproxy.cfg` has it: one address behind which another node answers when one is gone.
 
-use crate::command::Started;
-use crate::fixture::{Cluster, wait};
+use gabion_harness::command::Started;
+use gabion_harness::fixture::{Cluster, wait};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Virtual machines with Debian in them: QEMU, with the kernel's help where /dev/kvm works and without it elsewhere. A
 //! test types into a root shell on their second serial port; what the kernel says comes out of the first.
 
-use crate::command::{Ran, Started, left_out, needs, run};
-use crate::fixture::{temp_dir, wait};
+use gabion_harness::command::{Ran, Started, left_out, needs, run};
+use gabion_harness::fixture::{temp_dir, wait};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;

@@ -65,8 +65,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gabion", &["gabion-types", "gabion-store", "gabion-daemon", "gabion-sim", "gabion-api"]),
     // `wire`: what a stranger says on the peers' port is well formed, to get further in. `sim`: as
     // it is in a debug build, to compare with the released binary.
-    ("gabion-tests", &["gabion-types", "gabion", "gabion-sim", "gabion-api", "gabion-wire"]),
-    ("gabion-benches", &["gabion-api", "gabion-tests", "gabion-types"]),
+    (
+        "gabion-tests",
+        &["gabion-types", "gabion", "gabion-harness", "gabion-sim", "gabion-api", "gabion-wire"],
+    ),
+    ("gabion-harness", &["gabion-types", "gabion"]),
+    ("gabion-benches", &["gabion-api", "gabion-harness", "gabion-types"]),
 ];
 
 /// Crates without a clock, chance, I/O, threads, locks or `async`.
@@ -138,12 +142,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").into()
 }
 
-/// The directories of all members: `crates/*`, `tests`, `benches`.
+/// The directories of all members: `crates/*`, `tests`, `tests/harness`, `benches`.
 fn members() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(root().join("crates"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .chain([root().join("tests"), root().join("benches")])
+        .chain(["tests", "tests/harness", "benches"].map(|member| root().join(member)))
         .filter(|path| path.join("Cargo.toml").exists())
         .collect();
     found.sort();

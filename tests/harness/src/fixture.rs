@@ -284,7 +284,8 @@ pub fn program() -> PathBuf {
 }
 
 fn build() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = here.ancestors().nth(2).expect("tests/harness lies in the root");
     let status = Command::new(env!("CARGO"))
         .args(["build", "--release", "--quiet", "-p", "gabion"])
         .current_dir(root)

@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+pub mod command;
+pub mod faulty;
+pub mod fixture;
+pub mod machines;
+pub mod net;
+pub mod ports;
+pub mod powercut;
+
+pub use command::{Ran, Started, left_out, needs, rounds, run};
+pub use fixture::{Cluster, Shape};
+pub use machines::Machines;
+pub use net::Net;

@@ -138,6 +138,14 @@ pub enum Fact {
         disk: DiskId,
         segments: u32,
     },
+    /// No in-sync copy was there any more: what that one has, which joined when the elder left, and what the
+    /// elder has from before are the segments now, on `disk`.
+    Combined {
+        volume: VolumeId,
+        disk: DiskId,
+        elder: DiskId,
+        segments: u32,
+    },
     Forgotten {
         volume: VolumeId,
         disk: DiskId,

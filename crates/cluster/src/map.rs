@@ -200,6 +200,7 @@ impl Map {
             segments: entry.segments.clone(),
             draining: self.draining_of(&entry.segments),
             moving: entry.moving.clone(),
+            out: self.out_of(&entry.segments),
             homes: self.homes(&entry.segments),
             scrub: entry.scrub.wanted,
         })
@@ -227,6 +228,11 @@ impl Map {
     ) -> Option<Outcome> {
         let entry = self.nodes.get(&node).filter(|entry| entry.incarnation == incarnation)?;
         entry.executed.outcome(number)
+    }
+
+    fn out_of(&self, segments: &[SegmentMembers]) -> BTreeSet<DiskId> {
+        let named = segments.iter().flat_map(|members| &members.in_sync).copied();
+        named.filter(|disk| self.is_out_for_good(*disk)).collect()
     }
 
     fn homes(&self, segments: &[SegmentMembers]) -> BTreeMap<DiskId, NodeId> {

@@ -222,7 +222,7 @@ impl Volume {
         for (index, members) in (0..).map(SegmentIndex::new).zip(&mut segments) {
             let held = members.in_sync == [lost];
             for disk in members.in_sync.split_off(wanted.min(members.in_sync.len())) {
-                members.stale.push(Stale { disk, left: epoch, compare_all: true });
+                members.stale.push(Stale { disk, left: epoch, compare_all: true, reach: None });
             }
             if members.in_sync.len() < wanted && !held {
                 fewer.push(index);
@@ -284,7 +284,8 @@ fn members(replicas: &[(DiskId, FoundReplica)], epoch: Epoch) -> SegmentMembers 
     });
     let in_sync: Vec<DiskId> = whole.iter().map(|(disk, _)| *disk).collect();
     let rest = of_now().filter(|(disk, _)| !in_sync.contains(disk));
-    let stale = rest.map(|(disk, _)| Stale { disk: *disk, left: epoch, compare_all: true });
+    let stale =
+        rest.map(|(disk, _)| Stale { disk: *disk, left: epoch, compare_all: true, reach: None });
     let stale = stale.take(STALE_MAX).collect();
     SegmentMembers { creation, in_sync, joining: Vec::new(), stale }
 }

@@ -3,6 +3,7 @@
 //! First everything may go wrong while guests work (safety). Then all is mended, and everything has
 //! to come back: all copies in-sync and equal, all data readable, nothing held (liveness).
 
+mod combined;
 mod damage;
 mod describe;
 mod emptying;
@@ -15,6 +16,7 @@ mod loss;
 mod machine;
 mod nbd;
 mod operator;
+mod parted;
 mod prove;
 mod route;
 mod scenario;
@@ -44,6 +46,7 @@ use guest::{Guest, Orphan};
 use loss::Lost;
 use machine::Host;
 use operator::Operator;
+pub use parted::{Parted, PartedStep};
 use prove::Phase;
 pub use scenario::{NODES_MAX, NoScenario, Scenario};
 pub use schedule::{NotATrouble, Part, Strike, Trouble, named};
@@ -132,6 +135,7 @@ pub struct Cluster {
     expelled: exclusive::Expelled,
     requests: ExactlyOnce,
     copies: NeverFewer,
+    leavers: combined::Leavers,
     /// Somebody wanted a machine to be gone for good.
     removal_tried: bool,
     /// A machine got a disk more, if one does.
@@ -166,7 +170,8 @@ pub fn run_part(options: Options, part: &Part) -> Report {
     let mut prng = Prng::new(options.seed);
     let mut swarm = Swarm::draw(&mut prng);
     swarm.keep(part);
-    run_swarm(options, swarm, prng)
+    let script = swarm.script();
+    run_flawed(options, swarm, prng, (Flaws::NONE, script))
 }
 
 /// Runs a given world; `prng` decides what happens in it.
@@ -222,6 +227,7 @@ impl Cluster {
             expelled: exclusive::Expelled::default(),
             requests: ExactlyOnce::default(),
             copies: NeverFewer::default(),
+            leavers: combined::Leavers::default(),
             removal_tried: false,
             disk_added: false,
             acked: VecDeque::new(),

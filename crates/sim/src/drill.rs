@@ -1,7 +1,9 @@
 //! Worlds in which one rule of the protocol is needed soon: each flaw has one, with the number of
 //! seeds within which it is found.
 
-use crate::cluster::{self, FaultKind, Finale, GuestPlan, Part, Script, Strike, Swarm, VolumePlan};
+use crate::cluster::{
+    self, FaultKind, Finale, GuestPlan, Part, Parted, PartedStep, Script, Strike, Swarm, VolumePlan,
+};
 use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
 use crate::nbd_guest::Dialect;
@@ -46,6 +48,9 @@ pub struct Storm {
     status: u64,
     /// What damages disks strikes the first machine, all else the last one.
     apart: bool,
+    /// Machines with a disk, and beside them those without.
+    with_disk: usize,
+    witnesses: usize,
     settings: Settings,
     script: Script,
 }
@@ -80,6 +85,8 @@ const CALM: Storm = Storm {
     count_max: 4,
     status: 0,
     apart: false,
+    with_disk: 3,
+    witnesses: 0,
     settings: &[("rebuild.wait", "1s")],
     script: Script::None,
 };
@@ -158,7 +165,10 @@ pub fn world(flaw: Flaw) -> World {
             let strikes_join = flaw == Flaw::JoinerOldTailCounts;
             let script = Script::Orphan { strikes_join };
             let settings = &[("rebuild.wait", "60s")];
-            storming(Storm { hot: BLOCKS, script, settings, ..CALM })
+            // Without a third disk nobody joins when the copy leaves: else what the owner finds then is
+            // written anew, and its seqs pass those that the copy has alone.
+            let (with_disk, witnesses) = (2, 1);
+            storming(Storm { hot: BLOCKS, script, settings, with_disk, witnesses, ..CALM })
         }
         Flaw::JoinerSettledAdvances | Flaw::SettledToOneThatLeft => {
             let settings = &[("rebuild.wait", "60s")];
@@ -234,6 +244,10 @@ pub fn world(flaw: Flaw) -> World {
         Flaw::SettledMovesWithEpochStart => {
             storming(Storm { depth: 16, guests: 6, script: Script::EpochStart, ..storm(&[Kill]) })
         }
+        Flaw::CombinesWithNothing => parting(Parted::ForGood),
+        Flaw::TailMissesJoiner => parting(Parted::Tail),
+        Flaw::ElderUnjudged => parting(Parted::OldElder),
+        Flaw::CombinesAnyPair => parting(Parted::LateJoiner),
         Flaw::FenceBeforeWritesUnderWay
         | Flaw::NoFence
         | Flaw::InstallAlways
@@ -261,6 +275,21 @@ fn losing(rf: u8, settings: Settings) -> World {
     storming(Storm { rf, script: Script::Loss, think: IDLE, settings, ..CALM })
 }
 
+/// The last copy that has all goes. Where it comes back, it is waited for a second, so that a joiner begins
+/// to be filled then.
+fn parting(how: Parted) -> World {
+    let script = Script::Parted { how, step: PartedStep::Whole };
+    let settings: Settings = match how {
+        Parted::ForGood => &[("rebuild.wait", "60s")],
+        Parted::Tail => &[("rebuild.wait", "2s")],
+        Parted::Silent | Parted::OldElder | Parted::LateJoiner => &[("rebuild.wait", "1s")],
+    };
+    // Elder and joiner are away at once, and a majority is left.
+    let witnesses = if how == Parted::LateJoiner { 2 } else { 0 };
+    let depth = if how == Parted::Tail { 4 } else { 16 };
+    storming(Storm { depth, hot: BLOCKS, script, settings, witnesses, ..CALM })
+}
+
 fn storming(storm: Storm) -> World {
     World::Cluster(Box::new(storm))
 }
@@ -282,12 +311,12 @@ impl Storm {
     fn swarm(&self, prng: &mut Prng) -> Swarm {
         let chaos = if self.script == Script::None { 12 } else { 15 };
         let chaos = Duration::from_secs(chaos);
-        let machines = 3;
+        let machines = self.with_disk + self.witnesses;
         let segment =
             SegmentSize::new(self.blocks / self.segments * 4096).expect("a power of two in range");
         let mut strikes = prng.fork();
         Swarm {
-            disks: vec![1; machines],
+            disks: (0..machines).map(|machine| usize::from(machine < self.with_disk)).collect(),
             disk_bytes: 64 << 20,
             limits: Limits {
                 segment,

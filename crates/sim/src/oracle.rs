@@ -12,7 +12,7 @@ mod register;
 
 use crate::content::{Found, Label};
 use gabion_types::{BLOCK_BYTES, Instant};
-use register::{Register, Verdict};
+use register::{Register, Value, Verdict};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -35,6 +35,10 @@ pub struct Units {
     pub first: u64,
     pub count: u64,
 }
+
+/// What was written and not answered, by its unit.
+#[derive(Clone, Debug, Default)]
+pub struct Unanswered(Vec<(u64, Value)>);
 
 /// An operation that may still be in progress; keeps what it may yet return from being forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,6 +138,22 @@ impl Oracle {
     pub fn may_repeat(&mut self, id: WriteId) {
         let units = self.writes[crate::world::index(id.0)];
         self.registers(units).iter_mut().for_each(|register| register.may_repeat(id));
+    }
+
+    pub fn unanswered(&self, units: Units) -> Unanswered {
+        let first = crate::world::index(units.first);
+        let all =
+            (units.first..units.first + units.count).zip(&self.volumes[units.volume][first..]);
+        let values = all.flat_map(|(unit, one)| one.unanswered().map(move |value| (unit, value)));
+        Unanswered(values.collect())
+    }
+
+    /// A copy of then is back, and may have some of that, also where another value was read since: of the
+    /// copy that had that one nothing is left.
+    pub fn may_return(&mut self, volume: usize, unanswered: Unanswered) {
+        for (unit, value) in unanswered.0 {
+            self.volumes[volume][crate::world::index(unit)].may_return(value);
+        }
     }
 
     /// A read that began and ended then, and what it found.

@@ -12,7 +12,9 @@ use crate::op::{After, BLOCK, DataWrite, Op, OpPlace};
 use crate::slots::Extent;
 use bytes::Bytes;
 use gabion_format::frame::{FRAME_ENTRIES_BYTES_MAX, FRAME_HEAD_BYTES};
-use gabion_format::{Entry, FRAME_PAGES_MAX, FrameHead, Lsn, PAGE_BYTES, Slot, encode_frame};
+use gabion_format::{
+    Entry, FRAME_PAGES_MAX, FrameHead, Lsn, PAGE_BYTES, SegmentKey, Slot, encode_frame,
+};
 use gabion_types::{DiskOpKind, Flaw, Instant};
 use gabion_wire::ReplicaDone;
 
@@ -231,9 +233,11 @@ impl Disk {
             self.makers -= u32::from(op.makes);
             let mut result = Ok(());
             for entry in &op.entries {
+                let made = self.is_made_by(entry);
                 let applied = self.table.apply(batch.last, entry, &mut freed);
                 if applied.is_ok() {
                     self.note_applied(entry);
+                    made.into_iter().for_each(|made| self.note_join(made));
                 }
                 result = result.and(applied);
             }
@@ -249,11 +253,36 @@ impl Disk {
         }
     }
 
+    // rule: store/a-join-of-this-life-is-unbroken
+    /// Whether the segment is made by it. None: it is no join, or began before.
+    fn is_made_by(&self, entry: &Entry) -> Option<(SegmentKey, bool)> {
+        let Entry::Join { key, joined, creation } = entry else { return None };
+        let kept = self.table.segment(*key).map(|segment| &segment.meta);
+        let kept = kept.filter(|meta| meta.creation == *creation);
+        let again = kept.is_some_and(|meta| meta.joining && meta.joined == *joined);
+        (!again).then_some((*key, kept.is_none()))
+    }
+
+    fn note_join(&mut self, (key, made): (SegmentKey, bool)) {
+        if made {
+            self.joined_here.insert(key);
+        } else {
+            self.joined_here.remove(&key);
+        }
+    }
+
     /// What was to be settled of a segment is void when another life of it begins.
     fn note_applied(&mut self, entry: &Entry) {
         match entry {
-            Entry::Join { key, .. } | Entry::Gone { key, .. } => {
+            Entry::Join { key, .. } => {
                 self.settled_asked.remove(key);
+            }
+            Entry::Gone { key, .. } => {
+                self.settled_asked.remove(key);
+                self.joined_here.remove(key);
+            }
+            Entry::Promoted { key, .. } => {
+                self.joined_here.remove(key);
             }
             Entry::Fence { volume, epoch } => {
                 if self.fences_asked.get(volume).is_some_and(|asked| asked <= epoch) {
@@ -262,7 +291,6 @@ impl Disk {
             }
             Entry::Blocks { .. }
             | Entry::Settled { .. }
-            | Entry::Promoted { .. }
             | Entry::EpochStart { .. }
             | Entry::New { .. }
             | Entry::SawMap { .. } => {}

@@ -124,6 +124,8 @@ pub(crate) struct Disk {
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Fences asked for, durable or not.
     pub(crate) fences_asked: BTreeMap<VolumeId, Epoch>,
+    /// Segments that were made by joining, in this life, and join. Bounded by the segments.
+    pub(crate) joined_here: BTreeSet<SegmentKey>,
     /// Settled seqs that ride with the next frame.
     pub(crate) settled_asked: BTreeMap<SegmentKey, Seq>,
     pub(crate) map_asked: MapIndex,

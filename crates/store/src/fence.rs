@@ -11,7 +11,10 @@ impl Disk {
             let key = SegmentKey::new(volume, asked.segment);
             let meta = self.table.segment(key).map(|segment| &segment.meta);
             match meta.filter(|meta| meta.creation == asked.creation) {
-                Some(meta) => report_of(asked.segment, meta, asked.joined),
+                Some(meta) => {
+                    let unbroken = meta.joining && self.joined_here.contains(&key);
+                    FenceReport { unbroken, ..report_of(asked.segment, meta, asked.joined) }
+                }
                 None => absent(asked.segment),
             }
         };
@@ -40,6 +43,7 @@ fn report_of(segment: SegmentIndex, meta: &SegmentMeta, joined: Option<Epoch>) -
         next: meta.next,
         dropped_from: meta.dropped_from,
         damaged: meta.damaged,
+        unbroken: false,
     }
 }
 
@@ -53,6 +57,7 @@ fn absent(segment: SegmentIndex) -> FenceReport {
         next: Seq::ZERO,
         dropped_from: None,
         damaged: false,
+        unbroken: false,
     }
 }
 

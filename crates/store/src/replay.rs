@@ -378,6 +378,7 @@ impl Recovered {
             slots_lost: false,
             checkpoint: None,
             fences_asked: BTreeMap::new(),
+            joined_here: BTreeSet::new(),
             settled_asked: BTreeMap::new(),
             lazy_since: None,
             makers: 0,

@@ -1,7 +1,7 @@
 //! What the owner of a volume proposes to the cluster map.
 
 use crate::ids::{DiskId, SegmentIndex};
-use crate::version::Epoch;
+use crate::version::{Epoch, Seq};
 use serde::{Deserialize, Serialize};
 
 /// A change of one volume's members or ownership, proposed by its owner. `epoch` is the volume's
@@ -16,6 +16,9 @@ pub enum OwnerChange {
     AddJoining { epoch: Epoch, joins: Vec<(SegmentIndex, Option<DiskId>)> },
     /// Each is in-sync from now on. Refused for one whose J is another.
     Promote { epoch: Epoch, promotes: Vec<Promotion> },
+    /// Rule 8, where every in-sync replica is gone: each joiner has been filled from the stale replica that
+    /// left when it joined, and is in-sync from now on, alone.
+    Combine { epoch: Epoch, combines: Vec<Combining> },
     /// Drops stale replicas that are not needed any more: their disks may forget them.
     Forget { epoch: Epoch, stale: Vec<(SegmentIndex, DiskId)> },
     /// Nobody owns it from now on. Clean: everything is settled on every member.
@@ -33,6 +36,17 @@ pub struct Removal {
     /// Another copy has its place: refused where fewer in-sync copies than wanted would be left.
     #[serde(default)]
     pub replaced: bool,
+    /// What becomes of `Stale::reach`.
+    #[serde(default)]
+    pub reach: Option<Seq>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Combining {
+    pub segment: SegmentIndex,
+    pub joiner: DiskId,
+    pub joined: Epoch,
+    pub elder: DiskId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +73,8 @@ pub enum RefusedChange {
     LastInSync,
     #[error("fewer in-sync copies than wanted would be left")]
     TooFewCopies,
+    #[error("an in-sync replica of the segment is not gone")]
+    NotGone,
     #[error("no disk has room for the segment on a node without a copy")]
     NoRoom,
     #[error("no such volume, segment, disk, node or replica")]

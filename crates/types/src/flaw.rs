@@ -91,10 +91,18 @@ pub enum Flaw {
     RemovedBeforeReplaced,
     /// Guests of another node get into an exclusive volume.
     KeepsNobodyOut,
+    /// A joiner is made whole by a replica that left at another epoch.
+    CombinesAnyPair,
+    /// A joiner takes the place of the last base copy with what it has by itself.
+    CombinesWithNothing,
+    /// An elder that was rolled back is combined all the same.
+    ElderUnjudged,
+    /// What a new owner finds of before J above the settled seq is not given to the joiner.
+    TailMissesJoiner,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 51] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -142,6 +150,10 @@ impl Flaw {
         Self::AwakeForNothing,
         Self::RemovedBeforeReplaced,
         Self::KeepsNobodyOut,
+        Self::CombinesAnyPair,
+        Self::CombinesWithNothing,
+        Self::ElderUnjudged,
+        Self::TailMissesJoiner,
     ];
 }
 

@@ -18,7 +18,7 @@ pub mod time;
 pub mod version;
 
 pub use block::{BlockInfo, BlockKind, Crc, block_crc};
-pub use change::{Outcome, OwnerChange, Promotion, RefusedChange, Removal};
+pub use change::{Combining, Outcome, OwnerChange, Promotion, RefusedChange, Removal};
 pub use disk::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskToken};
 pub use flaw::{Flaw, Flaws};
 pub use guest::{GuestData, GuestOp, GuestResult, HoldPolicy, IoError, MappedExtent};
@@ -26,7 +26,7 @@ pub use ids::{ClusterId, DiskId, Incarnation, MapIndex, NodeId, SegmentIndex, Vo
 pub use latency::{LATENCY_BOUNDS, Latencies};
 pub use limits::Limits;
 pub use load::Load;
-pub use members::{FoundReplica, Joining, Move, SegmentMembers, Stale, VolumeView};
+pub use members::{FoundReplica, Joining, Move, Pair, SegmentMembers, Stale, VolumeView};
 pub use prng::Prng;
 pub use scrub::{ScrubAsk, ScrubFound, ScrubKind};
 pub use size::{BLOCK_BYTES, BlockIndex, BlockRange, ByteRange, SECTOR_BYTES, SegmentSize};

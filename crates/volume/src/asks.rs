@@ -41,6 +41,10 @@ pub(crate) enum Purpose {
     Prove {
         segments: Vec<SegmentIndex>,
     },
+    /// A stale replica, or the joiner that its blocks are for.
+    FencePair {
+        segment: SegmentIndex,
+    },
     TailTable {
         segment: SegmentIndex,
         generation: u32,
@@ -121,6 +125,7 @@ impl Purpose {
             Self::Write { segment, .. }
             | Self::Read { segment, .. }
             | Self::Table { segment, .. }
+            | Self::FencePair { segment }
             | Self::TailTable { segment, .. }
             | Self::TailRead { segment, .. }
             | Self::Settle { segment, .. }
@@ -150,6 +155,7 @@ impl Purpose {
             Self::Write { .. }
             | Self::Fence { .. }
             | Self::Prove { .. }
+            | Self::FencePair { .. }
             | Self::TailTable { .. }
             | Self::TailRead { .. }
             | Self::Settle { .. }
@@ -461,6 +467,10 @@ impl Volume {
                 self.on_proved(now, disk, &segments, &reports);
                 true
             }
+            (Purpose::FencePair { segment }, ReplicaDone::Fenced { reports }) => {
+                self.on_pair_fenced(now, segment, disk, &reports);
+                true
+            }
             (Purpose::TailTable { segment, generation }, ReplicaDone::Table { entries, next }) => {
                 self.on_tail_table(segment, generation, disk, entries, next)
             }
@@ -533,6 +543,7 @@ impl Volume {
             Purpose::Write { .. }
             | Purpose::Fence { .. }
             | Purpose::Prove { .. }
+            | Purpose::FencePair { .. }
             | Purpose::TailTable { .. }
             | Purpose::TailRead { .. }
             | Purpose::Settle { .. }
@@ -559,6 +570,7 @@ impl Volume {
         self.links.lose(node, class);
         if class == LinkClass::Data {
             self.disks.doubt_node(node);
+            self.doubt_combines(node);
         }
         let lost: Vec<RequestId> = self
             .asks

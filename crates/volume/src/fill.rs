@@ -2,6 +2,7 @@
 //! full rebuild and resumed rebuild are this one loop.
 
 use crate::asks::Purpose;
+use crate::combine::{Elder, keeps_own};
 use crate::gather::{BLOCK, Gather};
 use crate::io::VolumeEvent;
 use crate::segment::JoinStep;
@@ -32,6 +33,8 @@ pub(crate) struct Fill {
     epoch_from: Option<Epoch>,
     /// Whose table is compared; none: to be picked.
     source: Option<DiskId>,
+    /// It is filled from no base, but from a stale replica.
+    elder: Option<Elder>,
     window: Window,
     cut: bool,
     queued: VecDeque<BlockRange>,
@@ -94,6 +97,19 @@ fn differing(
     ranges(&blocks)
 }
 
+/// The runs of a window that a joiner gets from an elder, or rolls back.
+fn wanting(window: &Window, joiner: DiskId, elder: Elder, joined: Epoch) -> VecDeque<BlockRange> {
+    let rows = window.rows();
+    let wants = |row: &[(DiskId, BlockInfo)]| {
+        let of = |disk: DiskId| row.iter().find(|(side, _)| *side == disk).map(|(_, info)| info);
+        let keeps = |own| keeps_own(own, of(elder.disk), joined, elder.joiner_was_empty);
+        !of(joiner).is_some_and(keeps)
+    };
+    let blocks = rows.iter().filter(|(_, row)| wants(row));
+    let blocks: Vec<BlockIndex> = blocks.map(|(block, _)| *block).collect();
+    ranges(&blocks)
+}
+
 /// Ascending blocks as runs.
 pub(crate) fn ranges(blocks: &[BlockIndex]) -> VecDeque<BlockRange> {
     let mut ranges: VecDeque<(BlockIndex, u32)> = VecDeque::new();
@@ -147,6 +163,9 @@ impl Volume {
         let segment = self.segment(index);
         let Some(joining) = members.joining(disk) else { return false };
         let Some(joiner) = segment.joiners.get(&disk) else { return false };
+        if let Some(combine) = self.combines.get(&index) {
+            return combine.elder_for(disk).is_some() && joiner.frozen().is_some();
+        }
         let real = members.joining.iter().filter(|joining| !joining.fill_waits).count();
         let enough = members.in_sync.len() + real >= usize::from(self.view.rf);
         let moves = self.is_complete(index) && !self.is_surplus(index, disk);
@@ -161,12 +180,15 @@ impl Volume {
         let joiner = self.segment(index).joiners.get(&disk);
         let Some(frozen) = joiner.and_then(|joiner| joiner.frozen()) else { return };
         self.fills_given += 1;
+        let elder = self.combines.get(&index).and_then(|combine| combine.elder_for(disk));
+        let all = joining.compare_all || elder.is_some();
         let fill = Fill {
             id: self.fills_given,
             joined: joining.joined,
-            seq_above: if joining.compare_all { Seq::ZERO } else { frozen },
+            seq_above: if all { Seq::ZERO } else { frozen },
             epoch_from: joining.left,
             source: None,
+            elder,
             window: Window::new(BlockIndex::new(0), std::iter::empty()),
             cut: false,
             queued: VecDeque::new(),
@@ -179,6 +201,22 @@ impl Volume {
         let full = joining.compare_all || joining.left.is_none();
         self.fills.insert(key, fill);
         self.event(VolumeEvent::FillStarted { disk, segment: index.get(), full });
+    }
+
+    /// What is under way of it means nothing any more.
+    pub(crate) fn remove_fill(&mut self, key: JoinerKey) {
+        let Some(fill) = self.fills.remove(&key) else { return };
+        self.fill_bytes -= fill.bytes_in_flight();
+        let id = fill.id;
+        self.drop_asks(|ask| {
+            matches!(
+                ask.purpose,
+                Purpose::FillTable { fill, .. }
+                    | Purpose::FillRead { fill, .. }
+                    | Purpose::Install { fill, .. }
+                    | Purpose::FillMark { fill, .. } if fill == id
+            )
+        });
     }
 
     /// The segment's members changed: its fills go on from where they are with a source of now.
@@ -218,7 +256,9 @@ impl Volume {
         let (index, joiner) = key;
         self.retry_fill_reads(now, key);
         loop {
-            let source = self.pick_source(index, LinkClass::Bulk, |_| true);
+            let elder = self.fills.get(&key).and_then(|fill| fill.elder);
+            let of_elder = elder.map(|elder| elder.disk);
+            let source = of_elder.or_else(|| self.pick_source(index, LinkClass::Bulk, |_| true));
             let (mut budget, flaws) =
                 (self.throttle.budget(self.settings.fill_bytes_in_flight), self.settings.flaws);
             if flaws.has(Flaw::FillBytesWithoutBound) {
@@ -241,7 +281,11 @@ impl Volume {
             }
             if !fill.cut {
                 fill.cut = true;
-                fill.queued = differing(&fill.window, joiner, source, fill.joined, flaws);
+                fill.queued = match elder {
+                    Some(_) if flaws.has(Flaw::CombinesWithNothing) => VecDeque::new(),
+                    Some(elder) => wanting(&fill.window, joiner, elder, fill.joined),
+                    None => differing(&fill.window, joiner, source, fill.joined, flaws),
+                };
                 if fill.window.end().is_none() && flaws.has(Flaw::LastInstallSkipped) {
                     fill.queued.pop_back();
                 }
@@ -314,11 +358,16 @@ impl Volume {
         let Some(fill) = self.fills.get(&key) else { return };
         let Some(gather) = fill.running.get(&run) else { return };
         let (id, range, joined) = (fill.id, gather.range(), fill.joined);
-        let in_sync = &self.members(segment).in_sync;
-        let all_tried = in_sync.iter().all(|disk| gather.was_tried(*disk));
-        let next = self.pick_source(segment, LinkClass::Bulk, |disk| {
-            !gather.was_tried(disk) && !gather.avoids(disk)
-        });
+        let elder = fill.elder;
+        let all_tried = match elder {
+            Some(elder) => gather.was_tried(elder.disk),
+            None => self.members(segment).in_sync.iter().all(|disk| gather.was_tried(*disk)),
+        };
+        let untried = |disk: DiskId| !gather.was_tried(disk) && !gather.avoids(disk);
+        let next = match elder {
+            Some(elder) => Some(elder.disk).filter(|disk| untried(*disk)),
+            None => self.pick_source(segment, LinkClass::Bulk, untried),
+        };
         let whole = gather.is_whole();
         // Below J, so that writes go over it, and above what any later joiner skips.
         let before = Epoch::new(joined.get().saturating_sub(1)).unwrap_or(Epoch::ZERO);
@@ -419,6 +468,11 @@ impl Volume {
     fn mark_filled(&mut self, now: Instant, key: JoinerKey) {
         let (segment, joiner) = key;
         let epoch = self.view.owner_epoch;
+        if !self.segment(segment).is_serving() {
+            // It is taken over once it has taken the place of the base, and hears of it then.
+            self.conclude_fill(now, key);
+            return;
+        }
         let next = self.segment(segment).seqs.next();
         let Some(fill) = self.fills.get_mut(&key) else { return };
         fill.marking = true;
@@ -428,11 +482,18 @@ impl Volume {
     }
 
     pub(crate) fn on_fill_marked(&mut self, now: Instant, key: JoinerKey, id: u64) {
+        if self.fill_mut(key, id).is_some() {
+            self.conclude_fill(now, key);
+        }
+    }
+
+    fn conclude_fill(&mut self, now: Instant, key: JoinerKey) {
         let (index, disk) = key;
-        let Some(fill) = self.fill_mut(key, id) else { return };
+        let Some(fill) = self.fills.remove(&key) else { return };
         let (copied_bytes, took) = (fill.copied_bytes, now.since(fill.began));
-        self.fills.remove(&key);
-        self.set_join_step(index, disk, JoinStep::Filled);
+        let combined = fill.elder.is_some() && !self.settings.flaws.has(Flaw::CombinesAnyPair);
+        let step = if combined { JoinStep::Combined } else { JoinStep::Filled };
+        self.set_join_step(index, disk, step);
         self.event(VolumeEvent::FillDone { disk, segment: index.get(), copied_bytes, took });
         self.members_dirty = true;
         self.fills_dirty = true;

@@ -174,6 +174,17 @@ pub enum VolumeEvent {
     Held {
         segment: u32,
     },
+    /// No base is left: the joiner is made whole by what the elder has from before.
+    Combining {
+        segment: u32,
+        disk: DiskId,
+        elder: DiskId,
+    },
+    /// It has not all that it would have to have to be combined with another.
+    Unfit {
+        segment: u32,
+        disk: DiskId,
+    },
     HoldOver {
         segment: u32,
     },

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod asks;
+mod combine;
 mod disks;
 mod fill;
 mod gather;

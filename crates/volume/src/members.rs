@@ -1,6 +1,7 @@
 //! The members of each segment: what the map says of them, and which of them fail.
 
 use crate::asks::{Ask, Purpose, RETRY_LATER, RETRY_SOON};
+use crate::combine::Combine;
 use crate::io::{MemberFailure, VolumeEvent};
 use crate::order::OpId;
 use crate::segment::{JoinStep, Joiner};
@@ -48,6 +49,8 @@ impl Volume {
 
     fn on_members_changed(&mut self, now: Instant, index: SegmentIndex, before: &SegmentMembers) {
         let after = self.members(index).clone();
+        self.end_combine(index);
+        self.unfit.retain(|(segment, _)| *segment != index);
         let member = |disk: DiskId| after.write_set().any(|member| member == disk);
         self.drop_asks(|ask| ask.purpose.segment() == Some(index) && ask.is_void_without(&member));
         let same_roles = before.in_sync == after.in_sync && before.joining == after.joining;
@@ -71,6 +74,7 @@ impl Volume {
                 self.restamp(now, index);
             } else {
                 self.restart_takeover(index);
+                self.fence_promoted(now, index, before);
             }
         }
         self.confirm_promoted(now, index, before);
@@ -172,14 +176,18 @@ impl Volume {
 
     /// What was asked of disks that are in no write set any more.
     fn forget_strangers(&mut self, now: Instant) {
-        let members: BTreeSet<DiskId> =
+        let mut members: BTreeSet<DiskId> =
             self.view.segments.iter().flat_map(SegmentMembers::write_set).collect();
+        members.extend(self.combines.values().flat_map(Combine::disks));
         self.give_up_asks(now, |ask| !members.contains(&ask.disk));
     }
 
     /// Why a member can't be relied on now, if so.
     pub(crate) fn failure_of(&self, index: SegmentIndex, disk: DiskId) -> Option<MemberFailure> {
         let segment = self.segment(index);
+        if self.view.out.contains(&disk) {
+            return Some(MemberFailure::OutOfService);
+        }
         if let Some(why) = segment.failed.get(&disk) {
             return Some(*why);
         }
@@ -245,7 +253,7 @@ impl Volume {
 
     /// Which segments have no usable copy, and whether copies are missing or too many.
     // promise: hold-not-fail
-    pub(crate) fn look_at_members(&mut self) {
+    pub(crate) fn look_at_members(&mut self, now: Instant) {
         self.degraded = false;
         let rf = usize::from(self.view.rf);
         for at in 0..self.segments.len() {
@@ -260,8 +268,8 @@ impl Volume {
             let held = failing && !members.in_sync.iter().any(sound);
             let goes = |disk| self.is_leaving(index, disk) || self.is_lagging(index, disk);
             self.degraded |= !whole || failing || members.write_set().any(goes);
-            if held != self.segments[at].held {
-                self.segments[at].held = held;
+            if held != self.segments[at].held.is_some() {
+                self.segments[at].held = held.then_some(now);
                 let segment = index.get();
                 self.event(if held {
                     VolumeEvent::Held { segment }
@@ -371,6 +379,8 @@ impl Ask {
             | Purpose::ScrubVerify { .. }
             | Purpose::ScrubRead { .. }
             | Purpose::ScrubMend { .. } => !member(self.disk),
+            // Whoever fences an elder begins anew by itself, as do those that fill from it.
+            Purpose::FencePair { .. } => false,
             // Fetches look elsewhere by themselves; the data of one that just left is discarded.
             Purpose::Read { .. } | Purpose::Table { .. } => false,
             Purpose::Fence { .. } | Purpose::Prove { .. } | Purpose::EpochStart { .. } => false,

@@ -57,7 +57,8 @@ impl Volume {
             let old = members.in_sync.iter().any(|disk| self.leaves(index, *disk));
             old && self.is_complete(index) && joining.count() < self.movers(index)
         };
-        let ready = self.segments.iter().filter(|segment| segment.is_serving() && !segment.held);
+        let ready =
+            self.segments.iter().filter(|segment| segment.is_serving() && segment.held.is_none());
         let ready = ready.map(|segment| segment.index).filter(|index| goes(*index));
         // Where a single copy goes was chosen; for one that has to leave its disk the map chooses.
         let place = |index| self.view.moving.get(&index).map(|moving| moving.to);
@@ -94,6 +95,7 @@ impl Volume {
             return Vec::new();
         }
         let removal = |disk| Removal {
+            reach: None,
             segment: index,
             disk,
             compare_all: false,

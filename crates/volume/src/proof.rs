@@ -94,7 +94,7 @@ impl Volume {
         }
         self.drop_fills(index);
         self.fills.remove(&(index, disk));
-        if joiner.step == JoinStep::Filled {
+        if matches!(joiner.step, JoinStep::Filled | JoinStep::Combined) {
             self.set_join_step(index, disk, JoinStep::Started { frozen: Seq::ZERO });
         }
     }

@@ -88,6 +88,7 @@ impl Volume {
             return;
         }
         let _proposed = self.propose_removals(now)
+            || self.propose_combines(now)
             || self.propose_promotions()
             || self.propose_surplus()
             || self.propose_moved_away()
@@ -109,6 +110,7 @@ impl Volume {
             OwnerChange::AddJoining { joins, .. } => joins.iter().filter_map(|(_, d)| *d).collect(),
             OwnerChange::RemoveMembers { .. }
             | OwnerChange::Promote { .. }
+            | OwnerChange::Combine { .. }
             | OwnerChange::Forget { .. }
             | OwnerChange::Release { .. } => BTreeSet::new(),
         };
@@ -138,7 +140,8 @@ impl Volume {
                 let full = joiner.is_some() && why == MemberFailure::NoSpace;
                 bad_choice |= bad || full;
                 add_joiner |= !bad && !full;
-                removals.push(removal(index, disk, why));
+                let reach = self.reach_of_all(index);
+                removals.push(Removal { reach, ..removal(index, disk, why) });
             }
             if removals.len() >= REPLICAS_PER_ENTRY {
                 break;
@@ -209,6 +212,7 @@ impl Volume {
                 compare_all: false,
                 may_return: false,
                 replaced: false,
+                reach: None,
             })
             .collect();
         self.emit_removals(removals, false)
@@ -253,7 +257,7 @@ impl Volume {
         let (mut returns, mut copies) = (Vec::new(), Vec::new());
         for segment in &self.segments {
             let index = segment.index;
-            if self.is_complete(index) || !segment.is_serving() || segment.held {
+            if self.is_complete(index) || !segment.is_serving() || segment.held.is_some() {
                 continue;
             }
             let members = self.members(index);
@@ -348,6 +352,7 @@ impl Volume {
             }
             RefusedChange::LastInSync
             | RefusedChange::TooFewCopies
+            | RefusedChange::NotGone
             | RefusedChange::InUse
             | RefusedChange::Removed
             | RefusedChange::NotFound
@@ -369,5 +374,5 @@ fn removal(segment: SegmentIndex, disk: DiskId, why: MemberFailure) -> Removal {
             (false, false)
         }
     };
-    Removal { segment, disk, compare_all, may_return, replaced: false }
+    Removal { segment, disk, compare_all, may_return, replaced: false, reach: None }
 }

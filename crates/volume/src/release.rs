@@ -31,10 +31,9 @@ impl Volume {
             return;
         }
         let clean = drained
-            && self
-                .segments
-                .iter()
-                .all(|segment| segment.is_serving() && !segment.held && !segment.seqs.is_open());
+            && self.segments.iter().all(|segment| {
+                segment.is_serving() && segment.held.is_none() && !segment.seqs.is_open()
+            });
         let all: Vec<SegmentIndex> = self.segments.iter().map(|segment| segment.index).collect();
         self.tell_settled_of(&all);
         self.propose_release(clean);

@@ -23,8 +23,8 @@ pub(crate) struct Segment {
     pub(crate) joiners: BTreeMap<DiskId, Joiner>,
     /// Members that fail for this segment.
     pub(crate) failed: BTreeMap<DiskId, MemberFailure>,
-    /// No usable copy now.
-    pub(crate) held: bool,
+    /// No usable copy, since then.
+    pub(crate) held: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -55,13 +55,15 @@ pub(crate) enum JoinStep {
     Started { frozen: Seq },
     /// It has everything; to be promoted.
     Filled,
+    /// With what an elder had it has everything; to take the place of those that are gone.
+    Combined,
 }
 
 impl Joiner {
     pub(crate) fn takes_writes(&self) -> bool {
         match self.step {
             JoinStep::New | JoinStep::Starting => false,
-            JoinStep::Started { .. } | JoinStep::Filled => true,
+            JoinStep::Started { .. } | JoinStep::Filled | JoinStep::Combined => true,
         }
     }
 }
@@ -78,7 +80,7 @@ impl Segment {
             seqs: Seqs::default(),
             joiners: BTreeMap::new(),
             failed: BTreeMap::new(),
-            held: false,
+            held: None,
         }
     }
 

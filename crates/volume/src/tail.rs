@@ -39,6 +39,8 @@ pub(crate) struct Fix {
     pub(crate) targets: Vec<DiskId>,
     /// All in-sync members have them, so a guest may know: unreadable everywhere, they are lost.
     pub(crate) everywhere: bool,
+    /// They are given to all as something written now.
+    pub(crate) anew: bool,
 }
 
 #[derive(Debug)]
@@ -81,10 +83,15 @@ pub(crate) fn decide(
     };
     let highest = row.iter().filter(counts).map(|(_, info)| info.version).max()?;
     let holders = || row.iter().filter(|(_, info)| info.version == highest);
+    // rule: volume/a-tail-of-before-j-goes-to-the-joiner
+    // Who left at J may lack it, and a guest may read it from now on: so whoever has been joining since
+    // then is to have it, too, as something from J on.
+    let parted = members.pairs().chain(members.pairs_that_return()).map(|pair| pair.joined).max();
+    let anew = parted.is_some_and(|j| highest.epoch < j) && !flaws.has(Flaw::TailMissesJoiner);
+    let lacks = |disk: DiskId| !holders().any(|(holder, _)| *holder == disk);
     let targets: Vec<DiskId> = members
         .write_set()
-        .filter(|disk| floor(*disk) <= highest.epoch)
-        .filter(|disk| !holders().any(|(holder, _)| holder == disk))
+        .filter(|disk| anew || (floor(*disk) <= highest.epoch && lacks(*disk)))
         .collect();
     if targets.is_empty() {
         return None;
@@ -93,8 +100,8 @@ pub(crate) fn decide(
     let (_, told) = readable().next().or_else(|| holders().next())?;
     let sources = readable().map(|(disk, _)| *disk).collect();
     let holders = holders().map(|(disk, _)| *disk).collect();
-    let everywhere = !targets.iter().any(|disk| members.is_in_sync(*disk));
-    Some(Fix { blocks: vec![*told], holders, sources, targets, everywhere })
+    let everywhere = !members.in_sync.iter().any(|disk| lacks(*disk));
+    Some(Fix { blocks: vec![*told], holders, sources, targets, everywhere, anew })
 }
 
 fn runs(fixes: Vec<Fix>) -> VecDeque<Run> {
@@ -112,6 +119,7 @@ pub(crate) fn put_together(fixes: Vec<Fix>) -> VecDeque<Fix> {
             last.sources == fix.sources
                 && last.targets == fix.targets
                 && last.holders == fix.holders
+                && last.anew == fix.anew
                 && last.blocks.len() < RUN_BLOCKS_MAX
                 && end.block.plus(1) == first.block
                 && data(end) == data(first)
@@ -283,13 +291,20 @@ impl Volume {
         index: SegmentIndex,
         generation: u32,
         key: u32,
-        blocks: Vec<BlockInfo>,
+        mut blocks: Vec<BlockInfo>,
         data: Bytes,
     ) {
+        let epoch = self.view.epoch;
         let Some(tail) = self.tail_mut(index, generation) else { return };
+        let base = tail.base;
         let Some(run) = tail.running.get_mut(&key) else { return };
         let targets = run.fix.targets.clone();
         run.missing.clone_from(&targets);
+        if run.fix.anew {
+            for info in &mut blocks {
+                info.version = Version::new(epoch, self.give_seq(index, base));
+            }
+        }
         self.settled_blocks += blocks.len() as u64;
         for disk in targets {
             if let Some(takeover) = self.segment_mut(index).takeover_mut() {
@@ -343,11 +358,11 @@ mod tests {
     /// The joiner's J is 5.
     fn members() -> SegmentMembers {
         let joined = epoch(5);
-        let (left, compare_all, fill_waits) = (None, false, false);
+        let (left, compare_all, fill_waits, reach) = (None, false, false, None);
         SegmentMembers {
             creation: epoch(1),
             in_sync: vec![A, B],
-            joining: vec![Joining { disk: JOINER, joined, left, compare_all, fill_waits }],
+            joining: vec![Joining { disk: JOINER, joined, left, compare_all, fill_waits, reach }],
             stale: Vec::new(),
         }
     }
@@ -386,6 +401,7 @@ mod tests {
             sources: vec![A],
             targets: vec![B],
             everywhere: false,
+            anew: false,
         };
         let fixes = vec![
             fix(0, BlockKind::Data),

@@ -6,7 +6,7 @@ use crate::segment::{JoinStep, Joiner, Phase};
 use crate::settle::Seqs;
 use crate::tail::Tail;
 use crate::volume::{SEGMENTS_PER_MESSAGE, Volume};
-use gabion_types::{DiskId, Duration, Flaw, Instant, SegmentIndex, Seq};
+use gabion_types::{DiskId, Duration, Flaw, Instant, SegmentIndex, SegmentMembers, Seq};
 use gabion_wire::{EpochStart, FenceReport, FencedSegment, LinkClass, ReplicaOp};
 use std::collections::BTreeMap;
 
@@ -70,6 +70,17 @@ impl Takeover {
     /// It reported, and has the segment.
     pub(crate) fn has_copy(&self, disk: DiskId) -> bool {
         self.reports.get(&disk).is_some_and(|report| report.present)
+    }
+
+    /// What an elder has counts, too.
+    pub(crate) fn reaches(&mut self, seq: Seq) {
+        self.highest = self.highest.max(seq);
+    }
+
+    fn next(&self, base: Seq, in_sync: &[DiskId]) -> Seq {
+        let starts = in_sync.iter().filter_map(|disk| self.reports.get(disk));
+        let started = starts.map(|report| report.next.previous()).max().unwrap_or_default();
+        base.max(self.highest).max(started).next()
     }
 
     pub(crate) fn awaits_all(&self, disk: DiskId) -> bool {
@@ -214,6 +225,45 @@ impl Volume {
         }
     }
 
+    /// What was a joiner counts for all that it has now, and says so once more.
+    pub(crate) fn fence_promoted(
+        &mut self,
+        now: Instant,
+        index: SegmentIndex,
+        before: &SegmentMembers,
+    ) {
+        let creation = self.members(index).creation;
+        for disk in before.joining.iter().map(|joining| joining.disk) {
+            if !self.members(index).is_in_sync(disk) {
+                continue;
+            }
+            let Some(takeover) = self.segment_mut(index).takeover_mut() else { return };
+            takeover.reports.remove(&disk);
+            let segments = vec![FencedSegment { segment: index, creation, joined: None }];
+            let purpose = Purpose::Fence { segments: vec![index] };
+            self.ask(now, disk, LinkClass::Data, ReplicaOp::Fence { segments }, purpose);
+        }
+    }
+
+    /// Up to there every in-sync member has every write that may have been acknowledged; while the segment
+    /// is taken over, what is above is given to joiners before it is served. None: nobody has said.
+    pub(crate) fn reach_of_all(&self, index: SegmentIndex) -> Option<Seq> {
+        let segment = self.segment(index);
+        let Some(takeover) = segment.takeover() else { return Some(segment.seqs.top()) };
+        let in_sync = self.members(index).in_sync.iter();
+        let reports = in_sync.filter_map(|disk| takeover.reports.get(disk));
+        reports.filter(|report| report.present).map(|report| report.settled).max()
+    }
+
+    /// A seq for what is written anew before the segment serves: above all that count.
+    pub(crate) fn give_seq(&mut self, index: SegmentIndex, base: Seq) -> Seq {
+        let in_sync = self.members(index).in_sync.clone();
+        let Some(takeover) = self.segment_mut(index).takeover_mut() else { return base };
+        let next = takeover.next(base, &in_sync);
+        takeover.highest = next;
+        next
+    }
+
     /// The members changed: what was found so far is judged anew.
     pub(crate) fn restart_takeover(&mut self, index: SegmentIndex) {
         let write_set: Vec<DiskId> = self.members(index).write_set().collect();
@@ -277,12 +327,18 @@ impl Volume {
             }
             return;
         };
+        // One that lost what it got since J begins anew, or it would be taken for whole.
+        // rule: volume/a-joiner-without-a-break
         let damaged: Vec<DiskId> = members
             .joining
             .iter()
-            .filter(|joining| !joining.compare_all)
+            .filter(|joining| {
+                let Some(report) = takeover.reports.get(&joining.disk) else { return false };
+                let pairs = members.pairs().any(|pair| pair.joiner == joining.disk);
+                let dropped = report.dropped_from.is_some_and(|dropped| dropped <= verdict.base);
+                (report.damaged && (pairs || !joining.compare_all)) || (pairs && dropped)
+            })
             .map(|joining| joining.disk)
-            .filter(|disk| takeover.reports.get(disk).is_some_and(|report| report.damaged))
             .collect();
         let damaged = damaged.into_iter().map(|disk| (disk, MemberFailure::RolledBack));
         for (disk, why) in verdict.bad.into_iter().chain(damaged) {
@@ -342,9 +398,7 @@ impl Volume {
         let missing: Vec<DiskId> = self.fenced_members(index).collect();
         let in_sync = self.members(index).in_sync.clone();
         let Some(takeover) = self.segment_mut(index).takeover_mut() else { return };
-        let starts = in_sync.iter().filter_map(|disk| takeover.reports.get(disk));
-        let started = starts.map(|report| report.next.previous()).max().unwrap_or_default();
-        let next = base.max(takeover.highest).max(started).next();
+        let next = takeover.next(base, &in_sync);
         takeover.stage = Stage::Starting { next, missing, sent: false };
         self.starts.insert(index);
     }
@@ -425,7 +479,7 @@ impl Joiner {
     pub(crate) fn frozen(&self) -> Option<Seq> {
         match self.step {
             JoinStep::Started { frozen } => Some(frozen),
-            JoinStep::New | JoinStep::Starting | JoinStep::Filled => None,
+            JoinStep::New | JoinStep::Starting | JoinStep::Filled | JoinStep::Combined => None,
         }
     }
 }
@@ -448,6 +502,7 @@ mod tests {
             next: Seq::new(next),
             dropped_from: None,
             damaged: false,
+            unbroken: false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The owner: its facts, the one place where inputs come in and the one where conclusions are drawn.
 
 use crate::asks::Asks;
+use crate::combine::Combine;
 use crate::disks::{Disks, Links};
 use crate::fill::{FILLS_AT_ONCE, Fill};
 use crate::guest::Request;
@@ -102,6 +103,10 @@ pub struct Volume {
 
     pub(crate) joiners: BTreeSet<(SegmentIndex, DiskId)>,
     pub(crate) fills: BTreeMap<(SegmentIndex, DiskId), Fill>,
+    /// One a segment that is held.
+    pub(crate) combines: BTreeMap<SegmentIndex, Combine>,
+    /// Elders that lost what they had; until the members change. Bounded by the stale replicas.
+    pub(crate) unfit: BTreeSet<(SegmentIndex, DiskId)>,
     pub(crate) fills_given: u64,
     pub(crate) fills_dirty: bool,
     pub(crate) fill_bytes: u64,
@@ -169,6 +174,8 @@ impl Volume {
             lost_blocks: 0,
             joiners: BTreeSet::new(),
             fills: BTreeMap::new(),
+            combines: BTreeMap::new(),
+            unfit: BTreeSet::new(),
             fills_given: 0,
             fills_dirty: false,
             fill_bytes: 0,
@@ -309,7 +316,7 @@ impl Volume {
             held_segments: self
                 .segments
                 .iter()
-                .filter(|segment| segment.held)
+                .filter(|segment| segment.held.is_some())
                 .map(|segment| segment.index.get())
                 .collect(),
             lost: self.lost_runs(),
@@ -412,7 +419,8 @@ impl Volume {
             self.start_epochs(now);
             if std::mem::take(&mut self.members_dirty) {
                 self.members_looked = now;
-                self.look_at_members();
+                self.look_at_members(now);
+                self.look_at_combines(now);
                 self.propose(now);
             }
             if std::mem::take(&mut self.fills_dirty) {
@@ -540,7 +548,7 @@ impl Volume {
     fn announce(&mut self, now: Instant) {
         let held = |volume: &Self| {
             let held = volume.segments.iter();
-            held.filter(|segment| segment.held && !segment.is_serving()).count()
+            held.filter(|segment| segment.held.is_some() && !segment.is_serving()).count()
         };
         if self.announced || self.ended || self.serving_segments == 0 {
             return;

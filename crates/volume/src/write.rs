@@ -332,6 +332,7 @@ impl Volume {
             let counts = match &ask.purpose {
                 Purpose::Write { op, .. } => self.own_disk_answered(*op, ask.disk),
                 Purpose::Prove { .. }
+                | Purpose::FencePair { .. }
                 | Purpose::TailTable { .. }
                 | Purpose::TailRead { .. }
                 | Purpose::Settle { .. }

@@ -165,6 +165,9 @@ pub struct FenceReport {
     pub dropped_from: Option<Seq>,
     /// Recovery met damage: blocks may be missing or old at any seq.
     pub damaged: bool,
+    /// A joiner that was made by joining, in the life of this very process: so it had nothing before, nothing
+    /// that it got went through a recovery, and its disk is no older one.
+    pub unbroken: bool,
 }
 
 /// Why a replica did not do what it was asked.

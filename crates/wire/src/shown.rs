@@ -74,13 +74,15 @@ impl fmt::Display for EpochStart {
 
 impl fmt::Display for FenceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segment, present, settled, highest, joined, next, dropped_from, damaged } = self;
+        let Self { segment, settled, highest, joined, next, dropped_from, .. } = self;
+        let Self { present, damaged, unbroken, .. } = self;
         if !present {
             return write!(f, "{segment} is not here");
         }
         write!(f, "{segment} settled {settled} highest {highest} next {next}")?;
         if let Some(joined) = joined {
-            write!(f, " joins from {joined} on")?;
+            let how = if *unbroken { " unbroken" } else { "" };
+            write!(f, " joins from {joined} on{how}")?;
         }
         if let Some(seq) = dropped_from {
             write!(f, " dropped from {seq} on")?;

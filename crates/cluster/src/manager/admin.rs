@@ -464,6 +464,7 @@ fn error_of(why: RefusedChange) -> AdminError {
         | RefusedChange::NotOwner
         | RefusedChange::LastInSync
         | RefusedChange::TooFewCopies
+        | RefusedChange::NotGone
         | RefusedChange::InUse
         | RefusedChange::Removed
         | RefusedChange::NoRoom

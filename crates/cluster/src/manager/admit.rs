@@ -29,6 +29,7 @@ pub(super) fn refusal(
         | RefusedChange::NotOwner
         | RefusedChange::LastInSync
         | RefusedChange::TooFewCopies
+        | RefusedChange::NotGone
         | RefusedChange::NotFound
         | RefusedChange::Invalid
         | RefusedChange::Busy

@@ -220,6 +220,7 @@ impl Map {
         let drops = std::mem::take(&mut disk.to_drop);
         self.note(Fact::DiskFailed { disk: id });
         self.forget_stale_on(id);
+        self.touch_volumes_held_by(id);
         self.give_up_unmade_on(&[id]);
         self.finish_deleted(drops.into_keys().collect());
         Ok(())

@@ -7,8 +7,8 @@ use crate::map::orders::segment_at;
 use crate::map::room::{Avoid, Room, copy_bytes};
 use crate::map::{DiskEntry, Map, NodeState, STALE_MAX, VolumeEntry, WRITE_SET_MAX};
 use gabion_types::{
-    DiskId, Epoch, Joining, NodeId, OwnerChange, Promotion, RefusedChange, Removal, SegmentIndex,
-    SegmentMembers, Stale, VolumeId,
+    Combining, DiskId, Epoch, Joining, NodeId, OwnerChange, Pair, Promotion, RefusedChange,
+    Removal, SegmentIndex, SegmentMembers, Stale, VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +38,7 @@ impl Map {
             }
             OwnerChange::AddJoining { joins, .. } => draft.add_joining(joins)?,
             OwnerChange::Promote { promotes, .. } => draft.promote(promotes)?,
+            OwnerChange::Combine { combines, .. } => draft.combine(combines)?,
             OwnerChange::Forget { stale, .. } => draft.forget(stale)?,
             OwnerChange::Release { clean, .. } => {
                 self.release(id, *clean);
@@ -78,6 +79,7 @@ impl Map {
                 Kind::Removed => Fact::MemberRemoved { volume, disk, segments },
                 Kind::Joined => Fact::JoinerAdded { volume, disk, segments },
                 Kind::Promoted => Fact::Promoted { volume, disk, segments },
+                Kind::Combined { elder } => Fact::Combined { volume, disk, elder, segments },
                 Kind::Forgotten => Fact::Forgotten { volume, disk, segments },
             });
         }
@@ -90,6 +92,33 @@ impl Map {
         let silent = u64::try_from(silent).unwrap_or(u64::MAX);
         let nodes = u64::try_from(self.nodes.len()).unwrap_or(u64::MAX);
         silent.saturating_mul(100) > nodes.saturating_mul(most)
+    }
+
+    /// What it has is not to be had: it is out, or its node is silent, by the map's own word. That may be
+    /// for a moment only: the owner waits before it asks.
+    pub(crate) fn is_gone(&self, disk: DiskId) -> bool {
+        let there = |entry: &DiskEntry| entry.is_in_service() && self.is_alive(entry.node);
+        !self.disks.get(&disk).is_some_and(there)
+    }
+
+    /// It does not come back with what it had.
+    pub(crate) fn is_out_for_good(&self, disk: DiskId) -> bool {
+        self.disks.get(&disk).is_none_or(DiskEntry::is_failed)
+    }
+
+    /// Owners of what nobody has any more but disks that are out for good, the last of them this one, work
+    /// by a view that says so.
+    pub(crate) fn touch_volumes_held_by(&mut self, disk: DiskId) {
+        let out: BTreeSet<DiskId> =
+            self.disks.keys().copied().filter(|disk| self.is_out_for_good(*disk)).collect();
+        for volume in self.volumes.values_mut() {
+            let mut segments = volume.segments.iter();
+            if segments.any(|members| {
+                members.is_in_sync(disk) && members.in_sync.iter().all(|disk| out.contains(disk))
+            }) {
+                volume.raise_epoch();
+            }
+        }
     }
 
     /// What a failed disk has of segments that it left is of no use any more.
@@ -139,6 +168,7 @@ enum Kind {
     Removed,
     Joined,
     Promoted,
+    Combined { elder: DiskId },
     Forgotten,
 }
 
@@ -355,6 +385,45 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// The joiner has all that was acknowledged: since J by itself, and from before by the elder. What else
+    /// there is may differ from it where nobody knows any more, so every block of it is compared.
+    // rule: cluster/only-a-pair-is-combined
+    // promise: acked-survives
+    fn combine(&mut self, combines: &[Combining]) -> Result<(), RefusedChange> {
+        let epoch = self.epoch;
+        for Combining { segment: index, joiner, joined, elder } in combines.iter().copied() {
+            let map = self.map;
+            let members = self.segment(index)?;
+            if members.in_sync.iter().any(|disk| !map.is_gone(*disk)) {
+                return Err(RefusedChange::NotGone);
+            }
+            let named =
+                |pair: &Pair| (pair.joiner, pair.joined, pair.elder) == (joiner, joined, elder);
+            members.pairs().find(named).ok_or(RefusedChange::NotFound)?;
+            let others: Vec<_> = members.write_set().filter(|disk| *disk != joiner).collect();
+            let mut left = Vec::new();
+            for disk in others {
+                let removal = Removal {
+                    segment: index,
+                    disk,
+                    compare_all: true,
+                    may_return: false,
+                    replaced: false,
+                    reach: None,
+                };
+                left.push(take_member(members, &removal, epoch)?);
+            }
+            members.stale.iter_mut().for_each(|stale| stale.compare_all = true);
+            members.joining.clear();
+            members.in_sync.push(joiner);
+            for leaver in left {
+                self.keep_or_drop(index, leaver)?;
+            }
+            self.count(Kind::Combined { elder }, joiner);
+        }
+        Ok(())
+    }
+
     fn forget(&mut self, stale: &[(SegmentIndex, DiskId)]) -> Result<(), RefusedChange> {
         for (index, disk) in stale {
             let members = self.segment(*index)?;
@@ -411,28 +480,31 @@ fn take_member(
     epoch: Epoch,
 ) -> Result<Leaver, RefusedChange> {
     let disk = removal.disk;
-    let compare_all = removal.compare_all;
+    let (compare_all, reach) = (removal.compare_all, removal.reach);
     if let Some(place) = members.in_sync.iter().position(|member| *member == disk) {
         members.in_sync.remove(place);
-        let stale = Stale { disk, left: epoch, compare_all };
+        let stale = Stale { disk, left: epoch, compare_all, reach };
         return Ok(Leaver { stale, was_joining: false });
     }
     let place = members.joining.iter().position(|joining| joining.disk == disk);
     let joining = members.joining.remove(place.ok_or(RefusedChange::NotFound)?);
     let stale = match joining.left {
-        Some(left) => Stale { disk, left, compare_all: compare_all || joining.compare_all },
-        None => Stale { disk, left: joining.joined, compare_all: true },
+        Some(left) => {
+            let (compare_all, reach) = (compare_all || joining.compare_all, joining.reach);
+            Stale { disk, left, compare_all, reach }
+        }
+        None => Stale { disk, left: joining.joined, compare_all: true, reach: None },
     };
     Ok(Leaver { stale, was_joining: true })
 }
 
 fn back(stale: Stale, joined: Epoch) -> Joining {
-    let Stale { disk, left, compare_all } = stale;
-    Joining { disk, joined, left: Some(left), compare_all, fill_waits: false }
+    let Stale { disk, left, compare_all, reach } = stale;
+    Joining { disk, joined, left: Some(left), compare_all, fill_waits: false, reach }
 }
 
 fn new_joiner(disk: DiskId, joined: Epoch, fill_waits: bool) -> Joining {
-    Joining { disk, joined, left: None, compare_all: true, fill_waits }
+    Joining { disk, joined, left: None, compare_all: true, fill_waits, reach: None }
 }
 
 fn epoch_of(change: &OwnerChange) -> Epoch {
@@ -440,6 +512,7 @@ fn epoch_of(change: &OwnerChange) -> Epoch {
         OwnerChange::RemoveMembers { epoch, .. }
         | OwnerChange::AddJoining { epoch, .. }
         | OwnerChange::Promote { epoch, .. }
+        | OwnerChange::Combine { epoch, .. }
         | OwnerChange::Forget { epoch, .. }
         | OwnerChange::Release { epoch, .. } => *epoch,
     }

@@ -2,6 +2,7 @@
 
 mod admit;
 mod cluster;
+mod combine;
 mod drain;
 mod leaving;
 mod members;

@@ -60,6 +60,7 @@ fn refused_change(refused: RefusedChange) -> ErrorCode {
         | RefusedChange::NotOwner
         | RefusedChange::LastInSync
         | RefusedChange::TooFewCopies
+        | RefusedChange::NotGone
         | RefusedChange::InUse
         | RefusedChange::Removed
         | RefusedChange::Invalid

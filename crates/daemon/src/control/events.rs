@@ -185,6 +185,19 @@ fn volume_event(event: &VolumeEvent) -> Text {
         VolumeEvent::Held { segment } => {
             Text::error("held", format!("segment {segment} has no usable copy: its I/O waits"))
         }
+        VolumeEvent::Combining { segment, disk, elder } => {
+            let text = format!(
+                "no whole copy of segment {segment} is left: what disk {disk} got since disk {elder} left, \
+                 and what that has from before, are put together"
+            );
+            Text::warn("combining", text)
+        }
+        VolumeEvent::Unfit { segment, disk } => {
+            let text = format!(
+                "disk {disk} has lost something of segment {segment}: nothing is made whole with it"
+            );
+            Text::warn("unfit", text)
+        }
         VolumeEvent::HoldOver { segment } => {
             Text::info("hold_over", format!("segment {segment} is served again"))
         }
@@ -317,6 +330,7 @@ pub fn map_event(event: &MapEvent) -> Text {
         Fact::MemberRemoved { .. }
         | Fact::JoinerAdded { .. }
         | Fact::Promoted { .. }
+        | Fact::Combined { .. }
         | Fact::Forgotten { .. }
         | Fact::Scrubbed { .. }
         | Fact::SettingChanged { .. } => member_event(&event.what),
@@ -383,6 +397,10 @@ fn member_event(fact: &Fact) -> Text {
         }
         Fact::Promoted { volume, disk, segments } => {
             of("promoted", "are in sync", volume, disk, segments)
+        }
+        Fact::Combined { volume, disk, elder, segments } => {
+            let how = format!("are whole again, with what disk {} had", elder.get());
+            Text { severity: Severity::Warn, ..of("combined", &how, volume, disk, segments) }
         }
         Fact::Forgotten { volume, disk, segments } => {
             of("forgotten", "are dropped", volume, disk, segments)

@@ -225,13 +225,14 @@ impl Cluster {
     fn apply_committed(&mut self) {
         let (mut taken, mut told, mut broken) = (Vec::new(), Vec::new(), None);
         let mut gone = Vec::new();
-        while let Some(command) = self.consensus.log().get(self.applied) {
+        while let Some(command) = self.consensus.log().get(self.applied).cloned() {
             self.applied += 1;
             let index = self.applied as u64;
             let checked = self.copies.check(&self.map, &command.change);
-            let applied = self.map.apply(MapIndex::new(index), command);
+            let applied = self.map.apply(MapIndex::new(index), &command);
             if applied.outcome == Outcome::Done && !applied.repeat {
                 self.copies.on_change(&command.change);
+                self.note_leavers(&command.change);
                 broken = broken.or(checked.err());
             }
             if let Change::RemoveNode { node, .. } = command.change

@@ -2,6 +2,7 @@
 //! which chance hardly ever meets.
 
 use super::machine::machine_of;
+use super::parted::{Parted, PartedStep};
 use super::{Cluster, Event, Mend};
 use crate::invariants::place::held;
 use crate::net::Machine;
@@ -25,6 +26,8 @@ pub enum Script {
     EpochStart,
     /// Every copy of one block rots.
     Loss,
+    /// The last copy that has all goes.
+    Parted { how: Parted, step: PartedStep },
     /// The owner and the copy are back; the copy is to join.
     Returning { disk: DiskId, strikes_join: bool },
 }
@@ -36,9 +39,10 @@ impl Cluster {
             Script::None => {}
             Script::Orphan { .. } if self.phase_is_over() => {}
             Script::Orphan { strikes_join } => self.leave_orphan(strikes_join),
-            Script::EpochStart | Script::Loss if self.phase_is_over() => {}
+            Script::EpochStart | Script::Loss | Script::Parted { .. } if self.phase_is_over() => {}
             Script::EpochStart => self.part_epoch_start(),
             Script::Loss => self.lose_block(),
+            Script::Parted { how, step } => self.part(how, step),
             Script::Returning { disk, strikes_join } => self.strike_join(disk, strikes_join),
         }
     }
@@ -115,15 +119,15 @@ impl Cluster {
         }
     }
 
-    fn owner_machine(&self) -> Option<Machine> {
+    pub(super) fn owner_machine(&self) -> Option<Machine> {
         self.map.volume(SEGMENT.0)?.owner.map(|(node, _)| machine_of(node))
     }
 
-    fn machine_of_disk(&self, disk: DiskId) -> Option<Machine> {
+    pub(super) fn machine_of_disk(&self, disk: DiskId) -> Option<Machine> {
         self.map.disk(disk).map(|entry| machine_of(entry.node))
     }
 
-    fn segment_of(&self, disk: DiskId) -> Option<HeldSegment> {
+    pub(super) fn segment_of(&self, disk: DiskId) -> Option<HeldSegment> {
         held(&self.map, &self.places(), disk, SEGMENT).map(|(_, held)| held)
     }
 }

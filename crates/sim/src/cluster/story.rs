@@ -218,6 +218,11 @@ impl Cluster {
             Fact::Promoted { volume, disk, segments } => {
                 self.tell_members(*volume, *disk, *segments, "in sync");
             }
+            Fact::Combined { volume, disk, elder, segments } => {
+                let how = format!("whole with what {} had", self.place(*elder));
+                self.tell_members(*volume, *disk, *segments, &how);
+                self.count("combined");
+            }
             Fact::Forgotten { volume, disk, segments } => {
                 self.tell_members(*volume, *disk, *segments, "not needed any more");
             }
@@ -256,6 +261,13 @@ impl Cluster {
                         format!("holds requests for # segments of {name}: no usable copy")
                     }
                     VolumeEvent::HoldOver { .. } => format!("goes on with # segments of {name}"),
+                    VolumeEvent::Combining { disk, elder, .. } => {
+                        let (place, elder) = (self.place(*disk), self.place(*elder));
+                        format!("puts # segments of {name} together from {place} and {elder}")
+                    }
+                    VolumeEvent::Unfit { disk, .. } => {
+                        format!("finds {} not fit to make {name} whole", self.place(*disk))
+                    }
                     VolumeEvent::Repaired { disk, blocks, .. } => {
                         let place = self.place(*disk);
                         format!("mended {blocks} blocks of {name} on {place}")

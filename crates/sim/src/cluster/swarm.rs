@@ -1,7 +1,9 @@
 //! What a seed decides: topology, limits, settings, workload and faults.
 
 use super::fault::FaultKind;
+use super::parted::{Parted, PartedStep};
 use super::schedule::{Part, Strike};
+use super::script::Script;
 use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
 use crate::nbd_guest::Dialect;
@@ -266,7 +268,19 @@ impl Swarm {
     pub fn levels(&self) -> Option<Prng> {
         let mut prng = Prng::new(self.damage_seed.rotate_left(40));
         let sound = self.frail.is_empty() && !self.is_small();
-        (sound && prng.chance(1, 3)).then_some(prng)
+        (sound && prng.chance(1, 2)).then_some(prng)
+    }
+
+    /// In half of the runs whose disks are sound a copy goes, and then the one that is left, before another is filled. Drawn apart,
+    /// too; and nothing is lost for good by it.
+    pub fn script(&self) -> Script {
+        let mut prng = Prng::new(self.damage_seed.rotate_left(48));
+        let sound = self.frail.is_empty() && !self.is_small() && self.volumes[0].rf == 2;
+        if sound && prng.chance(1, 3) {
+            Script::Parted { how: Parted::Silent, step: PartedStep::Whole }
+        } else {
+            Script::None
+        }
     }
 
     /// Copies are looked through without being asked.

@@ -2,6 +2,7 @@
 //! seed is silent.
 
 use super::{CALM, Settings, losing, run, world};
+use crate::cluster::Parted;
 use gabion_types::{Flaw, Flaws};
 
 /// Runs seeds until one breaks a promise, which has to be one of these.
@@ -40,6 +41,30 @@ fn a_block_without_a_good_copy_is_told_listed_and_written_over() {
         // The block, and the three around it; some write over it sooner.
         assert!(told >= 20, "{told} with {rf} copies");
         assert_eq!(scrubbed > 0, settings == scrubs, "{scrubbed} with {rf} copies");
+    }
+}
+
+/// The last copy that has all goes, for good or for a while: what is left of two makes one, and nothing is
+/// lost; where it does not, the right disk is waited for.
+// promise: acked-survives
+// promise: hold-not-fail
+#[test]
+fn what_two_copies_have_between_them_is_put_together() {
+    let (for_good, silent) = (Parted::ForGood, Parted::Silent);
+    let (tail, old, late) = (Parted::Tail, Parted::OldElder, Parted::LateJoiner);
+    for (how, least, most) in
+        [(for_good, 10, 10), (silent, 8, 10), (tail, 2, 10), (old, 0, 0), (late, 0, 0)]
+    {
+        let mut combined = 0;
+        for seed in 0..10 {
+            let report = run(&super::parting(how), seed, Flaws::NONE);
+            assert_eq!(report.broken, None, "{how:?}: {}", report.summary());
+            // Its moment is not met by every seed.
+            let parted = report.counts.get("script-parted") == Some(&1);
+            assert!(parted || how == tail, "{how:?} {seed}");
+            combined += report.counts.get("combined").copied().unwrap_or_default();
+        }
+        assert!((least..=most).contains(&combined), "{how:?}: {combined} of 10");
     }
 }
 
@@ -134,6 +159,12 @@ each_is_found! {
     never_promoted: NeverPromoted within 10, ["whole"];
     removed_before_replaced: RemovedBeforeReplaced within 2, ["never-fewer"];
     keeps_nobody_out: KeepsNobodyOut within 5, ["one-host"];
+    // rule: volume/only-a-pair-is-combined
+    combines_any_pair: CombinesAnyPair within 10, ["acked-survives", "no-silent-corruption", "one-register"];
+    combines_with_nothing: CombinesWithNothing within 2, ["no-silent-corruption"];
+    elder_unjudged: ElderUnjudged within 10, ["no-silent-corruption"];
+    // rule: volume/a-tail-of-before-j-goes-to-the-joiner
+    tail_misses_joiner: TailMissesJoiner within 20, ["one-register"];
     // rule: node/sleeps-while-it-can-do-nothing
     awake_for_nothing: AwakeForNothing within 2, ["no-spinning"];
 }

@@ -20,10 +20,19 @@ impl NeverFewer {
 
     /// What a copy failed for is over when it is a member again.
     pub fn on_change(&mut self, change: &Change) {
-        if let Change::Owner { volume, change: OwnerChange::Promote { promotes, .. } } = change {
-            for promotion in promotes {
-                self.failed.remove(&(*volume, promotion.disk));
+        let Change::Owner { volume, change } = change else { return };
+        let members: Vec<DiskId> = match change {
+            OwnerChange::Promote { promotes, .. } => promotes.iter().map(|one| one.disk).collect(),
+            OwnerChange::Combine { combines, .. } => {
+                combines.iter().map(|one| one.joiner).collect()
             }
+            OwnerChange::RemoveMembers { .. }
+            | OwnerChange::AddJoining { .. }
+            | OwnerChange::Forget { .. }
+            | OwnerChange::Release { .. } => return,
+        };
+        for disk in members {
+            self.failed.remove(&(*volume, disk));
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Register {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Value {
+pub(super) struct Value {
     write: WriteId,
     zeros: bool,
     began: Instant,
@@ -122,6 +122,21 @@ impl Register {
             && !self.values[at].acknowledged
         {
             self.values[at].repeats = true;
+        }
+    }
+
+    /// Written by somebody who has no answer to it.
+    pub fn unanswered(&self) -> impl Iterator<Item = Value> + '_ {
+        self.values.iter().filter(|value| !value.acknowledged).copied()
+    }
+
+    /// A copy that has it is back, and nobody else's is left: what was seen since it left counts no more.
+    pub fn may_return(&mut self, value: Value) {
+        let (repeats, bound) = (true, NEVER);
+        match self.find(value.write) {
+            Some(at) if self.values[at].acknowledged => {}
+            Some(at) => self.values[at] = Value { repeats, bound, ..self.values[at] },
+            None => self.values.push(Value { repeats, bound, happened: false, ..value }),
         }
     }
 

@@ -366,3 +366,34 @@ fn the_places_of_a_dropped_segment_are_kept_while_a_root_names_them() {
         assert_eq!(world.store.segments().count(), 3);
     }
 }
+
+// rule: store/a-join-of-this-life-is-unbroken
+#[test]
+fn a_joiner_that_was_made_in_this_life_says_so_until_its_life_ends() {
+    let empty = || {
+        let mut world = World::new(1);
+        world.ok(0, gone(0, 1, 1));
+        world
+    };
+    let mut world = empty();
+    let started = |world: &mut World, joined| {
+        assert!(matches!(world.ask(5, join(0, joined, 1)), Ok(ReplicaDone::JoinStarted { .. })));
+    };
+    started(&mut world, 5);
+    assert!(report(&mut world, 5, Some(5)).unbroken);
+    started(&mut world, 5);
+    assert!(report(&mut world, 5, Some(5)).unbroken, "said twice");
+    let mut again = world.crash();
+    assert!(!report(&mut again, 5, Some(5)).unbroken, "another process");
+    started(&mut again, 5);
+    assert!(!report(&mut again, 5, Some(5)).unbroken, "it had joined before");
+
+    let mut world = empty();
+    started(&mut world, 5);
+    started(&mut world, 7);
+    assert!(!report(&mut world, 7, Some(7)).unbroken, "it had something from the join before");
+
+    let mut world = World::new(1);
+    started(&mut world, 5);
+    assert!(!report(&mut world, 5, Some(5)).unbroken, "it was a member");
+}

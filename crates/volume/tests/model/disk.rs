@@ -31,6 +31,8 @@ pub struct Segment {
     pub joining: bool,
     pub joined: Epoch,
     pub damaged: bool,
+    /// It began to join in this life of its process.
+    pub joined_here: bool,
 }
 
 /// Who asked: a link of one owner.
@@ -194,6 +196,12 @@ impl Disk {
         self.commit(kept);
         self.queue.clear();
         self.fence_asked = Epoch::ZERO;
+        self.lives_anew();
+    }
+
+    /// Its process is another one.
+    pub fn lives_anew(&mut self) {
+        self.durable.segments.values_mut().for_each(|segment| segment.joined_here = false);
     }
 
     pub fn origin_gone(&mut self, gone: impl Fn(Origin) -> bool) {
@@ -333,12 +341,13 @@ impl Disk {
             Some(inner) if inner.joined >= joined => return Err(Refusal::WrongEpoch),
             Some(_) => {}
             None => {
-                let fresh = Segment { creation, ..Segment::default() };
+                let fresh = Segment { creation, joined_here: true, ..Segment::default() };
                 self.durable.segments.insert(index, fresh);
             }
         }
         let inner = self.segment(index)?;
         if !inner.joining || inner.joined != joined {
+            inner.joined_here &= inner.joined == Epoch::ZERO;
             inner.joining = true;
             inner.joined = joined;
             inner.highest = Seq::ZERO;
@@ -359,6 +368,7 @@ impl Disk {
                 next: Seq::ZERO,
                 dropped_from: None,
                 damaged: false,
+                unbroken: false,
             };
         };
         let own = inner.joining.then_some(inner.joined);
@@ -377,6 +387,7 @@ impl Disk {
             next: inner.next,
             dropped_from: None,
             damaged: inner.damaged,
+            unbroken: inner.joining && inner.joined_here,
         }
     }
 

@@ -74,6 +74,7 @@ fn seeds_hold() {
                 total.fills += counts.fills;
                 total.repairs += counts.repairs;
                 total.removals += counts.removals;
+                total.combines += counts.combines;
                 total.scrubs += counts.scrubs;
                 total.scrubbed += counts.scrubbed;
             }

@@ -1,8 +1,8 @@
 //! The cluster map's part in it: one volume, changed by compare and set.
 
 use gabion_types::{
-    DiskId, Epoch, HoldPolicy, Joining, NodeId, Outcome, OwnerChange, RefusedChange,
-    SegmentMembers, Stale, VolumeId, VolumeView,
+    Combining, DiskId, Epoch, HoldPolicy, Joining, NodeId, Outcome, OwnerChange, Pair,
+    RefusedChange, Removal, SegmentMembers, Stale, VolumeId, VolumeView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +40,7 @@ impl Map {
             homes,
             draining: BTreeSet::new(),
             moving: BTreeMap::new(),
+            out: BTreeSet::new(),
             scrub: None,
         };
         Self { view, owner: None, clean_release: true, executed: BTreeMap::new() }
@@ -94,6 +95,7 @@ impl Map {
             OwnerChange::RemoveMembers { epoch, .. }
             | OwnerChange::AddJoining { epoch, .. }
             | OwnerChange::Promote { epoch, .. }
+            | OwnerChange::Combine { epoch, .. }
             | OwnerChange::Forget { epoch, .. }
             | OwnerChange::Release { epoch, .. } => *epoch,
         };
@@ -107,7 +109,7 @@ impl Map {
             OwnerChange::RemoveMembers { removals, add_joiner, .. } => {
                 for removal in removals {
                     let members = &mut next.segments[removal.segment.get() as usize];
-                    let removed = remove(members, removal.disk, removal.compare_all, next.epoch);
+                    let removed = remove(members, removal, next.epoch);
                     if !removed {
                         return Err(RefusedChange::NotFound);
                     }
@@ -124,7 +126,8 @@ impl Map {
                         let fill_waits = removal.may_return;
                         let joined = next.epoch;
                         let (left, compare_all) = (None, false);
-                        let joining = Joining { disk, joined, left, compare_all, fill_waits };
+                        let joining =
+                            Joining { disk, joined, left, compare_all, fill_waits, reach: None };
                         next.segments[removal.segment.get() as usize].joining.push(joining);
                     }
                 }
@@ -148,6 +151,7 @@ impl Map {
                         left: stale.map(|stale| stale.left),
                         compare_all: stale.is_some_and(|stale| stale.compare_all),
                         fill_waits: false,
+                        reach: stale.and_then(|stale| stale.reach),
                     });
                 }
                 if !found {
@@ -163,6 +167,29 @@ impl Map {
                     }
                     members.joining.retain(|joining| joining.disk != promotion.disk);
                     members.in_sync.push(promotion.disk);
+                }
+            }
+            OwnerChange::Combine { combines, .. } => {
+                for Combining { segment, joiner, joined, elder } in combines {
+                    let members = &mut next.segments[segment.get() as usize];
+                    let there = |disk: &DiskId| alive.contains(&self.view.homes[disk]);
+                    if members.in_sync.iter().any(there) {
+                        return Err(RefusedChange::NotGone);
+                    }
+                    let named = (*joiner, *joined, *elder);
+                    let pair = |pair: Pair| (pair.joiner, pair.joined, pair.elder) == named;
+                    if !members.pairs().any(pair) {
+                        return Err(RefusedChange::NotFound);
+                    }
+                    let (left, compare_all, reach) = (next.epoch, true, None);
+                    let others = members.write_set().filter(|disk| disk != joiner);
+                    let others: Vec<DiskId> = others.collect();
+                    let others =
+                        others.into_iter().map(|disk| Stale { disk, left, compare_all, reach });
+                    members.stale.extend(others.collect::<Vec<_>>());
+                    members.stale.iter_mut().for_each(|stale| stale.compare_all = true);
+                    members.joining.clear();
+                    members.in_sync = vec![*joiner];
                 }
             }
             OwnerChange::Forget { stale, .. } => {
@@ -181,19 +208,21 @@ impl Map {
     }
 }
 
-fn remove(members: &mut SegmentMembers, disk: DiskId, compare_all: bool, left: Epoch) -> bool {
+fn remove(members: &mut SegmentMembers, removal: &Removal, left: Epoch) -> bool {
+    let Removal { disk, compare_all, reach, .. } = *removal;
     if let Some(joining) = members.joining(disk).copied() {
         members.joining.retain(|joining| joining.disk != disk);
         members.stale.push(Stale {
             disk,
             left: joining.left.unwrap_or(members.creation),
             compare_all: compare_all || joining.compare_all,
+            reach: joining.reach,
         });
         return true;
     }
     if members.is_in_sync(disk) {
         members.in_sync.retain(|member| *member != disk);
-        members.stale.push(Stale { disk, left, compare_all });
+        members.stale.push(Stale { disk, left, compare_all, reach });
         return true;
     }
     false

@@ -140,6 +140,7 @@ pub struct Counts {
     pub fills: u64,
     pub repairs: u64,
     pub removals: u64,
+    pub combines: u64,
     pub scrubs: u64,
     /// Blocks that scrubs mended.
     pub scrubbed: u64,

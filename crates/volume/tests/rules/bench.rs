@@ -83,6 +83,7 @@ pub fn view() -> VolumeView {
         homes: (1..=3).map(|id| (disk(id), node(id))).collect(),
         draining: BTreeSet::new(),
         moving: BTreeMap::new(),
+        out: BTreeSet::new(),
         scrub: None,
     }
 }
@@ -249,12 +250,13 @@ impl Bench {
 /// Disk 2 is out of a segment since `left`; disk 3 joins in its place.
 pub fn replace_second(members: &mut SegmentMembers, left: Epoch) {
     members.in_sync = vec![disk(1)];
-    members.stale = vec![Stale { disk: disk(2), left, compare_all: false }];
+    members.stale = vec![Stale { disk: disk(2), left, compare_all: false, reach: None }];
     members.joining = vec![Joining {
         disk: disk(3),
         joined: left,
         left: None,
         compare_all: false,
         fill_waits: true,
+        reach: None,
     }];
 }

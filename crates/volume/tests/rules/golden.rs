@@ -11,8 +11,8 @@ use crate::bench::{Bench, disk, epoch, node, view};
 use crate::disk::Block;
 use bytes::Bytes;
 use gabion_types::{
-    BlockIndex, BlockKind, BlockRange, DiskId, Duration, GuestData, GuestResult, Joining,
-    OwnerChange, Seq, Stale, Version, VolumeView, block_crc,
+    BlockIndex, BlockKind, BlockRange, Combining, DiskId, Duration, GuestData, GuestResult,
+    Joining, OwnerChange, Seq, Stale, Version, VolumeView, block_crc,
 };
 use gabion_volume::{Effect, Input};
 use gabion_wire::RequestId;
@@ -105,6 +105,13 @@ fn change_text(change: &OwnerChange) -> String {
                 format!("{}, joiner of {}, is in sync in {}", one.disk, one.joined, one.segment)
             });
             format!("{}, by {epoch}", listed(promotes.collect()))
+        }
+        OwnerChange::Combine { epoch, combines } => {
+            let combines = combines.iter().map(|one| {
+                let Combining { segment, joiner, joined, elder } = one;
+                format!("{joiner}, joiner of {joined}, with {elder} is {segment}")
+            });
+            format!("{}, by {epoch}", listed(combines.collect()))
         }
         OwnerChange::Forget { epoch, stale } => {
             let stale = stale.iter().map(|(segment, disk)| format!("{disk} of {segment}"));
@@ -236,7 +243,12 @@ impl Script {
                     let left = parsed_disk(name);
                     if members.is_in_sync(left) {
                         members.in_sync.retain(|disk| *disk != left);
-                        members.stale.push(Stale { disk: left, left: now, compare_all: false });
+                        members.stale.push(Stale {
+                            disk: left,
+                            left: now,
+                            compare_all: false,
+                            reach: None,
+                        });
                     }
                     members.joining.retain(|joining| joining.disk != left);
                     if let [name, "joins"] = more {
@@ -277,7 +289,7 @@ fn joining(
     joined: gabion_types::Epoch,
     left: Option<gabion_types::Epoch>,
 ) -> Joining {
-    Joining { disk, joined, left, compare_all: false, fill_waits: left.is_none() }
+    Joining { disk, joined, left, compare_all: false, fill_waits: left.is_none(), reach: None }
 }
 
 fn parsed_disk(name: &str) -> DiskId {

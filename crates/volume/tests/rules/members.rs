@@ -171,7 +171,7 @@ fn a_disk_that_the_map_refuses_is_passed_over() {
         let left = view.epoch;
         for members in &mut view.segments {
             members.in_sync.retain(|member| *member != disk(2));
-            members.stale.push(Stale { disk: disk(2), left, compare_all: false });
+            members.stale.push(Stale { disk: disk(2), left, compare_all: false, reach: None });
         }
     });
     let refused = Outcome::Refused(gabion_types::RefusedChange::NoRoom);
@@ -218,6 +218,7 @@ fn a_stale_replica_returns_by_delta_and_its_stand_in_goes() {
                 left: Some(stale.left),
                 compare_all: stale.compare_all,
                 fill_waits: false,
+                reach: None,
             });
         }
     });

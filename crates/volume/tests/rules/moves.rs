@@ -31,7 +31,7 @@ fn join_third(view: &mut VolumeView) {
 }
 
 fn joining(joined: Epoch) -> Joining {
-    Joining { disk: disk(3), joined, left: None, compare_all: true, fill_waits: false }
+    Joining { disk: disk(3), joined, left: None, compare_all: true, fill_waits: false, reach: None }
 }
 
 fn promote(members: &mut SegmentMembers) {

@@ -13,6 +13,7 @@ const PRESENT: u8 = 1;
 const DAMAGED: u8 = 2;
 const JOINED: u8 = 4;
 const DROPPED: u8 = 8;
+const UNBROKEN: u8 = 16;
 /// A fence report without its optional fields.
 const REPORT_BYTES_MIN: usize = 29;
 
@@ -49,7 +50,8 @@ fn put_report(aux: &mut Writer, report: &FenceReport) {
     aux.u8(flag(report.present, PRESENT)
         | flag(report.damaged, DAMAGED)
         | flag(report.joined.is_some(), JOINED)
-        | flag(report.dropped_from.is_some(), DROPPED));
+        | flag(report.dropped_from.is_some(), DROPPED)
+        | flag(report.unbroken, UNBROKEN));
     aux.u64(report.settled.get());
     aux.u64(report.highest.get());
     aux.u64(report.next.get());
@@ -117,7 +119,7 @@ impl Incoming<'_> {
         self.aux.entries(REPORT_BYTES_MIN, |aux| {
             let segment = SegmentIndex::new(aux.u32()?);
             let flags = aux.u8()?;
-            if flags & !(PRESENT | DAMAGED | JOINED | DROPPED) != 0 {
+            if flags & !(PRESENT | DAMAGED | JOINED | DROPPED | UNBROKEN) != 0 {
                 let (field, value) = ("a flag", u64::from(flags));
                 return Err(WireError::Value { kind, field, value });
             }
@@ -139,6 +141,7 @@ impl Incoming<'_> {
                 next: Seq::new(next),
                 dropped_from,
                 damaged: flags & DAMAGED != 0,
+                unbroken: flags & UNBROKEN != 0,
             })
         })
     }

@@ -136,6 +136,7 @@ fn results() -> Vec<Result<ReplicaDone, Refusal>> {
         next: Seq::new(110),
         dropped_from,
         damaged: joined.is_some(),
+        unbroken: false,
     };
     let reports = vec![report(None, None), report(Some(epoch(8)), Some(Seq::new(119)))];
     let mut results = vec![
@@ -395,6 +396,7 @@ fn a_list_of_the_longest_entries_fits() {
         next: Seq::MAX,
         dropped_from: Some(Seq::MAX),
         damaged: true,
+        unbroken: true,
     };
     let result = Ok(ReplicaDone::Fenced { reports: vec![report; ENTRIES_MAX] });
     let (disk, volume) = (DiskId::new(1), VolumeId::new(1));
@@ -557,12 +559,21 @@ fn any_op() -> impl Strategy<Value = ReplicaOp> {
 fn any_result() -> impl Strategy<Value = Result<ReplicaDone, Refusal>> {
     let report = (
         (any_segment(), any::<bool>(), any_seq(), any_seq()),
-        (prop::option::of(any_epoch()), any_seq(), prop::option::of(any_seq()), any::<bool>()),
+        (prop::option::of(any_epoch()), any_seq(), prop::option::of(any_seq()), any::<[bool; 2]>()),
     );
     let report = report.prop_map(|((segment, present, settled, highest), rest)| {
-        let (joined, next, dropped_from, damaged) = rest;
-        let (segment, present, settled) = (segment, present, settled);
-        FenceReport { segment, present, settled, highest, joined, next, dropped_from, damaged }
+        let (joined, next, dropped_from, [damaged, unbroken]) = rest;
+        FenceReport {
+            segment,
+            present,
+            settled,
+            highest,
+            joined,
+            next,
+            dropped_from,
+            damaged,
+            unbroken,
+        }
     });
     prop_oneof![
         prop::collection::vec(report, 0..40)

@@ -63,6 +63,7 @@ fn a_node_that_a_missing_copy_needs_is_kept() {
         compare_all: false,
         may_return: false,
         replaced: false,
+        reach: None,
     }];
     let change = OwnerChange::RemoveMembers { epoch, removals, add_joiner: false };
     assert_eq!(small.owner(change), Outcome::Done);

@@ -27,7 +27,14 @@ fn abandon(rig: &mut Rig, add_joiner: bool) {
     rig.small.take_over(owner.get());
     let epoch = rig.small.volume().epoch;
     let segment = SegmentIndex::new(0);
-    let removal = Removal { segment, disk, compare_all: false, may_return: false, replaced: false };
+    let removal = Removal {
+        segment,
+        disk,
+        compare_all: false,
+        may_return: false,
+        replaced: false,
+        reach: None,
+    };
     let removals = vec![removal];
     rig.small.owner(OwnerChange::RemoveMembers { epoch, removals, add_joiner });
     let epoch = rig.small.volume().epoch;

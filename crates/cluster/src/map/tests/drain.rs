@@ -31,8 +31,14 @@ fn draining() -> (Small, DiskId) {
 
 fn remove_replaced(small: &mut Small, disk: DiskId) -> Outcome {
     let epoch = small.volume().epoch;
-    let removal =
-        Removal { segment: S0, disk, compare_all: false, may_return: false, replaced: true };
+    let removal = Removal {
+        segment: S0,
+        disk,
+        compare_all: false,
+        may_return: false,
+        replaced: true,
+        reach: None,
+    };
     small.owner(OwnerChange::RemoveMembers { epoch, removals: vec![removal], add_joiner: false })
 }
 
@@ -121,8 +127,14 @@ fn a_draining_disk_gets_nothing_new_until_it_is_used_again() {
 fn a_copy_that_left_comes_back_to_a_draining_disk() {
     let (mut small, goes) = draining();
     let epoch = small.volume().epoch;
-    let removal =
-        Removal { segment: S0, disk: goes, compare_all: false, may_return: true, replaced: false };
+    let removal = Removal {
+        segment: S0,
+        disk: goes,
+        compare_all: false,
+        may_return: true,
+        replaced: false,
+        reach: None,
+    };
     let removals = vec![removal];
     assert_eq!(small.owner(OwnerChange::RemoveMembers { epoch, removals, add_joiner: true }), DONE);
     let epoch = small.volume().epoch;

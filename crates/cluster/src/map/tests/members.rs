@@ -11,7 +11,7 @@ use gabion_types::{
 const S0: SegmentIndex = SegmentIndex::new(0);
 
 fn removal(segment: SegmentIndex, disk: DiskId) -> Removal {
-    Removal { segment, disk, compare_all: false, may_return: false, replaced: false }
+    Removal { segment, disk, compare_all: false, may_return: false, replaced: false, reach: None }
 }
 
 fn remove(small: &mut Small, removals: Vec<Removal>, add_joiner: bool) -> gabion_types::Outcome {
@@ -173,8 +173,14 @@ fn a_stale_replica_comes_back_and_is_promoted_by_its_j_only() {
     assert_eq!(join(&mut small, None), refused(RefusedChange::NoRoom), "a stale one is named");
     assert_eq!(join(&mut small, Some(gone)), DONE);
     let joined = small.volume().epoch;
-    let expected =
-        Joining { disk: gone, joined, left: Some(left), compare_all: true, fill_waits: false };
+    let expected = Joining {
+        disk: gone,
+        joined,
+        left: Some(left),
+        compare_all: true,
+        fill_waits: false,
+        reach: None,
+    };
     assert_eq!(first(&small).joining, [expected]);
     assert!(first(&small).stale.is_empty());
     assert_eq!(join(&mut small, Some(gone)), refused(RefusedChange::NoRoom));

@@ -6,8 +6,9 @@ use crate::event::EVENTS_MAX;
 use crate::map::{DrainReason, Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
 use crate::placement::{Wanted, place};
 use gabion_types::{
-    ClusterId, DiskId, Epoch, Incarnation, Limits, MapIndex, Move, NodeId, Outcome, OwnerChange,
-    Promotion, Removal, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex, SegmentMembers, VolumeId,
+    ClusterId, Combining, DiskId, Epoch, Incarnation, Limits, MapIndex, Move, NodeId, Outcome,
+    OwnerChange, Pair, Promotion, Removal, ScrubAsk, ScrubFound, ScrubKind, SegmentIndex,
+    SegmentMembers, Seq, VolumeId,
 };
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
@@ -223,10 +224,11 @@ impl Dice {
         let named = members.map(holders).unwrap_or_default();
         let disk = self.pick(3, named.into_iter()).unwrap_or(DiskId::new(self.0[3] % 9));
         let flag = |bit: u32| self.0[4] >> bit & 1 == 1;
-        match self.0[0] / 24 % 8 {
+        match self.0[0] / 24 % 9 {
             0..=2 => {
                 let (compare_all, may_return, replaced) = (flag(5), flag(6), flag(8) && flag(9));
-                let removal = Removal { segment, disk, compare_all, may_return, replaced };
+                let reach = flag(10).then_some(Seq::new(1));
+                let removal = Removal { segment, disk, compare_all, may_return, replaced, reach };
                 OwnerChange::RemoveMembers { epoch, removals: vec![removal], add_joiner: flag(7) }
             }
             3 => OwnerChange::AddJoining { epoch, joins: vec![(segment, Some(disk))] },
@@ -240,7 +242,17 @@ impl Dice {
                 });
                 OwnerChange::Promote { epoch, promotes: promotes.into_iter().collect() }
             }
-            6 => OwnerChange::Forget { epoch, stale: vec![(segment, disk)] },
+            6 => {
+                let pair = members.and_then(|members| members.pairs().next());
+                let combines = pair.map(|Pair { joiner, joined, elder, .. }| Combining {
+                    segment,
+                    joiner,
+                    joined,
+                    elder,
+                });
+                OwnerChange::Combine { epoch, combines: combines.into_iter().collect() }
+            }
+            7 => OwnerChange::Forget { epoch, stale: vec![(segment, disk)] },
             _ => OwnerChange::Release { epoch, clean: flag(5) },
         }
     }
@@ -486,8 +498,11 @@ fn owner_change() -> impl Strategy<Value = OwnerChange> {
             compare_all,
             may_return,
             replaced,
+            reach: may_return.then_some(Seq::ZERO),
         },
     );
+    let combining = (segment(), disk(), epoch(), disk())
+        .prop_map(|(segment, joiner, joined, elder)| Combining { segment, joiner, joined, elder });
     let promotion = (segment(), disk(), epoch()).prop_map(|(segment, disk, joined)| Promotion {
         segment,
         disk,
@@ -506,6 +521,8 @@ fn owner_change() -> impl Strategy<Value = OwnerChange> {
             .prop_map(|(epoch, joins)| OwnerChange::AddJoining { epoch, joins }),
         (epoch(), proptest::collection::vec(promotion, 0..4))
             .prop_map(|(epoch, promotes)| OwnerChange::Promote { epoch, promotes }),
+        (epoch(), proptest::collection::vec(combining, 0..4))
+            .prop_map(|(epoch, combines)| OwnerChange::Combine { epoch, combines }),
         (epoch(), proptest::collection::vec((segment(), disk()), 0..4))
             .prop_map(|(epoch, stale)| OwnerChange::Forget { epoch, stale }),
         (epoch(), any::<bool>()).prop_map(|(epoch, clean)| OwnerChange::Release { epoch, clean }),

@@ -184,7 +184,9 @@ impl World {
         if let Some((id, old)) = old {
             self.say(|| format!("fault: {id} is rolled back"));
             // What it holds of other creations and joins is as old as the rest.
-            self.disks.get_mut(&id).unwrap().durable = old;
+            let disk = self.disks.get_mut(&id).unwrap();
+            disk.durable = old;
+            disk.lives_anew();
             self.quiet_until = self.now + 15_000 * MS;
         }
     }

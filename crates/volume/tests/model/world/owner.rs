@@ -63,11 +63,13 @@ impl World {
                 VolumeEvent::FillDone { .. } => self.done.fills += 1,
                 VolumeEvent::Repaired { .. } => self.done.repairs += 1,
                 VolumeEvent::MemberFailed { .. } => self.done.removals += 1,
+                VolumeEvent::Combining { .. } => self.done.combines += 1,
                 VolumeEvent::TookOver { .. }
                 | VolumeEvent::FillStarted { .. }
                 | VolumeEvent::ScrubBegan { .. }
                 | VolumeEvent::Scrubbed { .. }
                 | VolumeEvent::Lost { .. }
+                | VolumeEvent::Unfit { .. }
                 | VolumeEvent::Held { .. }
                 | VolumeEvent::HoldOver { .. } => {}
             },

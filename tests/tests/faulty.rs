@@ -6,35 +6,41 @@
 
 use gabion::judge::fill;
 use gabion::writer::{Writer, WriterPlan};
+use gabion_tests::exported::ExportedDisk;
 use gabion_tests::faulty::{FaultyDisk, Mishap};
 use gabion_tests::fixture::wait;
 use gabion_tests::{Cluster, Shape, needs};
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MOST: Duration = Duration::from_secs(60);
 const BLOCKS: u64 = 2048;
 const BLOCK: u64 = 4096;
 
-struct Rig {
+struct Rig<Disk = FaultyDisk> {
     /// Of node 2. Dropped first: then the cluster's directory can be removed.
-    disk: FaultyDisk,
+    disk: Disk,
     cluster: Cluster,
 }
 
-impl Drop for Rig {
+impl<Disk> Drop for Rig<Disk> {
     fn drop(&mut self) {
         drop(self.cluster.local.kill_all());
     }
 }
 
-/// Two copies of 8 MiB on nodes 1 and 2 of so many, written; the volume is owned by node 1.
 fn written(nodes: u32) -> Rig {
+    written_on(nodes, FaultyDisk::take)
+}
+
+/// Two copies of 8 MiB on nodes 1 and 2 of so many, written; the volume is owned by node 1.
+fn written_on<Disk>(nodes: u32, take: impl FnOnce(&Path) -> Disk) -> Rig<Disk> {
     let shape = Shape { nodes, disk_mib: 128, segment_mib: 4, ..Shape::default() };
     let mut cluster = Cluster::of(shape);
     assert_eq!(cluster.local.stop(), Vec::<u32>::new());
     let path = &cluster.local.dir.node_file(2).unwrap().disks[0].path;
-    let disk = FaultyDisk::take(path);
+    let disk = take(path);
     [1, 2].into_iter().for_each(|node| cluster.local.start(node).unwrap());
     cluster.local.wait_ready(&[1, 2]).unwrap();
     wait("the others are known to be away", MOST, || {
@@ -53,7 +59,7 @@ fn written(nodes: u32) -> Rig {
     Rig { disk, cluster }
 }
 
-impl Rig {
+impl<Disk> Rig<Disk> {
     /// Where node 2's copy of a block lies.
     fn place(&self, block: u64) -> u64 {
         let offset = (block * BLOCK).to_string();
@@ -108,6 +114,36 @@ fn sectors_that_cannot_be_read_are_so_many_bad_blocks() {
     assert_eq!(rig.scrub(), [0, 0, 0]);
 }
 
+/// At random, by nbdkit; a retry may go well.
+// promise: no-silent-corruption
+#[test]
+fn reads_that_fail_at_random_are_answered_by_the_other_copy() {
+    if !can_run() || !needs(&["nbdkit"]) {
+        return;
+    }
+    let rig = written_on(2, |path| ExportedDisk::failing_reads(path, 25));
+    // Only two nodes have disks: nothing could be moved away.
+    rig.cluster.set("disk.suspect", "0");
+    rig.cluster.gabion(&["volume", "move", "vm1", "--to", "2"]).ok();
+    let mut guest = rig.cluster.client(2, "vm1").unwrap();
+    let mut read_all = || {
+        for first in (0..BLOCKS).step_by(64) {
+            assert_eq!(guest.read(first * BLOCK, 64 * 4096).unwrap(), fill(1, first, 64));
+        }
+    };
+    rig.disk.fail_reads(true);
+    wait("some are met", MOST, || {
+        read_all();
+        rig.corrupt_met() > 0
+    });
+    rig.scrub();
+    rig.disk.fail_reads(false);
+    read_all();
+    // Whatever was bad was written anew, and nothing else was touched.
+    rig.scrub();
+    assert_eq!(rig.scrub(), [0, 0, 0]);
+}
+
 // promise: no-silent-corruption
 #[test]
 fn writes_that_get_lost_or_go_astray_are_found_and_mended() {
@@ -142,9 +178,25 @@ fn a_disk_for_which_all_writes_wait_is_replaced_while_it_answers() {
     if !can_run() {
         return;
     }
-    let mut rig = written(3);
-    assert_eq!(rig.cluster.holders("vm1"), [1, 2]);
+    let rig = written(3);
     rig.disk.slow_down(Duration::from_millis(150));
+    is_replaced_while_it_answers(rig);
+}
+
+// rule: volume/who-lags-for-long-is-done-without
+#[test]
+fn a_disk_that_qemu_throttles_is_replaced_while_it_answers() {
+    if !can_run() || !needs(&["qemu-storage-daemon"]) {
+        return;
+    }
+    let rig = written_on(3, |path| ExportedDisk::throttled(path, 20));
+    rig.cluster.set("member.lag", "20ms");
+    is_replaced_while_it_answers(rig);
+}
+
+/// By guests that write and are answered all the time; what they wrote is read from the copies that are left.
+fn is_replaced_while_it_answers<Disk>(mut rig: Rig<Disk>) {
+    assert_eq!(rig.cluster.holders("vm1"), [1, 2]);
     let mut guest = rig.cluster.client(1, "vm1").unwrap();
     let mut blocks = (0..BLOCKS).cycle();
     let (mut round, mut latest) = (1, vec![1; usize::try_from(BLOCKS).unwrap()]);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod command;
+pub mod exported;
 pub mod faulty;
 pub mod fixture;
 pub mod machines;

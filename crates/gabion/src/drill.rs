@@ -18,7 +18,6 @@ use gabion_api::v1;
 use gabion_daemon::drills::{DrillDir, Running};
 use report::{Drilled, Report};
 use rustix::process::{Pid, Signal};
-use schedule::rest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -105,7 +104,8 @@ fn rounds(args: &DrillArgs, as_json: bool) -> Result<(), Failure> {
             Err(failure) => return Err(failure),
             Ok(()) => {}
         }
-        let rest = rest(every.0, began.elapsed());
+        // At once, where this one took longer.
+        let rest = every.0.saturating_sub(began.elapsed());
         let next = format!("the next round is in {}", span::shown(rest));
         Teller { running: &running, args }.tell(&next, &json!([]))?;
         if stop.recv_timeout(rest).is_ok() {

@@ -123,9 +123,7 @@ impl Cluster {
 
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
-        let mut all = vec!["--json"];
-        all.extend(arguments);
-        self.gabion(&all).json()
+        self.gabion(&[&["--json"], arguments].concat()).json()
     }
 
     #[track_caller]

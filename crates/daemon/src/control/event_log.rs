@@ -2,6 +2,7 @@
 
 use crate::control::event_file::EventFile;
 use crate::control::events::{Text, map_event, node_event, voters_event};
+use crate::control::history::now_ms;
 use gabion_api::v1::Event;
 use gabion_cluster::MapEvent;
 use gabion_node::NodeEvent;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::broadcast;
 
 /// Events that a node remembers; the oldest go first. A few MiB.
@@ -150,11 +151,6 @@ impl EventLog {
         // Fails only when nobody follows.
         let _unread = self.live.send(noted);
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Older ones are forgotten. Units: ms since 1970.

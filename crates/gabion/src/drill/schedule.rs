@@ -2,7 +2,6 @@
 
 use chrono::{Datelike, Local, NaiveDateTime, Timelike, Weekday};
 use std::str::FromStr;
-use std::time::Duration;
 
 const DAY_MINUTES: u32 = 24 * 60;
 
@@ -50,11 +49,6 @@ impl Window {
     }
 }
 
-/// From the beginning of one to that of the next: at once, if the one took longer.
-pub fn rest(every: Duration, took: Duration) -> Duration {
-    every.saturating_sub(took)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,12 +92,5 @@ mod tests {
             assert_eq!(window.is_open(true, at(day, hour, minute)), open, "{day} {hour}:{minute}");
         }
         assert!(window.is_open(false, at(28, 12, 0)));
-    }
-
-    #[test]
-    fn a_round_that_took_too_long_is_followed_at_once() {
-        let second = Duration::from_secs(1);
-        assert_eq!(rest(10 * second, 4 * second), 6 * second);
-        assert_eq!(rest(10 * second, 40 * second), Duration::ZERO);
     }
 }

@@ -321,3 +321,43 @@ fn the_demo_holds_all_its_checks() {
     assert!(figure("writes_acknowledged") > 1000 && figure("rebuilt_bytes") > 0, "{told}");
     assert!(figure("delta_bytes") > 0 && figure("delta_bytes") < figure("full_copy_bytes"));
 }
+
+/// By the owner, which has no majority any more, and by a node that has no owner any more.
+// promise: hold-not-fail
+// rule: node/nobody-answers-for-too-long
+#[test]
+fn guests_that_bear_a_while_hear_that_nobody_answers() {
+    let mut cluster = Cluster::start();
+    cluster.gabion(&["volume", "create", "vm1", "--size", "32MiB", "--hold", "3s"]).ok();
+    let mut near = cluster.client(1, "vm1").unwrap();
+    near.write(0, &[1; 4096]).unwrap();
+    let mut far = cluster.client(3, "vm1").unwrap();
+    far.write(4096, &[2; 4096]).unwrap();
+    assert_eq!(cluster.owner("vm1"), Some(1));
+    let bears = Duration::from_secs(3);
+    let fails = |guest: &mut NbdClient| {
+        let began = Instant::now();
+        let answer = guest.write(0, &[3; 4096]);
+        let took = began.elapsed();
+        assert!(matches!(answer, Err(NbdError::Failed(5))), "{answer:?}");
+        assert!(took >= bears && took < 4 * bears, "{took:?}");
+    };
+    cluster.kill(2);
+    cluster.signal(3, Signal::STOP);
+    fails(&mut near);
+    cluster.signal(3, Signal::CONT);
+    cluster.start_node(2);
+    cluster.wait_healthy("vm1");
+    near.write(0, &[4; 4096]).unwrap();
+
+    let mut far = cluster.client(3, "vm1").unwrap();
+    assert_eq!(far.read(0, 4096).unwrap(), [4; 4096]);
+    cluster.kill(1);
+    cluster.kill(2);
+    fails(&mut far);
+    cluster.start_node(1);
+    cluster.start_node(2);
+    cluster.wait_healthy("vm1");
+    far.write(0, &[5; 4096]).unwrap();
+    assert_eq!(far.read(0, 4096).unwrap(), [5; 4096]);
+}

@@ -304,6 +304,20 @@ impl Client {
         self.call(ask).await.result.map(|answer| answer.number)
     }
 
+    /// What is left of segments whose copies are all gone; `accept_loss`: goes on with that.
+    pub async fn recover(
+        &self,
+        name: &str,
+        accept_loss: bool,
+    ) -> Result<Vec<v1::StrandedSegment>, ClientError> {
+        let request = v1::RecoverVolumeRequest { name: name.to_owned(), accept_loss };
+        let ask = |c| {
+            let request = request.clone();
+            async move { VolumesClient::new(c).recover(request).await }
+        };
+        self.call(ask).await.result.map(|answer| answer.stranded)
+    }
+
     pub async fn clients(&self, name: &str) -> Result<v1::ClientsResponse, ClientError> {
         let request = v1::ClientsRequest { name: name.to_owned() };
         let ask = |c| {

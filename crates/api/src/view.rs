@@ -179,6 +179,29 @@ pub fn volume(volume: &v1::Volume) -> Value {
     shown
 }
 
+pub fn recovered(name: &str, stranded: &[v1::StrandedSegment], accepted: bool) -> Value {
+    let one = |one: &v1::StrandedSegment| {
+        json!({
+            "segment": one.segment,
+            "remains": remains(one.remains()),
+            "node": one.node.map(|node| node.to_string()),
+            "disk": one.disk.map(|disk| disk.to_string()),
+        })
+    };
+    let stranded: Vec<Value> = stranded.iter().map(one).collect();
+    json!({ "name": name, "accepted": accepted, "stranded": stranded })
+}
+
+fn remains(remains: v1::Remains) -> &'static str {
+    match remains {
+        v1::Remains::Unspecified => "unknown",
+        v1::Remains::Whole => "whole",
+        v1::Remains::Older => "older",
+        v1::Remains::Part => "part",
+        v1::Remains::Nothing => "nothing",
+    }
+}
+
 pub fn scrub_done(done: &v1::ScrubDone) -> Value {
     json!({
         "number": done.number,

@@ -116,6 +116,12 @@ pub enum Change {
         node: NodeId,
         incarnation: Incarnation,
     },
+    /// By the manager, at an operator's word: of these segments every in-sync copy is gone and given up.
+    /// With each who goes on with what it has; none: a new copy with nothing.
+    AcceptLoss {
+        volume: VolumeId,
+        survivors: Vec<(SegmentIndex, Option<DiskId>)>,
+    },
     /// By the owner only.
     Owner {
         volume: VolumeId,
@@ -270,6 +276,10 @@ pub enum AdminRequest {
         barred: BTreeSet<NodeId>,
         let_back: bool,
     },
+    /// Of a volume's segments whose in-sync copies are all gone: what only those have is given up.
+    AcceptLoss {
+        name: String,
+    },
     /// Answered when it is asked for; it goes on by itself.
     ScrubVolume {
         name: String,
@@ -316,6 +326,13 @@ pub enum AdminError {
          delete a volume, or raise overcommit.ratio"
     )]
     NoRoomAtEnd { disk: DiskId, free_bytes: u64 },
+    #[error("no segment of the volume has lost all its copies; there is nothing to accept")]
+    NothingStranded,
+    #[error(
+        "{segments} segments have lost their last copy, and two others have all between them: they are made one \
+         by themselves, nothing is lost; see `gabion volume explain`"
+    )]
+    MendsItself { segments: u64 },
     #[error("guests are attached; detach them, or use --force")]
     Attached,
     #[error("no setting of that name; see `gabion settings list`")]
@@ -335,7 +352,7 @@ pub enum AdminError {
     NodeLives,
     #[error(
         "the last copy of {segments} segments is there (of volumes {}): without it they are lost; bring \
-         it back, or delete what is lost", volumes.join(", ")
+         it back, or accept that with `gabion volume recover`", volumes.join(", ")
     )]
     LastCopies { segments: u64, volumes: Vec<String> },
     #[error("it leads the cluster now; stop it, and remove it when another node leads")]

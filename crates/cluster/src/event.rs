@@ -146,6 +146,14 @@ pub enum Fact {
         elder: DiskId,
         segments: u32,
     },
+    /// By an operator's word these segments go on with what this disk has of them; those that had all are
+    /// gone. `whole`: all as it was when that copy left; else what it does not have is lost.
+    LossAccepted {
+        volume: VolumeId,
+        disk: DiskId,
+        whole: bool,
+        segments: u32,
+    },
     Forgotten {
         volume: VolumeId,
         disk: DiskId,

@@ -18,6 +18,6 @@ pub use event::{DrainOf, DrainStep, Fact, MapEvent};
 pub use manager::Manager;
 pub use map::{
     CreateOrder, DiskEntry, DiskState, Drain, DrainReason, DropOrder, Growth, Map, NodeEntry,
-    NodeState, Scrubbed, Scrubs, Ticket, VolumeEntry, VolumeState,
+    NodeState, Remains, Scrubbed, Scrubs, Stranded, Ticket, VolumeEntry, VolumeState,
 };
 pub use settings::{Setting, Settings};

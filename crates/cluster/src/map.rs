@@ -21,6 +21,7 @@ pub use entry::{
     VolumeEntry, VolumeState,
 };
 pub use executed::EXECUTED_MAX;
+pub use members::{Remains, Stranded};
 pub use moves::MOVES_MAX;
 pub use orders::{CreateOrder, DropOrder};
 pub use volumes::{RF_MAX, is_volume_name};

@@ -443,6 +443,13 @@ pub enum VolumeVerb {
         #[arg(long)]
         wait: bool,
     },
+    /// What is left of segments whose copies are all gone: alone it only tells
+    Recover {
+        name: String,
+        /// Go on with that, for good: what only the copies had that are gone is LOST, also if they come back
+        #[arg(long)]
+        accept_loss: bool,
+    },
     /// Who is connected to a volume, at whichever node
     Clients { name: String },
     /// Close connections to a volume; of an exclusive one the evicted nodes' guests stay out until one of

@@ -130,6 +130,14 @@ impl Remote {
         self.wait(self.client.scrub(name, deep))
     }
 
+    pub fn recover(
+        &self,
+        name: &str,
+        accept_loss: bool,
+    ) -> Result<Vec<v1::StrandedSegment>, Failure> {
+        self.wait(self.client.recover(name, accept_loss))
+    }
+
     pub fn clients(&self, name: &str) -> Result<v1::ClientsResponse, Failure> {
         self.wait(self.client.clients(name))
     }

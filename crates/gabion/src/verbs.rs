@@ -1,5 +1,6 @@
 //! The verbs that ask a cluster, each a function: ask, then show as JSON or as text.
 
+pub mod accept_loss;
 pub mod clients;
 pub mod cluster;
 pub mod disk;

@@ -1,7 +1,7 @@
 //! What the cluster map says, and what this node does about it.
 
 use crate::disks::DiskCondition;
-use crate::fronts::{Front, OwnerNow};
+use crate::fronts::{Front, OfVolume, OwnerNow};
 use crate::io::{Effect, NodeEvent};
 use crate::node::{Job, Node};
 use crate::owners::Beginning;
@@ -449,7 +449,8 @@ impl Node {
         let owner = entry.owner.map(|(node, _)| OwnerNow { node, owner_epoch: entry.owner_epoch });
         let voided = entry.voided.get(&self.config.node).copied().unwrap_or_default();
         let barred = entry.barred.contains(&self.config.node);
-        front.set_map(self.now, self.index, owner, voided, barred);
+        let hold = entry.spec.hold;
+        front.set_map(self.now, self.index, OfVolume { owner, voided, barred, hold });
         if owner.is_none() {
             front.want_owner();
         }

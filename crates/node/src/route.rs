@@ -526,7 +526,8 @@ impl Node {
             GuestsOutput::Open { .. } => self.look_at_openings(),
             GuestsOutput::Want { guest, volume, bytes } => self.want(guest, volume, bytes),
             GuestsOutput::Request { guest, volume, tag, op } => {
-                self.front(volume).request(guest, tag, op);
+                let now = self.now;
+                self.front(volume).request(now, guest, tag, op);
                 if self.guests.is_direct(guest) {
                     self.judge_direct(guest, volume);
                 }

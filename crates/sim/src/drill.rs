@@ -2,7 +2,8 @@
 //! seeds within which it is found.
 
 use crate::cluster::{
-    self, FaultKind, Finale, GuestPlan, Part, Parted, PartedStep, Script, Strike, Swarm, VolumePlan,
+    self, FaultKind, Finale, Forsaken, ForsakenStep, GuestPlan, Part, Parted, PartedStep, Script,
+    Strike, Swarm, VolumePlan,
 };
 use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
@@ -11,7 +12,7 @@ use crate::report::{Options, Report};
 use crate::solo::{self, Plan};
 use crate::workload::Mix;
 use crate::world::Spread;
-use gabion_types::{Duration, Flaw, Flaws, Limits, Prng, SegmentSize};
+use gabion_types::{Duration, Flaw, Flaws, HoldPolicy, Limits, Prng, SegmentSize};
 
 /// Of the cluster map.
 type Settings = &'static [(&'static str, &'static str)];
@@ -248,6 +249,7 @@ pub fn world(flaw: Flaw) -> World {
         Flaw::TailMissesJoiner => parting(Parted::Tail),
         Flaw::ElderUnjudged => parting(Parted::OldElder),
         Flaw::CombinesAnyPair => parting(Parted::LateJoiner),
+        Flaw::SurvivorUnfilled => forsaking(Forsaken::Nothing),
         Flaw::FenceBeforeWritesUnderWay
         | Flaw::NoFence
         | Flaw::InstallAlways
@@ -290,6 +292,19 @@ fn parting(how: Parted) -> World {
     storming(Storm { depth, hot: BLOCKS, script, settings, witnesses, ..CALM })
 }
 
+/// Every copy that has all goes, and an operator accepts the loss.
+fn forsaking(how: Forsaken) -> World {
+    let script = Script::Forsaken { how, step: ForsakenStep::Whole };
+    // Nobody joins where an older copy is to be left; a joiner is not filled.
+    let (with_disk, witnesses) = match how {
+        Forsaken::Older => (2, 3),
+        Forsaken::Part => (3, 2),
+        Forsaken::Nothing => (4, 1),
+    };
+    let settings = &[("rebuild.wait", "60s")];
+    storming(Storm { hot: BLOCKS, script, settings, with_disk, witnesses, ..CALM })
+}
+
 fn storming(storm: Storm) -> World {
     World::Cluster(Box::new(storm))
 }
@@ -328,6 +343,7 @@ impl Storm {
                 name: "vm".into(),
                 size_bytes: self.blocks * 4096,
                 rf: self.rf,
+                hold: HoldPolicy::NeverFail,
                 exclusive: self.exclusive,
             }],
             guests: (0..self.guests).map(|_| self.guest(prng)).collect(),

@@ -156,6 +156,16 @@ impl Oracle {
         }
     }
 
+    /// Of these an older copy is all that is left (`whole`), or one that lacks some.
+    pub fn forget(&mut self, units: Units, whole: bool, now: Instant) {
+        self.registers(units).iter_mut().for_each(|register| register.forget(whole, now));
+    }
+
+    /// Whether a read of them that began then may be told that one of them is lost.
+    pub fn may_be_lost(&mut self, units: Units, began: Instant) -> bool {
+        self.registers(units).iter().any(|register| register.may_be_lost(began))
+    }
+
     /// A read that began and ended then, and what it found.
     pub fn read(
         &mut self,
@@ -167,9 +177,18 @@ impl Oracle {
         self.units_checked += found.len() as u64;
         self.check_torn(units, found)?;
         for (unit, found) in (units.first..).zip(found) {
+            let covers = |label: u64| {
+                let covered = self.writes.get(crate::world::index(label));
+                covered.is_some_and(|write| write.volume == units.volume && write.has(unit))
+            };
+            let strange =
+                matches!(found, Found::Label(Label(label)) if *label != 0 && !covers(*label));
             let register = &mut self.volumes[units.volume][crate::world::index(unit)];
             let verdict = match found {
                 Found::Garbage => Some(Verdict::Garbage),
+                Found::Label(Label(label)) if strange => {
+                    Some(Verdict::Gone { this: WriteId(*label) })
+                }
                 Found::Label(Label::ZEROS) => match register.read_zeros(began, ended) {
                     Ok(clear) => {
                         self.zeros_unclear += u64::from(!clear);

@@ -99,10 +99,12 @@ pub enum Flaw {
     ElderUnjudged,
     /// What a new owner finds of before J above the settled seq is not given to the joiner.
     TailMissesJoiner,
+    /// Who goes on alone has holes where it never got anything.
+    SurvivorUnfilled,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::AcknowledgeBeforeMap,
         Self::AcknowledgeByOldAnswers,
         Self::FenceInMemoryOnly,
@@ -154,6 +156,7 @@ impl Flaw {
         Self::CombinesWithNothing,
         Self::ElderUnjudged,
         Self::TailMissesJoiner,
+        Self::SurvivorUnfilled,
     ];
 }
 

@@ -23,6 +23,10 @@ pub struct Joining {
     /// As `Stale::reach`, of a replica that was a member before.
     #[serde(default)]
     pub reach: Option<Seq>,
+    /// An operator gave up the in-sync replicas, which are gone: this one goes on instead, with what it has.
+    /// With `compare_all` nobody knows what it never got: a block that it has nothing of is lost.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 /// A replica that left. It never serves; it may come back by joining.
@@ -84,6 +88,11 @@ impl SegmentMembers {
 
     pub fn stale(&self, disk: DiskId) -> Option<&Stale> {
         self.stale.iter().find(|stale| stale.disk == disk)
+    }
+
+    /// Who goes on instead of the in-sync replicas, by an operator's word.
+    pub fn alone(&self) -> Option<&Joining> {
+        self.joining.iter().find(|joining| joining.alone)
     }
 
     /// Joiners, each with a stale replica that it makes whole (rule 8). A joiner that was away for a moment
@@ -171,7 +180,7 @@ mod tests {
             let (compare_all, fill_waits) = (left.is_none(), false);
             let reach = left.map(|_| Seq::new(7));
             let (disk, joined, left) = (disk(id), epoch(joined), left.map(epoch));
-            Joining { disk, joined, left, compare_all, fill_waits, reach }
+            Joining { disk, joined, left, compare_all, fill_waits, reach, alone: false }
         };
         let stale = |id, left, compare_all, reach: Option<u64>| {
             let (disk, left, reach) = (disk(id), epoch(left), reach.map(Seq::new));

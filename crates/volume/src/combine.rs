@@ -180,6 +180,10 @@ impl Volume {
         disk: DiskId,
         reports: &[FenceReport],
     ) {
+        if self.members(index).alone().is_some_and(|joining| joining.disk == disk) {
+            self.on_alone_fenced(now, index, disk, reports);
+            return;
+        }
         let for_good = self.is_lost_for_good(index);
         let unjudged = self.settings.flaws.has(Flaw::ElderUnjudged);
         let Some(combine) = self.combines.get_mut(&index) else { return };

@@ -15,7 +15,7 @@ use gabion_types::{
     SegmentIndex, Seq, Version, block_crc,
 };
 use gabion_wire::{EpochStart, LinkClass, ReplicaOp};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Joiners that are filled at a time.
 pub(crate) const FILLS_AT_ONCE: usize = 4;
@@ -35,6 +35,8 @@ pub(crate) struct Fill {
     source: Option<DiskId>,
     /// It is filled from no base, but from a stale replica.
     elder: Option<Elder>,
+    /// It is filled from nobody: what it has is all that there is.
+    alone: bool,
     window: Window,
     cut: bool,
     queued: VecDeque<BlockRange>,
@@ -110,6 +112,16 @@ fn wanting(window: &Window, joiner: DiskId, elder: Elder, joined: Epoch) -> VecD
     ranges(&blocks)
 }
 
+/// The runs of a window of which its only side says nothing. `blocks`: of the segment.
+// rule: volume/what-a-survivor-lacks-is-lost
+fn unheard_of(window: &Window, blocks: u32) -> VecDeque<BlockRange> {
+    let end = window.end().map_or(blocks, |end| end.get().min(blocks));
+    let rows = window.rows();
+    let missing = (window.from.get()..end).map(BlockIndex::new);
+    let missing: Vec<BlockIndex> = missing.filter(|block| !rows.contains_key(block)).collect();
+    ranges(&missing)
+}
+
 /// Ascending blocks as runs.
 pub(crate) fn ranges(blocks: &[BlockIndex]) -> VecDeque<BlockRange> {
     let mut ranges: VecDeque<(BlockIndex, u32)> = VecDeque::new();
@@ -163,6 +175,10 @@ impl Volume {
         let segment = self.segment(index);
         let Some(joining) = members.joining(disk) else { return false };
         let Some(joiner) = segment.joiners.get(&disk) else { return false };
+        if joining.alone {
+            let asked = self.alone.contains_key(&index);
+            return asked && joiner.frozen().is_some() && self.releasing.is_none();
+        }
         if let Some(combine) = self.combines.get(&index) {
             return combine.elder_for(disk).is_some() && joiner.frozen().is_some();
         }
@@ -189,6 +205,7 @@ impl Volume {
             epoch_from: joining.left,
             source: None,
             elder,
+            alone: joining.alone,
             window: Window::new(BlockIndex::new(0), std::iter::empty()),
             cut: false,
             queued: VecDeque::new(),
@@ -201,6 +218,9 @@ impl Volume {
         let full = joining.compare_all || joining.left.is_none();
         self.fills.insert(key, fill);
         self.event(VolumeEvent::FillStarted { disk, segment: index.get(), full });
+        if joining.alone && self.alone.get(&index) == Some(&true) {
+            self.mark_filled(now, key);
+        }
     }
 
     /// What is under way of it means nothing any more.
@@ -257,13 +277,16 @@ impl Volume {
         self.retry_fill_reads(now, key);
         loop {
             let elder = self.fills.get(&key).and_then(|fill| fill.elder);
-            let of_elder = elder.map(|elder| elder.disk);
+            let alone = self.fills.get(&key).is_some_and(|fill| fill.alone);
+            let of_elder = elder.map(|elder| elder.disk).or(alone.then_some(joiner));
             let source = of_elder.or_else(|| self.pick_source(index, LinkClass::Bulk, |_| true));
             let (mut budget, flaws) =
                 (self.throttle.budget(self.settings.fill_bytes_in_flight), self.settings.flaws);
             if flaws.has(Flaw::FillBytesWithoutBound) {
                 budget = u64::MAX;
             }
+            let unfilled = self.settings.flaws.has(Flaw::SurvivorUnfilled);
+            let blocks = self.blocks_of(index);
             let Some(fill) = self.fills.get_mut(&key) else { return };
             if fill.marking {
                 return;
@@ -284,6 +307,8 @@ impl Volume {
                 fill.queued = match elder {
                     Some(_) if flaws.has(Flaw::CombinesWithNothing) => VecDeque::new(),
                     Some(elder) => wanting(&fill.window, joiner, elder, fill.joined),
+                    None if alone && unfilled => VecDeque::new(),
+                    None if alone => unheard_of(&fill.window, blocks),
                     None => differing(&fill.window, joiner, source, fill.joined, flaws),
                 };
                 if fill.window.end().is_none() && flaws.has(Flaw::LastInstallSkipped) {
@@ -320,7 +345,8 @@ impl Volume {
         let Some(fill) = self.fills.get_mut(&key) else { return };
         let Some(source) = fill.source else { return };
         let (from, id) = (fill.window.from, fill.id);
-        fill.window = Window::new(from, [source, joiner].into_iter());
+        let sides: BTreeSet<DiskId> = [source, joiner].into();
+        fill.window = Window::new(from, sides.iter().copied());
         let scan = ReplicaOp::Scan {
             segment,
             from,
@@ -328,7 +354,7 @@ impl Volume {
             epoch_from: fill.epoch_from,
             entries_max: PAGE_ENTRIES,
         };
-        for disk in [source, joiner] {
+        for disk in sides {
             let purpose = Purpose::FillTable { segment, joiner, fill: id, from };
             self.ask(now, disk, LinkClass::Bulk, scan.clone(), purpose);
         }
@@ -358,14 +384,16 @@ impl Volume {
         let Some(fill) = self.fills.get(&key) else { return };
         let Some(gather) = fill.running.get(&run) else { return };
         let (id, range, joined) = (fill.id, gather.range(), fill.joined);
-        let elder = fill.elder;
+        let (elder, alone) = (fill.elder, fill.alone);
         let all_tried = match elder {
             Some(elder) => gather.was_tried(elder.disk),
+            None if alone => true,
             None => self.members(segment).in_sync.iter().all(|disk| gather.was_tried(*disk)),
         };
         let untried = |disk: DiskId| !gather.was_tried(disk) && !gather.avoids(disk);
         let next = match elder {
             Some(elder) => Some(elder.disk).filter(|disk| untried(*disk)),
+            None if alone => None,
             None => self.pick_source(segment, LinkClass::Bulk, untried),
         };
         let whole = gather.is_whole();
@@ -468,10 +496,16 @@ impl Volume {
     fn mark_filled(&mut self, now: Instant, key: JoinerKey) {
         let (segment, joiner) = key;
         let epoch = self.view.owner_epoch;
-        if !self.segment(segment).is_serving() {
+        let alone = self.fills.get(&key).is_some_and(|fill| fill.alone);
+        let serving = self.segment(segment).is_serving();
+        if !serving && !alone {
             // It is taken over once it has taken the place of the base, and hears of it then.
             self.conclude_fill(now, key);
             return;
+        }
+        if alone {
+            let frozen = self.segment(segment).joiners.get(&joiner).and_then(|one| one.frozen());
+            self.segment_mut(segment).seqs.leap(frozen.unwrap_or_default());
         }
         let next = self.segment(segment).seqs.next();
         let Some(fill) = self.fills.get_mut(&key) else { return };
@@ -516,6 +550,21 @@ mod tests {
         let version = Version::new(epoch(at), Seq::new(seq));
         let crc = Crc::default();
         BlockInfo { block: BlockIndex::new(block), kind: BlockKind::Zero, version, crc }
+    }
+
+    // rule: volume/what-a-survivor-lacks-is-lost
+    #[test]
+    fn what_the_only_side_says_nothing_of_is_unheard_of() {
+        let side = |entries: &[u32], next: Option<u32>| {
+            let mut window = Window::new(BlockIndex::new(2), [JOINER].into_iter());
+            let entries = entries.iter().map(|block| entry(*block, 1, 5)).collect();
+            assert!(window.put(JOINER, entries, next.map(BlockIndex::new)));
+            let runs = unheard_of(&window, 10);
+            runs.iter().map(|run| (run.first().get(), run.end().get())).collect::<Vec<_>>()
+        };
+        assert_eq!(side(&[3, 4, 7], None), [(2, 3), (5, 7), (8, 10)]);
+        assert_eq!(side(&[3, 7], Some(5)), [(2, 3), (4, 5)]);
+        assert_eq!(side(&[], None), [(2, 10)], "and no block behind the volume's end");
     }
 
     // rule: volume/compare-both-sides

@@ -50,6 +50,7 @@ impl Volume {
     fn on_members_changed(&mut self, now: Instant, index: SegmentIndex, before: &SegmentMembers) {
         let after = self.members(index).clone();
         self.end_combine(index);
+        self.alone.remove(&index);
         self.unfit.retain(|(segment, _)| *segment != index);
         let member = |disk: DiskId| after.write_set().any(|member| member == disk);
         self.drop_asks(|ask| ask.purpose.segment() == Some(index) && ask.is_void_without(&member));
@@ -108,7 +109,8 @@ impl Volume {
     pub(crate) fn start_join(&mut self, now: Instant, index: SegmentIndex, disk: DiskId) {
         let creation = self.members(index).creation;
         let Some(joiner) = self.segment(index).joiners.get(&disk).copied() else { return };
-        if joiner.step != JoinStep::New {
+        let alone = self.members(index).joining(disk).is_some_and(|joining| joining.alone);
+        if joiner.step != JoinStep::New || (alone && !self.alone.contains_key(&index)) {
             return;
         }
         let joined = joiner.joined;
@@ -185,7 +187,9 @@ impl Volume {
     /// Why a member can't be relied on now, if so.
     pub(crate) fn failure_of(&self, index: SegmentIndex, disk: DiskId) -> Option<MemberFailure> {
         let segment = self.segment(index);
-        if self.view.out.contains(&disk) {
+        let members = self.members(index);
+        let given_up = members.alone().is_some() && members.is_in_sync(disk);
+        if given_up || self.view.out.contains(&disk) {
             return Some(MemberFailure::OutOfService);
         }
         if let Some(why) = segment.failed.get(&disk) {

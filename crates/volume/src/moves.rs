@@ -24,7 +24,8 @@ impl Volume {
     }
 
     pub(crate) fn is_complete(&self, index: SegmentIndex) -> bool {
-        self.members(index).in_sync.len() >= usize::from(self.view.rf)
+        let members = self.members(index);
+        members.alone().is_none() && members.in_sync.len() >= usize::from(self.view.rf)
     }
 
     /// Copies that have to move before all is where it belongs.

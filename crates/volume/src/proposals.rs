@@ -177,7 +177,9 @@ impl Volume {
             let Some(joiner) = self.segment(*segment).joiners.get(disk) else { continue };
             let same = promotes.iter().rev().take_while(|other| other.segment == *segment).count();
             let in_sync = self.members(*segment).in_sync.len() + same;
-            let missing = in_sync < usize::from(self.view.rf);
+            let members = self.members(*segment);
+            let alone = members.joining(*disk).is_some_and(|joining| joining.alone);
+            let missing = alone || in_sync < usize::from(self.view.rf);
             let moves = !self.leaves(*segment, *disk) && same < self.movers(*segment);
             if joiner.step == JoinStep::Filled
                 && (missing || moves)

@@ -3,6 +3,9 @@
 use gabion_types::{Instant, Seq};
 use std::collections::BTreeSet;
 
+/// More than any owner ever gave in one segment.
+const LEAP: u64 = 1 << 40;
+
 /// Seqs given by this owner in one segment.
 ///
 /// Invariants: an open seq is one whose write is neither on every member nor void. Settled never
@@ -29,6 +32,14 @@ impl Seqs {
     /// The seq that the next write gets.
     pub(crate) fn next(&self) -> Seq {
         self.next
+    }
+
+    /// The next one is above all that copies may have that are gone, and come back one day: else they would
+    /// make the one that went on without them look rolled back.
+    // rule: volume/a-survivor-is-ahead-of-those-that-are-gone
+    pub(crate) fn leap(&mut self, reached: Seq) {
+        let from = self.next.max(reached).get();
+        self.next = Seq::new(from.saturating_add(LEAP));
     }
 
     /// Every member has it.
@@ -92,6 +103,21 @@ mod tests {
         assert_eq!(seqs.settled(), Seq::new(9));
         seqs.resolve(&[first]);
         assert_eq!(seqs.settled(), second);
+    }
+
+    // rule: volume/a-survivor-is-ahead-of-those-that-are-gone
+    #[test]
+    fn a_leap_leaves_what_is_settled() {
+        let mut seqs = Seqs::start(Seq::new(10));
+        let open = seqs.give();
+        seqs.leap(Seq::new(5));
+        assert!(seqs.next() > Seq::new(LEAP) && seqs.settled() == Seq::new(9));
+        let again = seqs.give();
+        seqs.resolve(&[open, again]);
+        assert_eq!(seqs.settled(), again);
+        let mut seqs = Seqs::default();
+        seqs.leap(Seq::new(77));
+        assert_eq!(seqs.next(), Seq::new(77 + LEAP));
     }
 
     // rule: volume/replaced-seq-settles-with-its-replacement

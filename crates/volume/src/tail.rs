@@ -362,7 +362,15 @@ mod tests {
         SegmentMembers {
             creation: epoch(1),
             in_sync: vec![A, B],
-            joining: vec![Joining { disk: JOINER, joined, left, compare_all, fill_waits, reach }],
+            joining: vec![Joining {
+                disk: JOINER,
+                joined,
+                left,
+                compare_all,
+                fill_waits,
+                reach,
+                alone: false,
+            }],
             stale: Vec::new(),
         }
     }

@@ -105,6 +105,8 @@ pub struct Volume {
     pub(crate) fills: BTreeMap<(SegmentIndex, DiskId), Fill>,
     /// One a segment that is held.
     pub(crate) combines: BTreeMap<SegmentIndex, Combine>,
+    /// Whether who goes on alone has all as it was when it left, by its own word.
+    pub(crate) alone: BTreeMap<SegmentIndex, bool>,
     /// Elders that lost what they had; until the members change. Bounded by the stale replicas.
     pub(crate) unfit: BTreeSet<(SegmentIndex, DiskId)>,
     pub(crate) fills_given: u64,
@@ -175,6 +177,7 @@ impl Volume {
             joiners: BTreeSet::new(),
             fills: BTreeMap::new(),
             combines: BTreeMap::new(),
+            alone: BTreeMap::new(),
             unfit: BTreeSet::new(),
             fills_given: 0,
             fills_dirty: false,
@@ -371,6 +374,14 @@ impl Volume {
         &self.view.segments[index.get() as usize]
     }
 
+    /// Of the segment, up to the volume's end.
+    pub(crate) fn blocks_of(&self, index: SegmentIndex) -> u32 {
+        let segment = self.limits.segment.bytes();
+        let before = segment.saturating_mul(u64::from(index.get()));
+        let bytes = self.view.size_bytes.saturating_sub(before).min(segment);
+        u32::try_from(bytes / BLOCK_BYTES).unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn event(&mut self, event: VolumeEvent) {
         self.effects.push_back(Effect::Event(event));
     }
@@ -420,6 +431,7 @@ impl Volume {
             if std::mem::take(&mut self.members_dirty) {
                 self.members_looked = now;
                 self.look_at_members(now);
+                self.start_alone(now);
                 self.look_at_combines(now);
                 self.propose(now);
             }

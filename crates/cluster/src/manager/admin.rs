@@ -2,7 +2,9 @@
 
 use super::{Effect, Proposals, Purpose, admit, drain};
 use crate::command::{AdminError, AdminReply, AdminRequest, Change, NodeInfo, VolumeSpec};
-use crate::map::{Map, RF_MAX, Ticket, VolumeEntry, VolumeState, is_volume_name};
+use crate::map::{
+    Map, RF_MAX, Remains, Stranded, Ticket, VolumeEntry, VolumeState, is_volume_name,
+};
 use crate::placement::{PlacementError, Wanted, free_bytes, place};
 use crate::settings::{SettingError, Settings};
 use gabion_types::{
@@ -58,6 +60,7 @@ enum Task {
     Set { name: String, value: String },
     Scrub { volume: VolumeId, kind: ScrubKind },
     Evict { volume: VolumeId, barred: BTreeSet<NodeId>, let_back: bool },
+    AcceptLoss { volume: VolumeId },
     DrainDisk { disk: DiskId, cancel: bool },
     DrainNode { node: NodeId, cancel: bool },
     RemoveNode { node: NodeId, force: bool },
@@ -220,6 +223,10 @@ impl Task {
             | Self::DrainDisk { .. }
             | Self::DrainNode { .. }
             | Self::RemoveNode { .. } => false,
+            // A copy came back, or went, meanwhile.
+            Self::AcceptLoss { .. } => {
+                matches!(why, RefusedChange::NotGone | RefusedChange::NotFound)
+            }
             // Another was let in meanwhile: the plan says what that means.
             Self::Admit { .. } => true,
         }
@@ -241,6 +248,7 @@ impl Task {
             | Self::Move { .. }
             | Self::Set { .. }
             | Self::Evict { .. }
+            | Self::AcceptLoss { .. }
             | Self::Scrub { .. }
             | Self::DrainDisk { .. }
             | Self::DrainNode { .. }
@@ -264,6 +272,7 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::EvictGuests { name, barred, let_back } => {
             Task::Evict { volume: find(&name)?, barred, let_back }
         }
+        AdminRequest::AcceptLoss { name } => Task::AcceptLoss { volume: find(&name)? },
         AdminRequest::ScrubVolume { name, kind } => Task::Scrub { volume: find(&name)?, kind },
         AdminRequest::DrainDisk { disk, cancel } => Task::DrainDisk { disk, cancel },
         AdminRequest::DrainNode { node, cancel } => Task::DrainNode { node, cancel },
@@ -288,6 +297,7 @@ fn plan(map: &Map, task: Task) -> Step {
             let change = Change::WantScrub { volume, kind };
             Ok(Step::Propose(Task::Scrub { volume, kind }, change))
         }
+        Task::AcceptLoss { volume } => plan_accept_loss(map, volume),
         Task::DrainDisk { disk, cancel } => drain::of_disk(map, disk, cancel)
             .map(|change| Step::Propose(Task::DrainDisk { disk, cancel }, change)),
         Task::DrainNode { node, cancel } => drain::of_node(map, node, cancel)
@@ -372,6 +382,20 @@ fn plan_move(map: &Map, volume: VolumeId, to: NodeId) -> Result<Step, AdminError
     })
 }
 
+fn plan_accept_loss(map: &Map, volume: VolumeId) -> Result<Step, AdminError> {
+    let stranded = map.stranded(volume_of(map, volume)?);
+    let whole = |one: &&Stranded| matches!(one.remains, Remains::Whole { .. });
+    let lost = stranded.iter().filter(|one| !whole(one));
+    let survivors: Vec<_> = lost.map(|one| (one.segment, one.remains.disk())).collect();
+    if survivors.is_empty() {
+        return Err(match stranded.len() {
+            0 => AdminError::NothingStranded,
+            whole => AdminError::MendsItself { segments: u64::try_from(whole).unwrap_or(u64::MAX) },
+        });
+    }
+    Ok(Step::Propose(Task::AcceptLoss { volume }, Change::AcceptLoss { volume, survivors }))
+}
+
 fn plan_set(map: &Map, name: String, value: String) -> Result<Step, AdminError> {
     match Settings::check(map.settings_set(), &name, &value) {
         Ok(_) => {
@@ -420,6 +444,7 @@ fn on_done(map: &Map, task: &Task) -> Step {
         | Task::Move { .. }
         | Task::Set { .. }
         | Task::Evict { .. }
+        | Task::AcceptLoss { .. }
         | Task::Scrub { .. }
         | Task::DrainDisk { .. }
         | Task::DrainNode { .. }

@@ -68,6 +68,7 @@ impl Map {
             Change::TakeOver { volume, epoch, node, incarnation } => {
                 self.take_over(*volume, *epoch, *node, *incarnation)
             }
+            Change::AcceptLoss { volume, survivors } => self.accept_loss(*volume, survivors),
             Change::Owner { volume, change } => self.owner_change(from, *volume, change),
             Change::VoidSessions { volume, owner_epoch, nodes } => {
                 self.void_sessions(from, *volume, *owner_epoch, nodes)

@@ -1,5 +1,9 @@
 //! Changes that a volume's owner makes to its members (rules 2, 7 and 8): a whole entry or nothing.
 
+mod stranded;
+
+pub use stranded::{Remains, Stranded};
+
 use crate::command::Proposer;
 use crate::event::Fact;
 use crate::map::entry::DropMark;
@@ -80,6 +84,7 @@ impl Map {
                 Kind::Joined => Fact::JoinerAdded { volume, disk, segments },
                 Kind::Promoted => Fact::Promoted { volume, disk, segments },
                 Kind::Combined { elder } => Fact::Combined { volume, disk, elder, segments },
+                Kind::Alone { whole } => Fact::LossAccepted { volume, disk, whole, segments },
                 Kind::Forgotten => Fact::Forgotten { volume, disk, segments },
             });
         }
@@ -169,6 +174,7 @@ enum Kind {
     Joined,
     Promoted,
     Combined { elder: DiskId },
+    Alone { whole: bool },
     Forgotten,
 }
 
@@ -378,8 +384,11 @@ impl<'a> Draft<'a> {
             let place = members.joining.iter().position(|joining| {
                 joining.disk == promotion.disk && joining.joined == promotion.joined
             });
-            members.joining.remove(place.ok_or(RefusedChange::NotFound)?);
+            let joining = members.joining.remove(place.ok_or(RefusedChange::NotFound)?);
             members.in_sync.push(promotion.disk);
+            if joining.alone {
+                self.keep_only(promotion.segment, promotion.disk)?;
+            }
             self.count(Kind::Promoted, promotion.disk);
         }
         Ok(())
@@ -390,7 +399,6 @@ impl<'a> Draft<'a> {
     // rule: cluster/only-a-pair-is-combined
     // promise: acked-survives
     fn combine(&mut self, combines: &[Combining]) -> Result<(), RefusedChange> {
-        let epoch = self.epoch;
         for Combining { segment: index, joiner, joined, elder } in combines.iter().copied() {
             let map = self.map;
             let members = self.segment(index)?;
@@ -400,28 +408,25 @@ impl<'a> Draft<'a> {
             let named =
                 |pair: &Pair| (pair.joiner, pair.joined, pair.elder) == (joiner, joined, elder);
             members.pairs().find(named).ok_or(RefusedChange::NotFound)?;
-            let others: Vec<_> = members.write_set().filter(|disk| *disk != joiner).collect();
-            let mut left = Vec::new();
-            for disk in others {
-                let removal = Removal {
-                    segment: index,
-                    disk,
-                    compare_all: true,
-                    may_return: false,
-                    replaced: false,
-                    reach: None,
-                };
-                left.push(take_member(members, &removal, epoch)?);
-            }
-            members.stale.iter_mut().for_each(|stale| stale.compare_all = true);
-            members.joining.clear();
+            members.joining.retain(|joining| joining.disk != joiner);
             members.in_sync.push(joiner);
-            for leaver in left {
-                self.keep_or_drop(index, leaver)?;
-            }
+            self.keep_only(index, joiner)?;
             self.count(Kind::Combined { elder }, joiner);
         }
         Ok(())
+    }
+
+    /// What it has is the segment now. Of all the others every block is compared if they come back.
+    fn keep_only(&mut self, index: SegmentIndex, kept: DiskId) -> Result<(), RefusedChange> {
+        let epoch = self.epoch;
+        let members = self.segment(index)?;
+        let others: Vec<_> = members.write_set().filter(|disk| *disk != kept).collect();
+        let mut left = Vec::new();
+        for disk in others {
+            left.push(take_member(members, &unlike_any(index, disk), epoch)?);
+        }
+        members.stale.iter_mut().for_each(|stale| stale.compare_all = true);
+        left.into_iter().try_for_each(|leaver| self.keep_or_drop(index, leaver))
     }
 
     fn forget(&mut self, stale: &[(SegmentIndex, DiskId)]) -> Result<(), RefusedChange> {
@@ -498,13 +503,19 @@ fn take_member(
     Ok(Leaver { stale, was_joining: true })
 }
 
+/// It may differ anywhere from what the segment is from now on.
+fn unlike_any(segment: SegmentIndex, disk: DiskId) -> Removal {
+    let (compare_all, may_return, replaced, reach) = (true, false, false, None);
+    Removal { segment, disk, compare_all, may_return, replaced, reach }
+}
+
 fn back(stale: Stale, joined: Epoch) -> Joining {
     let Stale { disk, left, compare_all, reach } = stale;
-    Joining { disk, joined, left: Some(left), compare_all, fill_waits: false, reach }
+    Joining { disk, joined, left: Some(left), compare_all, fill_waits: false, reach, alone: false }
 }
 
 fn new_joiner(disk: DiskId, joined: Epoch, fill_waits: bool) -> Joining {
-    Joining { disk, joined, left: None, compare_all: true, fill_waits, reach: None }
+    Joining { disk, joined, left: None, compare_all: true, fill_waits, reach: None, alone: false }
 }
 
 fn epoch_of(change: &OwnerChange) -> Epoch {

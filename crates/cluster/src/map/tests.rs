@@ -8,6 +8,7 @@ mod leaving;
 mod members;
 mod random;
 mod scrub;
+mod stranded;
 mod volumes;
 
 pub(crate) use cluster::{GIB, MIB, Small, placed};

@@ -33,6 +33,8 @@ pub fn admin_error(error: &AdminError, subject: &str) -> ErrorDetail {
         | AdminError::NotDrained { .. }
         | AdminError::NodeLives
         | AdminError::LastCopies { .. }
+        | AdminError::NothingStranded
+        | AdminError::MendsItself { .. }
         | AdminError::NodeLeads => ErrorCode::Refused,
         AdminError::TooFewNodesLeft { .. } => ErrorCode::TooFewNodes,
         AdminError::NoRoomLeft { .. } => ErrorCode::NoRoom,

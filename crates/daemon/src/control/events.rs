@@ -331,6 +331,7 @@ pub fn map_event(event: &MapEvent) -> Text {
         | Fact::JoinerAdded { .. }
         | Fact::Promoted { .. }
         | Fact::Combined { .. }
+        | Fact::LossAccepted { .. }
         | Fact::Forgotten { .. }
         | Fact::Scrubbed { .. }
         | Fact::SettingChanged { .. } => member_event(&event.what),
@@ -401,6 +402,15 @@ fn member_event(fact: &Fact) -> Text {
         Fact::Combined { volume, disk, elder, segments } => {
             let how = format!("are whole again, with what disk {} had", elder.get());
             Text { severity: Severity::Warn, ..of("combined", &how, volume, disk, segments) }
+        }
+        Fact::LossAccepted { volume, disk, whole, segments } => {
+            let verb = if *whole {
+                "go on as they were when they left, by an operator's word: what was written since is LOST"
+            } else {
+                "go on with what they have, by an operator's word: the rest is LOST, and reads of it fail until it \
+                 is written"
+            };
+            Text { severity: Severity::Error, ..of("loss_accepted", verb, volume, disk, segments) }
         }
         Fact::Forgotten { volume, disk, segments } => {
             of("forgotten", "are dropped", volume, disk, segments)

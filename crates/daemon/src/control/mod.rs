@@ -24,4 +24,5 @@ pub mod proof;
 pub mod safety;
 pub mod server;
 pub mod show;
+mod stranded;
 pub mod volumes;

@@ -7,7 +7,7 @@ use gabion_api::v1::{
     LostBlocks, Node, NodeState, Owner, Rebuild, Replica, ScrubDone, ScrubFound, ScrubUnderWay,
     Scrubs, Segment, Traffic, Volume, VolumeState,
 };
-use gabion_cluster::{self as cluster, Map, VolumeEntry};
+use gabion_cluster::{self as cluster, Map, Remains, Stranded, VolumeEntry};
 use gabion_types::{DiskId, HoldPolicy, NodeId, ScrubKind, SegmentMembers, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -342,6 +342,20 @@ fn health(map: &Map, told: &Told, entry: &VolumeEntry, short: usize) -> (Health,
     let held = held.max(stats.map_or(0, |stats| stats.held_segments.len()));
     if held > 0 {
         reasons.push(format!("{held} segments have no usable copy now: their I/O waits"));
+    }
+    let stranded = map.stranded(entry);
+    let whole = |one: &&Stranded| matches!(one.remains, Remains::Whole { .. });
+    let whole = stranded.iter().filter(whole).count();
+    if whole > 0 {
+        reasons
+            .push(format!("{whole} of them are made whole from two older copies, by themselves"));
+    }
+    if stranded.len() > whole {
+        let (lost, name) = (stranded.len() - whole, &entry.spec.name);
+        reasons.push(format!(
+            "{lost} segments wait for a disk or node that had all: if none comes back, `gabion volume recover \
+             {name}` tells what is left"
+        ));
     }
     if told.no_majority {
         reasons.push("no majority of the voters is heard: its I/O waits".to_owned());

@@ -2,7 +2,7 @@
 
 use crate::control::ask::{Context, Place, passed_on};
 use crate::control::errors::no_volume;
-use crate::control::{clients, explain, show};
+use crate::control::{clients, explain, show, stranded};
 use gabion_api::v1::volumes_client::VolumesClient;
 use gabion_api::v1::volumes_server::Volumes;
 use gabion_api::v1::{
@@ -10,8 +10,9 @@ use gabion_api::v1::{
     DeleteVolumeRequest, DeleteVolumeResponse, ErrorCode, ErrorDetail, EvictRequest, EvictResponse,
     ExplainVolumeRequest, ExplainVolumeResponse, GetVolumeRequest, GetVolumeResponse,
     ListVolumesRequest, ListVolumesResponse, LocalLocateRequest, LocateRequest, LocateResponse,
-    MoveVolumeRequest, MoveVolumeResponse, ReplicaState, ResizeVolumeRequest, ResizeVolumeResponse,
-    ScrubVolumeRequest, ScrubVolumeResponse, Volume,
+    MoveVolumeRequest, MoveVolumeResponse, RecoverVolumeRequest, RecoverVolumeResponse,
+    ReplicaState, ResizeVolumeRequest, ResizeVolumeResponse, ScrubVolumeRequest,
+    ScrubVolumeResponse, Volume,
 };
 use gabion_cluster::{AdminRequest, Map, VolumeEntry, VolumeSpec, VolumeState};
 use gabion_types::{BLOCK_BYTES, DiskId, HoldPolicy, NodeId, ScrubKind};
@@ -187,6 +188,25 @@ impl Volumes for VolumesService {
             Place::At(leader) => {
                 let request = self.context.forwarded(request.into_inner());
                 let answer = VolumesClient::new(leader).scrub(request).await.map_err(passed_on)?;
+                self.context.catch_up(answer.metadata()).await;
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn recover(
+        &self,
+        request: Request<RecoverVolumeRequest>,
+    ) -> Result<Response<RecoverVolumeResponse>, Status> {
+        match self.context.place(request.metadata())? {
+            Place::Here => {
+                let answer = stranded::recover(&self.context, request.into_inner()).await?;
+                Ok(self.context.answer(answer))
+            }
+            Place::At(leader) => {
+                let request = self.context.forwarded(request.into_inner());
+                let answer =
+                    VolumesClient::new(leader).recover(request).await.map_err(passed_on)?;
                 self.context.catch_up(answer.metadata()).await;
                 Ok(answer)
             }

@@ -6,7 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
 use crate::size::ByteSize;
 use crate::span::{self, Span};
-use crate::verbs::{clients, explain, scrub, show, status};
+use crate::verbs::{accept_loss, clients, explain, scrub, show, status};
 use gabion_api::v1;
 use gabion_api::view;
 use serde_json::{Value, json};
@@ -59,6 +59,9 @@ pub fn run(remote: &Remote, verb: &VolumeVerb, as_json: bool) -> Result<(), Fail
             Ok(())
         }
         VolumeVerb::Scrub { name, deep, wait } => scrub::run(remote, name, *deep, *wait, as_json),
+        VolumeVerb::Recover { name, accept_loss: accept } => {
+            accept_loss::run(remote, name, *accept, as_json)
+        }
         VolumeVerb::Clients { name } => clients::list(remote, name, as_json),
         VolumeVerb::Evict { name, client, let_back } => {
             clients::evict(remote, name, client.as_deref(), *let_back, as_json)

@@ -1,9 +1,9 @@
 //! Volumes whose guests are those of one node at a time.
 
 use super::sessions::{ME, World, X, Y, epoch, sessions_that, world, write};
-use crate::fronts::{FrontOutput, OwnerNow};
+use crate::fronts::{FrontOutput, OfVolume, OwnerNow};
 use crate::io::{GuestId, OpenError};
-use gabion_types::{MapIndex, NodeId};
+use gabion_types::{HoldPolicy, MapIndex, NodeId};
 
 fn exclusive() -> World {
     let mut world = world();
@@ -141,7 +141,8 @@ fn a_front_that_is_ahead_of_its_owner_waits_for_it() {
     let index = MapIndex::new(world.index.get() + 1);
     let owner = OwnerNow { node: ME, owner_epoch: world.epoch };
     let front = world.fronts.get_mut(&X).unwrap();
-    front.set_map(world.now, index, Some(owner), index, false);
+    let (owner, voided, hold) = (Some(owner), index, HoldPolicy::NeverFail);
+    front.set_map(world.now, index, OfVolume { owner, voided, barred: false, hold });
     world.pump();
     world.attach(X, 2);
     world.request(X, 2, 100, write(1));

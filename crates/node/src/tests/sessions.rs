@@ -1,9 +1,10 @@
-use crate::fronts::{Front, FrontOutput, Fronts, OwnerNow};
+use crate::fronts::{Front, FrontOutput, Fronts, OfVolume, OwnerNow};
 use crate::io::{GuestId, LinkId};
 use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use bytes::Bytes;
 use gabion_types::{
-    ByteRange, Duration, Epoch, GuestData, GuestOp, Instant, MapIndex, NodeId, VolumeId,
+    ByteRange, Duration, Epoch, GuestData, GuestOp, HoldPolicy, Instant, IoError, MapIndex, NodeId,
+    VolumeId,
 };
 use gabion_volume::Ticket;
 use gabion_wire::SessionMessage;
@@ -32,6 +33,11 @@ pub(super) struct World {
 
 pub(super) fn epoch(value: u64) -> Epoch {
     Epoch::new(value).unwrap()
+}
+
+fn owned_by(owner: OwnerNow) -> OfVolume {
+    let (voided, hold) = (MapIndex::new(0), HoldPolicy::NeverFail);
+    OfVolume { owner: Some(owner), voided, barred: false, hold }
 }
 
 fn sessions(now: Instant, at: Epoch) -> Sessions {
@@ -93,7 +99,8 @@ impl World {
         for (node, front) in &mut self.fronts {
             let voided = self.voided.get(node).copied().unwrap_or_default();
             let barred = self.barred.contains(node);
-            front.set_map(self.now, self.index, Some(owner), voided, barred);
+            let (owner, hold) = (Some(owner), HoldPolicy::NeverFail);
+            front.set_map(self.now, self.index, OfVolume { owner, voided, barred, hold });
         }
     }
 
@@ -161,7 +168,7 @@ impl World {
     }
 
     pub(super) fn request(&mut self, node: NodeId, guest: u64, tag: u64, op: GuestOp) {
-        self.fronts.get_mut(&node).unwrap().request(GuestId(guest), tag, op);
+        self.fronts.get_mut(&node).unwrap().request(self.now, GuestId(guest), tag, op);
         self.pump();
     }
 
@@ -229,7 +236,7 @@ fn a_new_owner_runs_what_fronts_hold_before_anything_new() {
     let owner = OwnerNow { node: ME, owner_epoch: epoch(2) };
     for node in [ME, X] {
         let front = world.fronts.get_mut(&node).unwrap();
-        front.set_map(world.now, world.index, Some(owner), MapIndex::new(0), false);
+        front.set_map(world.now, world.index, owned_by(owner));
     }
     world.pump();
     world.request(X, 1, 101, write(3));
@@ -395,7 +402,7 @@ fn held_by_x() -> (World, Vec<SessionMessage>) {
     world.attach(X, 1);
     world.cut.push(X);
     for tag in 0..5 {
-        world.fronts.get_mut(&X).unwrap().request(GuestId(1), tag, write(7));
+        world.fronts.get_mut(&X).unwrap().request(world.now, GuestId(1), tag, write(7));
     }
     world.epoch = epoch(2);
     world.owner = sessions(world.now, epoch(2));
@@ -470,14 +477,14 @@ fn open_fronts(volumes: &[VolumeId]) -> Fronts {
     let owner = OwnerNow { node: X, owner_epoch: epoch(1) };
     for volume in volumes.iter().copied() {
         let front = fronts.or_insert(volume, MapIndex::new(0));
-        front.set_map(Instant::ZERO, MapIndex::new(1), Some(owner), MapIndex::new(0), false);
+        front.set_map(Instant::ZERO, MapIndex::new(1), owned_by(owner));
         let (owner_epoch, next) = (epoch(1), gabion_wire::SessionNumber(0));
         let have = SessionMessage::Have { volume, owner_epoch, next, missing: Vec::new() };
         front.handle(Instant::ZERO, X, have);
         for guest in [1, 2] {
             front.attach(GuestId(guest));
             front.handle(Instant::ZERO, X, SessionMessage::Attached { volume, owner_epoch, guest });
-            (0..4).for_each(|tag| front.request(GuestId(guest), tag, write(1)));
+            (0..4).for_each(|tag| front.request(Instant::ZERO, GuestId(guest), tag, write(1)));
         }
     }
     fronts
@@ -543,7 +550,7 @@ fn a_flush_is_answered_behind_what_was_held_for_want_of_room() {
     flush(&mut fronts);
     assert!(!is_flushed(&drain(&mut fronts, 7)));
     // What comes after the flush is not waited for.
-    fronts.get_mut(volumes[0]).unwrap().request(GuestId(1), 7, write(1));
+    fronts.get_mut(volumes[0]).unwrap().request(Instant::ZERO, GuestId(1), 7, write(1));
     let last = drain(&mut fronts, 1);
     assert!(matches!(last[0], SessionMessage::Request { .. }) && is_flushed(&last));
     // Nor is what goes with its guest.
@@ -553,4 +560,55 @@ fn a_flush_is_answered_behind_what_was_held_for_want_of_room() {
     assert!(!is_flushed(&drain(&mut fronts, 0)));
     fronts.get_mut(volumes[0]).unwrap().detach(GuestId(2));
     assert!(is_flushed(&drain(&mut fronts, 0)));
+}
+
+// promise: hold-not-fail
+// rule: node/nobody-answers-for-too-long
+#[test]
+fn where_nobody_answers_guests_hear_of_it_after_as_long_as_they_bear() {
+    let mut world = world();
+    world.attach(X, 1);
+    let second = |count| Duration::from_secs(count);
+    let began = world.now;
+    let bears = |owner| OfVolume { hold: HoldPolicy::FailAfter(second(5)), ..owned_by(owner) };
+    let owner = OwnerNow { node: ME, owner_epoch: world.epoch };
+    let index = world.index;
+    let front = world.fronts.get_mut(&X).unwrap();
+    front.set_map(began, index, bears(owner));
+    front.request(began, GuestId(1), 100, write(1));
+    // The owner has it: that one counts.
+    while front.next_output().is_some() {}
+    front.tick(began + second(60));
+    assert_eq!((front.next_output(), front.held()), (None, 1));
+    // Nobody owns the volume any more.
+    let orphaned = OfVolume { owner: None, ..bears(owner) };
+    front.set_map(began + second(1), index, orphaned);
+    front.request(began + second(3), GuestId(1), 101, write(2));
+    assert_eq!(front.next_deadline(), Some(began + second(5)));
+    let told = |front: &mut Front| {
+        let said = std::iter::from_fn(|| front.next_output());
+        let done = said.filter_map(|output| match output {
+            FrontOutput::Done { tag, result, .. } => Some((tag, result)),
+            _ => None,
+        });
+        done.collect::<Vec<_>>()
+    };
+    front.tick(began + second(4));
+    assert_eq!(told(front), []);
+    front.tick(began + second(5));
+    assert_eq!(told(front), [(100, Err(IoError::HeldTooLong))]);
+    front.tick(began + second(8));
+    assert_eq!(told(front), [(101, Err(IoError::HeldTooLong))]);
+    assert_eq!((front.held(), front.held_bytes(), front.next_deadline()), (0, 0, None));
+    // What was answered is never sent.
+    front.set_map(began + second(9), index, bears(owner));
+    let next = gabion_wire::SessionNumber(0);
+    let (volume, owner_epoch, missing) = (VOLUME, owner.owner_epoch, vec![]);
+    let have = SessionMessage::Have { volume, owner_epoch, next, missing };
+    front.handle(began + second(9), ME, have);
+    let sent = std::iter::from_fn(|| front.next_output());
+    let request = |output: &FrontOutput| {
+        matches!(output, FrontOutput::Send { message: SessionMessage::Request { .. }, .. })
+    };
+    assert!(!sent.into_iter().any(|output| request(&output)));
 }

@@ -16,6 +16,9 @@ pub(super) struct Leavers {
 impl Cluster {
     /// Of a change that is done.
     pub(super) fn note_leavers(&mut self, change: &Change) {
+        if let Change::AcceptLoss { volume, survivors } = change {
+            self.note_survivors(*volume, survivors.iter().map(|(segment, _)| *segment));
+        }
         let Change::Owner { volume, change } = change else { return };
         match change {
             OwnerChange::RemoveMembers { removals, .. } => {
@@ -46,6 +49,19 @@ impl Cluster {
             | OwnerChange::Forget { .. }
             | OwnerChange::Release { .. } => {}
         }
+    }
+
+    /// From now on these segments are what the copy has that goes on alone.
+    fn note_survivors(&mut self, volume: VolumeId, segments: impl Iterator<Item = SegmentIndex>) {
+        let now = self.queue.now();
+        for segment in segments {
+            let alone = self.map.members(volume, segment).and_then(|members| members.alone());
+            let Some(whole) = alone.map(|joining| !joining.compare_all) else { continue };
+            if let Some(units) = self.units_of(volume, segment) {
+                self.oracle.forget(units, whole, now);
+            }
+        }
+        self.on_loss_accepted();
     }
 
     fn units_of(&self, volume: VolumeId, segment: SegmentIndex) -> Option<Units> {

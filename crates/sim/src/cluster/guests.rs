@@ -14,7 +14,8 @@ use bytes::Bytes;
 use gabion_cluster::VolumeState;
 use gabion_node::{GuestId, Input, OpenError, OpenedVolume};
 use gabion_types::{
-    ByteRange, Duration, GuestData, GuestOp, GuestResult, IoError, MappedExtent, VolumeId,
+    ByteRange, Duration, GuestData, GuestOp, GuestResult, HoldPolicy, Instant, IoError,
+    MappedExtent, VolumeId,
 };
 
 /// A handshake that nobody answers is given up after so long.
@@ -402,8 +403,25 @@ impl Cluster {
         if error == IoError::Lost && self.judge_lost(guest, flight)? {
             return Ok(());
         }
+        let Flight { plan, .. } = *flight;
+        let volume = self.guests[guest].volume;
+        let units = Units { volume, first: plan.first, count: plan.count };
+        let reads = plan.kind == OpKind::Read;
+        if error == IoError::Lost && reads && self.oracle.may_be_lost(units, flight.began) {
+            self.count("given-up-told");
+            return Ok(());
+        }
         let ends = self.ends_somewhere(guest);
-        match hold_not_fail::check(error, ends, &format!("{:?}", flight.plan))? {
+        let late = self.has_waited_long(guest, flight.began);
+        // What waited too long and what is lost is one error of NBD.
+        let nbd = self.guests[guest].plan.nbd.is_some();
+        let error =
+            if error == IoError::Lost && late && nbd { IoError::HeldTooLong } else { error };
+        match hold_not_fail::check(error, ends, late, &format!("{:?}", flight.plan))? {
+            Failed::TooLong => {
+                self.count("held-too-long");
+                self.guests[guest].again.push_back(flight.plan);
+            }
             Failed::NoSpace => {
                 self.count("no-space");
                 self.trim_again(guest, flight.plan);
@@ -420,6 +438,17 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// As long as the volume's guests bear, by whichever clock.
+    fn has_waited_long(&self, guest: usize, since: Instant) -> bool {
+        let volume = self.guests[guest].plan.volume;
+        match self.swarm.volumes[volume].hold {
+            HoldPolicy::NeverFail => false,
+            HoldPolicy::FailAfter(wait) => {
+                self.queue.now().since(since).as_nanos() >= wait.as_nanos() / 10 * 9
+            }
+        }
     }
 
     /// Its process stops, or its volume is deleted.

@@ -7,7 +7,7 @@ use crate::net::Machine;
 use crate::world::{Spread, Who};
 use gabion_cluster::{AdminError, AdminReply, AdminRequest, VolumeSpec};
 use gabion_node::Input;
-use gabion_types::{Duration, HoldPolicy, Prng};
+use gabion_types::{Duration, Prng};
 use std::collections::VecDeque;
 
 /// Without an answer it asks again, elsewhere.
@@ -156,6 +156,8 @@ impl Cluster {
                 AdminReply::Done | AdminReply::Created { .. } => true,
                 // An earlier try did it.
                 AdminReply::Refused(AdminError::NoVolume) => gone_is_done,
+                // An earlier try did it; or its leader has not heard yet what the world has.
+                AdminReply::Refused(AdminError::NothingStranded) => !self.awaits_acceptance(),
                 AdminReply::Refused(error) => {
                     matches!(error, AdminError::NameTaken | AdminError::DiskFailed)
                 }
@@ -184,7 +186,7 @@ fn spec(volume: &VolumePlan) -> VolumeSpec {
         name: volume.name.clone(),
         size_bytes: volume.size_bytes,
         rf: volume.rf,
-        hold: HoldPolicy::NeverFail,
+        hold: volume.hold,
         exclusive: volume.exclusive,
     }
 }

@@ -9,7 +9,7 @@ use crate::consensus::ConsensusTimes;
 use crate::disk::DiskTimes;
 use crate::workload::{Mix, OpKind, OpPlan};
 use crate::world::Spread;
-use gabion_types::{BLOCK_BYTES, Duration, Limits, Prng, SegmentSize};
+use gabion_types::{BLOCK_BYTES, Duration, HoldPolicy, Limits, Prng, SegmentSize};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -85,6 +85,7 @@ fn swarm(asks: Vec<Vec<OpPlan>>, strikes: Vec<Strike>, finale: Finale) -> Swarm 
             name: "vm".into(),
             size_bytes: BLOCKS * BLOCK_BYTES,
             rf: 2,
+            hold: HoldPolicy::NeverFail,
             exclusive: false,
         }],
         guests: asks.into_iter().map(guest).collect(),

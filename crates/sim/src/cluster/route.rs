@@ -264,6 +264,9 @@ impl Cluster {
             self.watch();
         }
         taken.into_iter().for_each(|volume| self.on_taken_over(volume));
+        if any {
+            self.play();
+        }
     }
 
     /// Which machines run a process that is not hanging, kept for consensus.

@@ -8,7 +8,7 @@ use crate::disk::DiskTimes;
 use crate::net::Machine;
 use crate::workload::Mix;
 use crate::world::{Spread, index};
-use gabion_types::{BLOCK_BYTES, Duration, Limits, Prng, SegmentSize};
+use gabion_types::{BLOCK_BYTES, Duration, HoldPolicy, Limits, Prng, SegmentSize};
 
 /// Machines of a scenario.
 pub const NODES_MAX: usize = 9;
@@ -141,6 +141,7 @@ impl Scenario {
             name: format!("vm{number}"),
             size_bytes: VOLUME_BYTES,
             rf: self.rf,
+            hold: HoldPolicy::NeverFail,
             exclusive: false,
         }
     }

@@ -1,6 +1,7 @@
 //! A schedule that waits for its moment: faults that strike when the copies are in a certain state,
 //! which chance hardly ever meets.
 
+use super::forsaken::{Forsaken, ForsakenStep};
 use super::machine::machine_of;
 use super::parted::{Parted, PartedStep};
 use super::{Cluster, Event, Mend};
@@ -28,21 +29,28 @@ pub enum Script {
     Loss,
     /// The last copy that has all goes.
     Parted { how: Parted, step: PartedStep },
+    /// Every copy that has all goes, and an operator accepts the loss.
+    Forsaken { how: Forsaken, step: ForsakenStep },
     /// The owner and the copy are back; the copy is to join.
     Returning { disk: DiskId, strikes_join: bool },
 }
 
 impl Cluster {
-    /// After a disk did something.
+    /// After a disk did something, or the map changed.
     pub(super) fn play(&mut self) {
         match self.script {
             Script::None => {}
             Script::Orphan { .. } if self.phase_is_over() => {}
             Script::Orphan { strikes_join } => self.leave_orphan(strikes_join),
-            Script::EpochStart | Script::Loss | Script::Parted { .. } if self.phase_is_over() => {}
+            Script::EpochStart
+            | Script::Loss
+            | Script::Parted { .. }
+            | Script::Forsaken { step: ForsakenStep::Whole, .. }
+                if self.phase_is_over() => {}
             Script::EpochStart => self.part_epoch_start(),
             Script::Loss => self.lose_block(),
             Script::Parted { how, step } => self.part(how, step),
+            Script::Forsaken { how, step } => self.forsake(how, step),
             Script::Returning { disk, strikes_join } => self.strike_join(disk, strikes_join),
         }
     }

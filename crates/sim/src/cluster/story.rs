@@ -223,6 +223,11 @@ impl Cluster {
                 self.tell_members(*volume, *disk, *segments, &how);
                 self.count("combined");
             }
+            Fact::LossAccepted { volume, disk, whole, segments } => {
+                let how = if *whole { "all that is left" } else { "what is left, and not all" };
+                self.tell_members(*volume, *disk, *segments, how);
+                self.count("loss-accepted");
+            }
             Fact::Forgotten { volume, disk, segments } => {
                 self.tell_members(*volume, *disk, *segments, "not needed any more");
             }

@@ -9,7 +9,7 @@ use crate::disk::DiskTimes;
 use crate::nbd_guest::Dialect;
 use crate::workload::{Mix, OpPlan};
 use crate::world::Spread;
-use gabion_types::{Duration, Limits, Prng, SegmentSize};
+use gabion_types::{Duration, HoldPolicy, Limits, Prng, SegmentSize};
 
 /// All that is drawn before the first event.
 #[derive(Clone, Debug)]
@@ -55,6 +55,8 @@ pub struct VolumePlan {
     pub name: String,
     pub size_bytes: u64,
     pub rf: u8,
+    /// How long its guests bear to wait.
+    pub hold: HoldPolicy,
     /// To the guests of one machine at a time.
     pub exclusive: bool,
 }
@@ -414,9 +416,17 @@ impl Swarm {
                 name: format!("vm{number}"),
                 size_bytes: prng.between(least, most) * 4096,
                 rf: if prng.chance(1, 6) { 1.max(rf - 1) } else { rf },
+                hold: Self::draw_hold(prng),
                 exclusive: false,
             })
             .collect()
+    }
+
+    fn draw_hold(prng: &mut Prng) -> HoldPolicy {
+        if !prng.chance(1, 6) {
+            return HoldPolicy::NeverFail;
+        }
+        HoldPolicy::FailAfter(Duration::from_millis(prng.between(500, 4000)))
     }
 
     fn draw_guests(

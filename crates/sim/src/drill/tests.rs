@@ -2,7 +2,7 @@
 //! seed is silent.
 
 use super::{CALM, Settings, losing, run, world};
-use crate::cluster::Parted;
+use crate::cluster::{Forsaken, Parted};
 use gabion_types::{Flaw, Flaws};
 
 /// Runs seeds until one breaks a promise, which has to be one of these.
@@ -65,6 +65,26 @@ fn what_two_copies_have_between_them_is_put_together() {
             combined += report.counts.get("combined").copied().unwrap_or_default();
         }
         assert!((least..=most).contains(&combined), "{how:?}: {combined} of 10");
+    }
+}
+
+/// Every copy that has all goes, and an operator accepts the loss: what is left goes on, nothing is made up,
+/// and those that come back later change nothing.
+// promise: no-silent-corruption
+// rule: cluster/only-what-is-stranded-is-given-up
+#[test]
+fn what_is_left_goes_on_when_an_operator_says_so() {
+    for how in [Forsaken::Older, Forsaken::Part, Forsaken::Nothing] {
+        let (mut accepted, mut told) = (0, 0);
+        for seed in 0..10 {
+            let report = run(&super::forsaking(how), seed, Flaws::NONE);
+            assert_eq!(report.broken, None, "{how:?} {seed}: {}", report.summary());
+            let count = |what| report.counts.get(what).copied().unwrap_or_default();
+            accepted += count("loss-accepted");
+            told += count("given-up-told");
+        }
+        assert!(accepted >= 8, "{how:?}: {accepted} of 10");
+        assert_eq!(told > 0, how != Forsaken::Older, "{how:?}: {told}");
     }
 }
 
@@ -165,6 +185,8 @@ each_is_found! {
     elder_unjudged: ElderUnjudged within 10, ["no-silent-corruption"];
     // rule: volume/a-tail-of-before-j-goes-to-the-joiner
     tail_misses_joiner: TailMissesJoiner within 20, ["one-register"];
+    // rule: volume/what-a-survivor-lacks-is-lost
+    survivor_unfilled: SurvivorUnfilled within 2, ["no-silent-corruption"];
     // rule: node/sleeps-while-it-can-do-nothing
     awake_for_nothing: AwakeForNothing within 2, ["no-spinning"];
 }

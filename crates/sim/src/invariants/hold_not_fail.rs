@@ -1,7 +1,7 @@
 //! promise: hold-not-fail. A request that can not be done now waits: it fails for want of room, where
 //! its process or its volume ends, and for nothing else. Source: DESIGN 1, 4.2 ("hold"), 4.9.
 //!
-//! No volume of a run has a deadline for what is held, and guests ask only for what there is.
+//! A volume's guests may bear only so long; and they ask only for what there is.
 
 use crate::oracle::Broken;
 use gabion_types::IoError;
@@ -13,12 +13,15 @@ pub enum Failed {
     NoSpace,
     /// It is asked again elsewhere; it may have been done.
     Elsewhere,
+    /// It may have been done, and may still be.
+    TooLong,
 }
 
-/// `ends`: the guest's process stops, or its volume is deleted. Errors: it should have waited, or what
-/// it asked for is lost.
-pub fn check(error: IoError, ends: bool, what: &str) -> Result<Failed, Broken> {
+/// `ends`: the guest's process stops, or its volume is deleted. `late`: it has waited as long as the
+/// volume's guests bear. Errors: it should have waited, or what it asked for is lost.
+pub fn check(error: IoError, ends: bool, late: bool, what: &str) -> Result<Failed, Broken> {
     match error {
+        IoError::HeldTooLong if late => Ok(Failed::TooLong),
         IoError::NoSpace => Ok(Failed::NoSpace),
         IoError::Stopping | IoError::Gone if ends => Ok(Failed::Elsewhere),
         IoError::Lost => Err(Broken { promise: "acked-survives", text: format!("{what} is lost") }),
@@ -43,12 +46,13 @@ mod tests {
             Gone, HeldTooLong, Lost, Misaligned, NoSpace, OutOfRange, Stopping, TooLarge,
         };
         for error in [OutOfRange, Misaligned, TooLarge, HeldTooLong, Lost] {
-            assert!(check(error, true, "a read").is_err(), "{error}");
+            assert!(check(error, true, false, "a read").is_err(), "{error}");
         }
         for error in [Gone, Stopping] {
-            assert_eq!(check(error, true, "a read"), Ok(Failed::Elsewhere));
-            assert!(check(error, false, "a read").is_err(), "{error}");
+            assert_eq!(check(error, true, false, "a read"), Ok(Failed::Elsewhere));
+            assert!(check(error, false, true, "a read").is_err(), "{error}");
         }
-        assert_eq!(check(NoSpace, false, "a write"), Ok(Failed::NoSpace));
+        assert_eq!(check(HeldTooLong, false, true, "a read"), Ok(Failed::TooLong));
+        assert_eq!(check(NoSpace, false, false, "a write"), Ok(Failed::NoSpace));
     }
 }

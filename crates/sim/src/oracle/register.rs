@@ -12,6 +12,19 @@ const VALUES_BEFORE_PRUNE: usize = 12;
 pub(super) struct Register {
     values: Vec<Value>,
     prune_at: usize,
+    /// It was zeroed once, after it was made.
+    zeroed: bool,
+    forgotten: Option<Forgotten>,
+    /// Whoever asked until then may be told that it is lost.
+    lost_until: Option<Instant>,
+}
+
+/// What it holds is not known until it is read, or written: an older copy took the place of its own.
+#[derive(Clone, Copy, Debug)]
+struct Forgotten {
+    at: Instant,
+    /// It may be zeros.
+    zeros: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +84,8 @@ impl Default for Register {
             bound: start,
             repeats: false,
         };
-        Self { values: vec![first], prune_at: VALUES_BEFORE_PRUNE }
+        let (prune_at, zeroed, forgotten) = (VALUES_BEFORE_PRUNE, false, None);
+        Self { values: vec![first], prune_at, zeroed, forgotten, lost_until: None }
     }
 }
 
@@ -81,6 +95,7 @@ impl Register {
             self.prune(horizon);
             self.prune_at = VALUES_BEFORE_PRUNE.max(self.values.len() * 2);
         }
+        self.zeroed |= zeros;
         self.values.push(Value {
             write,
             zeros,
@@ -96,6 +111,7 @@ impl Register {
 
     pub fn acknowledge(&mut self, write: WriteId, now: Instant) -> Option<Verdict> {
         let at = self.find(write)?;
+        self.remember(now);
         let value = &mut self.values[at];
         if std::mem::take(&mut value.repeats) {
             value.first_end = now;
@@ -125,6 +141,59 @@ impl Register {
         }
     }
 
+    /// A copy goes on instead of those that are gone: it may have anything that was ever written, and the
+    /// zeros that it began with only if it is one that once had all. What has no answer yet may still happen.
+    pub fn forget(&mut self, whole: bool, at: Instant) {
+        self.forgotten = Some(Forgotten { at, zeros: whole || self.zeroed });
+        self.lost_until = (!whole).then_some(NEVER);
+        self.values.retain(|value| !value.acknowledged);
+        for value in &mut self.values {
+            let (happened, repeats, first_end, bound) = (false, true, NEVER, NEVER);
+            *value =
+                Value { happened, repeats, first_end, bound, last_begin: value.began, ..*value };
+        }
+    }
+
+    /// Whether the copy that goes on may know nothing of it.
+    pub fn may_be_lost(&self, began: Instant) -> bool {
+        self.lost_until.is_some_and(|until| began <= until)
+    }
+
+    /// It is known what it holds.
+    fn remember(&mut self, now: Instant) {
+        if self.forgotten.take().is_some() {
+            self.lost_until = self.lost_until.map(|until| until.min(now));
+        }
+    }
+
+    /// Whether it says for the first time what the register holds.
+    fn reveals(&mut self, write: WriteId, zeros: bool, (began, ended): (Instant, Instant)) -> bool {
+        let Some(forgotten) = self.forgotten else { return false };
+        if began < forgotten.at {
+            // What was there before.
+            return true;
+        }
+        if zeros && !forgotten.zeros {
+            return false;
+        }
+        self.remember(ended);
+        if self.find(write).is_some() {
+            return false;
+        }
+        self.values.push(Value {
+            write,
+            zeros,
+            began: Instant::ZERO,
+            first_end: ended,
+            last_begin: began,
+            acknowledged: true,
+            happened: true,
+            bound: NEVER,
+            repeats: false,
+        });
+        true
+    }
+
     /// Written by somebody who has no answer to it.
     pub fn unanswered(&self) -> impl Iterator<Item = Value> + '_ {
         self.values.iter().filter(|value| !value.acknowledged).copied()
@@ -141,6 +210,9 @@ impl Register {
     }
 
     pub fn read(&mut self, write: WriteId, began: Instant, ended: Instant) -> Option<Verdict> {
+        if self.reveals(write, false, (began, ended)) {
+            return None;
+        }
         let Some(at) = self.find(write) else {
             return Some(Verdict::Gone { this: write });
         };
@@ -164,6 +236,9 @@ impl Register {
 
     /// False: several writes may be the reason, so nothing was learned.
     pub fn read_zeros(&mut self, began: Instant, ended: Instant) -> Result<bool, Verdict> {
+        if self.reveals(WriteId(0), true, (began, ended)) {
+            return Ok(true);
+        }
         let mut fits = Vec::new();
         for at in 0..self.values.len() {
             let value = self.values[at];

@@ -126,8 +126,15 @@ impl Map {
                         let fill_waits = removal.may_return;
                         let joined = next.epoch;
                         let (left, compare_all) = (None, false);
-                        let joining =
-                            Joining { disk, joined, left, compare_all, fill_waits, reach: None };
+                        let joining = Joining {
+                            disk,
+                            joined,
+                            left,
+                            compare_all,
+                            fill_waits,
+                            reach: None,
+                            alone: false,
+                        };
                         next.segments[removal.segment.get() as usize].joining.push(joining);
                     }
                 }
@@ -152,6 +159,7 @@ impl Map {
                         compare_all: stale.is_some_and(|stale| stale.compare_all),
                         fill_waits: false,
                         reach: stale.and_then(|stale| stale.reach),
+                        alone: false,
                     });
                 }
                 if !found {

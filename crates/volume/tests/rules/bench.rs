@@ -258,5 +258,6 @@ pub fn replace_second(members: &mut SegmentMembers, left: Epoch) {
         compare_all: false,
         fill_waits: true,
         reach: None,
+        alone: false,
     }];
 }

@@ -289,7 +289,15 @@ fn joining(
     joined: gabion_types::Epoch,
     left: Option<gabion_types::Epoch>,
 ) -> Joining {
-    Joining { disk, joined, left, compare_all: false, fill_waits: left.is_none(), reach: None }
+    Joining {
+        disk,
+        joined,
+        left,
+        compare_all: false,
+        fill_waits: left.is_none(),
+        reach: None,
+        alone: false,
+    }
 }
 
 fn parsed_disk(name: &str) -> DiskId {

@@ -219,6 +219,7 @@ fn a_stale_replica_returns_by_delta_and_its_stand_in_goes() {
                 compare_all: stale.compare_all,
                 fill_waits: false,
                 reach: None,
+                alone: false,
             });
         }
     });

@@ -31,7 +31,15 @@ fn join_third(view: &mut VolumeView) {
 }
 
 fn joining(joined: Epoch) -> Joining {
-    Joining { disk: disk(3), joined, left: None, compare_all: true, fill_waits: false, reach: None }
+    Joining {
+        disk: disk(3),
+        joined,
+        left: None,
+        compare_all: true,
+        fill_waits: false,
+        reach: None,
+        alone: false,
+    }
 }
 
 fn promote(members: &mut SegmentMembers) {

@@ -180,6 +180,7 @@ fn a_stale_replica_comes_back_and_is_promoted_by_its_j_only() {
         compare_all: true,
         fill_waits: false,
         reach: None,
+        alone: false,
     };
     assert_eq!(first(&small).joining, [expected]);
     assert!(first(&small).stale.is_empty());

@@ -208,6 +208,13 @@ impl Dice {
                 let moves = (!off).then_some((index, Move { from, to })).into_iter().collect();
                 Change::MoveCopies { volume, moves }
             }
+            19 => {
+                let volume = self.volume(map)?;
+                let stranded = map.stranded(&map.volumes[&volume]);
+                let survivors =
+                    stranded.iter().map(|one| (one.segment, one.remains.disk())).collect();
+                Change::AcceptLoss { volume, survivors }
+            }
             _ => {
                 let volume = self.volume(map)?;
                 let change = self.owner_change(&map.volumes[&volume]);

@@ -1,0 +1,42 @@
+//! `volume recover`: what is left of segments whose copies are all gone, and an operator's word to go on with it.
+
+use crate::control::ask::Context;
+use crate::control::errors::no_volume;
+use gabion_api::v1::{
+    RecoverVolumeRequest, RecoverVolumeResponse, Remains as Shown, StrandedSegment,
+};
+use gabion_cluster::{AdminRequest, Map, Remains, Stranded};
+use tonic::Status;
+
+/// On the leader.
+pub async fn recover(
+    context: &Context,
+    request: RecoverVolumeRequest,
+) -> Result<RecoverVolumeResponse, Status> {
+    let RecoverVolumeRequest { name, accept_loss } = request;
+    let found = context.map.read_map(|map| {
+        let stranded = map.volume_by_name(&name).map(|entry| map.stranded(entry));
+        stranded.map(|all| all.iter().map(|one| shown(map, one)).collect())
+    });
+    let stranded: Vec<StrandedSegment> = found.ok_or_else(|| no_volume(&name).into_status())?;
+    if accept_loss {
+        context.admin(AdminRequest::AcceptLoss { name: name.clone() }, &name).await?;
+    }
+    Ok(RecoverVolumeResponse { stranded })
+}
+
+fn shown(map: &Map, one: &Stranded) -> StrandedSegment {
+    let remains = match one.remains {
+        Remains::Whole { .. } => Shown::Whole,
+        Remains::Older { .. } => Shown::Older,
+        Remains::Part { .. } => Shown::Part,
+        Remains::Nothing => Shown::Nothing,
+    };
+    let disk = one.remains.disk();
+    StrandedSegment {
+        segment: u64::from(one.segment.get()),
+        remains: remains.into(),
+        node: disk.and_then(|disk| map.disk(disk)).map(|entry| entry.node.get()),
+        disk: disk.map(|disk| disk.get()),
+    }
+}

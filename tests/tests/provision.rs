@@ -20,6 +20,8 @@ const SCRIPT_MOST: Duration = Duration::from_secs(240);
 const WATCHDOG_MOST: Duration = Duration::from_secs(90);
 /// Units: bytes.
 const DISK: u64 = 1 << 30;
+/// Of the machine that joins, on its root. Units: bytes.
+const DISK_FILE: u64 = 128 << 20;
 const SCRIPTS: &str = "/root/packaging/provision";
 
 /// Where the machines are in each other's network.
@@ -228,6 +230,52 @@ fn purge_with_data(three: &mut Three, number: usize) {
     assert!(!three.on(number).run("getent passwd gabion", MOST).status.success());
 }
 
+/// The machine that has nothing any more joins by a token, as another node.
+fn join_anew(three: &mut Three, number: usize) {
+    let began = Instant::now();
+    wait("the node is given up", MOST, || {
+        three
+            .on(1)
+            .run(". /etc/profile.d/gabion.sh; gabion node remove m3 --force", MOST)
+            .status
+            .success()
+    });
+    three.ok(number, &format!("sh {SCRIPTS}/install /root/gabion.deb"));
+    let join = |token: &str| {
+        let members = format!("{},{}", address(1), address(2));
+        format!(
+            "sh {SCRIPTS}/node --join {members} --token '{token}' --address {} \
+             --disk-file /var/lib/gabion/disk0:{DISK_FILE}",
+            address(number)
+        )
+    };
+    let refused = three.on(number).run(&join("gabion"), SCRIPT_MOST);
+    assert!(
+        !refused.status.success() && refused.out.contains("that is no token"),
+        "{}",
+        refused.out
+    );
+    assert_eq!(three.unit(number, "ActiveState"), "inactive");
+
+    let token = three.ok(1, "gabion cluster token | head -n 1");
+    let said = three.ok(number, &join(token.trim()));
+    assert!(said.contains("it is node 4 of cluster") && said.contains("Active: active"), "{said}");
+    // It needs no token any more.
+    let again = three.ok(number, &join(""));
+    assert!(again.contains("it runs already"), "{again}");
+    three.ok(number, "systemctl stop gabion");
+    let again = three.ok(number, &join(""));
+    assert!(
+        again.contains("is this node's already") && again.contains("Active: active"),
+        "{again}"
+    );
+    wait("it serves", MOST, || three.unit(number, "StatusText").starts_with("serves"));
+    let nodes = three.ok(number, "gabion node list");
+    assert_eq!(nodes.matches(" up ").count(), 3, "{nodes}");
+    three.wait_healthy();
+    println!("a machine with nothing on it serves after {:?}", began.elapsed());
+}
+
 // promise: acked-survives
 #[test]
 fn the_package_makes_three_machines_a_cluster() {
@@ -255,5 +303,6 @@ fn the_package_makes_three_machines_a_cluster() {
     let log = three.on(1).kernel_log();
     assert_eq!(complaints(&log), [""; 0], "{log}");
     purge_with_data(&mut three, 3);
+    join_anew(&mut three, 3);
     println!("all of it: {:?}", began.elapsed());
 }

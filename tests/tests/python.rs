@@ -5,6 +5,7 @@
 
 use gabion_tests::command::needs_loop_devices;
 use gabion_tests::fixture::{program, temp_dir};
+use gabion_tests::net::in_namespaces;
 use gabion_tests::{Cluster, needs, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,14 +60,30 @@ fn the_harness_cuts_power_and_sqlite_keeps_what_it_committed() {
     }
     let dir = temp_dir("harness");
     let python = interpreter(&dir);
-    let harness = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/python");
     for example in ["sqlite_power_cut.py", "faults.py"] {
-        let mut command = Command::new(&python);
-        command.arg(harness.join("examples").join(example));
-        command.env("PYTHONPATH", &harness).env("PYTHONDONTWRITEBYTECODE", "1");
-        let said = run(command.env("GABION_BIN", program()), EXAMPLE_MOST).ok();
-        assert!(said.contains("all is well"), "{said}");
-        println!("{said}");
+        run_example(Command::new(&python), example);
     }
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+// promise: acked-survives, hold-not-fail
+#[test]
+fn the_harness_cuts_the_network_and_mends_it() {
+    if !needs(&["python3", "nbdfuse", "mkfs.ext4"]) || !needs_loop_devices() {
+        return;
+    }
+    let dir = temp_dir("harness");
+    if let Some(command) = in_namespaces(&interpreter(&dir)) {
+        run_example(command, "cut_network.py");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+fn run_example(mut python: Command, example: &str) {
+    let harness = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/python");
+    python.arg(harness.join("examples").join(example));
+    python.env("PYTHONPATH", &harness).env("PYTHONDONTWRITEBYTECODE", "1");
+    let said = run(python.env("GABION_BIN", program()), EXAMPLE_MOST).ok();
+    assert!(said.contains("all is well"), "{said}");
+    println!("{said}");
 }

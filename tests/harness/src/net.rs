@@ -22,18 +22,7 @@ impl Net {
         if std::env::var_os(INSIDE).is_some() {
             return Some(Self::make());
         }
-        if !needs(&["ip", "nft", "unshare"]) {
-            return None;
-        }
-        if !rustix::process::geteuid().is_root() {
-            left_out("network namespaces need root");
-            return None;
-        }
-        // The names of the machines' namespaces are files there, and gone with the mount.
-        let script = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && exec \"$0\" \"$@\"";
-        let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
-        command.args(["sh", "-c", script]).arg(std::env::current_exe().expect("this test"));
+        let mut command = in_namespaces(&std::env::current_exe().expect("this test"))?;
         command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
         let ran = run(&mut command, MOST);
         println!("{}{}", ran.out, ran.err);
@@ -47,7 +36,6 @@ impl Net {
             let mut command = Command::new("ip");
             run(command.args(arguments.split_whitespace()), SETUP).ok();
         };
-        ip("link set lo up");
         for node in 1..=3 {
             ip(&format!("netns add m{node}"));
             ip(&format!("link add to{node} type veth peer name eth0 netns m{node}"));
@@ -96,6 +84,25 @@ impl Net {
     pub fn heal(&self) {
         nft("flush chain ip lab ways");
     }
+}
+
+/// A program that makes and cuts networks, in namespaces that end with it. None: it is left out here.
+#[track_caller]
+pub fn in_namespaces(program: &Path) -> Option<Command> {
+    if !needs(&["ip", "nft", "unshare"]) {
+        return None;
+    }
+    if !rustix::process::geteuid().is_root() {
+        left_out("network namespaces need root");
+        return None;
+    }
+    // The names of the machines' namespaces are files there, and gone with the mount.
+    let script = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up \
+                  && exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
+    command.args(["sh", "-c", script]).arg(program);
+    Some(command)
 }
 
 fn nft(rule: &str) {

@@ -23,6 +23,8 @@ PORTS = pathlib.Path(tempfile.gettempdir()) / "gabion-tests-ports"
 SLOTS = 40
 FIRST_OFFSET = 2000
 APART = 300
+# Node 1 has the next one.
+BASES = {"api": 7400, "peer": 7500, "nbd": 10808, "http": 7600}
 
 CALL_S = 30
 VERB_MOST_S = 150
@@ -31,13 +33,13 @@ MIB = 1 << 20
 
 
 def take_ports():
-    """A range of ports that is ours while the file is open."""
+    """The number of a range of ports that is ours while the file is open."""
     PORTS.mkdir(exist_ok=True)
     for slot in range(SLOTS):
         lock = open(PORTS / str(slot), "w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return FIRST_OFFSET + slot * APART, lock
+            return slot, lock
         except BlockingIOError:
             lock.close()
     raise HarnessError(f"all {SLOTS} ranges of ports are taken")
@@ -53,16 +55,16 @@ class Cluster:
         self.nodes = range(1, nodes + 1)
         self.disk_mib = disk_mib
         self.chance = random.Random(seed)
-        self.offset, self._ports = take_ports()
+        self.slot, self._ports = take_ports()
         self.disks = {}
         self.channels = {}
         self.up = None
         try:
-            self._up()
+            self._prepare()
             if faulty_disks:
-                self._down()
+                self._make_disks()
                 self.disks = {node: Disk(self.data / f"node{node}" / "disk0") for node in self.nodes}
-                self.power_on()
+            self.power_on()
         except BaseException:
             self.stop()
             raise
@@ -110,7 +112,7 @@ class Cluster:
         self._signal(node, "KILL")
 
     def start(self, node):
-        self.verb("node", "start", str(node), "--dir", str(self.data))
+        self._run(node)
         wait(f"node {node} serves", START_MOST_S, lambda: self._serves(node))
 
     def freeze(self, node):
@@ -140,26 +142,18 @@ class Cluster:
     def cut_power(self):
         """Of all machines at the same moment: sectors that lost what was written and not flushed, and those that kept it."""
         disks = [self._disk(node) for node in self.nodes]
-        # Those that it started end with it.
-        self.up.kill()
-        self.up.wait()
-        for node in self.nodes:
-            pid = self._pid(node)
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-        wait("no node runs", CALL_S, lambda: not any(self._pid(node) for node in self.nodes))
+        self._kill_all()
         cut = [disk.cut(self.chance.getrandbits(64)) for disk in disks]
         return sum(lost for lost, _ in cut), sum(kept for _, kept in cut)
 
     def power_on(self):
         for disk in self.disks.values():
             disk.power_on()
-        self._up()
+        self._run_all()
 
     def stop(self):
-        """In order, and all of it is removed."""
-        if self.up is not None:
-            self._down()
+        """All of it is removed."""
+        self._end()
         for disk in self.disks.values():
             disk.close()
         shutil.rmtree(self.dir)
@@ -175,28 +169,56 @@ class Cluster:
 
     # -- how
 
-    def _up(self):
+    def _prepare(self):
+        """Before there is anything."""
+
+    def _make_disks(self):
+        """Of nodes that do not run."""
+        self._run_all()
+        self._end()
+
+    def _run_all(self):
         command = [self.program, "--json", "up", "--dir", self.data, "--nodes", str(len(self.nodes))]
-        command += ["--disk-size", f"{self.disk_mib}MiB", "--base-port-offset", str(self.offset), "--segment-size", "32MiB"]
+        command += ["--disk-size", f"{self.disk_mib}MiB", "--base-port-offset", str(self._port(0, 0)), "--segment-size", "32MiB"]
         log = open(self.dir / "up.log", "ab")
         # It does not outlive the thread that uses it.
         command = ["setpriv", "--pdeathsig", "INT", *command]
         self.up = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
         log.close()
+        self._wait_serve(lambda: None if self.up.poll() is None else self.dir / "up.log")
 
-        def serves():
-            if self.up.poll() is not None:
-                raise HarnessError(f"gabion up ended: {(self.dir / 'up.log').read_text()}")
+    def _wait_serve(self, ended):
+        """All of them. `ended`: the log of who is not there any more, if there is one."""
+
+        def serve():
+            log = ended()
+            if log is not None:
+                raise HarnessError(f"it ended: {log.read_text()}")
             return all(self._serves(node) for node in self.nodes)
 
-        wait("the cluster serves", START_MOST_S, serves)
+        wait("the cluster serves", START_MOST_S, serve)
 
-    def _down(self):
-        self.up.send_signal(signal.SIGINT)
-        self.up.wait(START_MOST_S)
+    def _run(self, node):
+        self.verb("node", "start", str(node), "--dir", str(self.data))
 
     def _signal(self, node, name):
         self.verb("node", "kill", str(node), "--dir", str(self.data), "--signal", name)
+
+    def _kill_all(self):
+        # Those that it started end with it.
+        self.up.kill()
+        self.up.wait()
+        for node in self.nodes:
+            pid = self._pid(node)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+        wait("no node runs", CALL_S, lambda: not any(self._pid(node) for node in self.nodes))
+
+    def _end(self):
+        """In order."""
+        if self.up is not None:
+            self.up.send_signal(signal.SIGINT)
+            self.up.wait(START_MOST_S)
 
     def _disk(self, node):
         if node not in self.disks:
@@ -217,13 +239,22 @@ class Cluster:
 
     def _serves(self, node):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{7600 + node + self.offset}/readyz", timeout=1) as answer:
+            with urllib.request.urlopen(f"http://{self._address('http', node)}/readyz", timeout=1) as answer:
                 return answer.status == 200
         except OSError:
             return False
 
     def _apis(self):
-        return [f"127.0.0.1:{7400 + node + self.offset}" for node in self.nodes]
+        return [self._address("api", node) for node in self.nodes]
+
+    def _address(self, what, node):
+        return f"{self._host(node)}:{self._port(BASES[what], node)}"
+
+    def _host(self, node):
+        return "127.0.0.1"
+
+    def _port(self, base, node):
+        return base + node + FIRST_OFFSET + self.slot * APART
 
     def _volumes(self):
         return self._call(volumes_pb2_grpc.VolumesStub)

@@ -3,8 +3,8 @@
 import subprocess
 
 
-def run(*words):
-    ran = subprocess.run(" ".join(words).split(), capture_output=True, text=True)
+def run(*words, told=""):
+    ran = subprocess.run(" ".join(words).split(), input=told, capture_output=True, text=True)
     if ran.returncode != 0:
         raise OSError(f"{' '.join(words)}: {ran.stderr}")
 
@@ -28,7 +28,7 @@ class Network:
         run("ip link set", self.name, "up")
         self._in_router("ip addr add", f"{self.prefix}.0.254/24 dev outside")
         self._in_router("ip link set outside up")
-        self._in_router("sysctl -q -w net.ipv4.ip_forward=1")
+        self._in_router("tee /proc/sys/net/ipv4/ip_forward", told="1")
         run("ip route add", f"{self.prefix}.0.0/16 via {self.prefix}.0.254")
         for node in self.nodes:
             self._add(node)
@@ -66,5 +66,5 @@ class Network:
             if name.startswith(f"{self.name}-"):
                 run("ip netns delete", name)
 
-    def _in_router(self, *words):
-        run("ip netns exec", self.router, *words)
+    def _in_router(self, *words, told=""):
+        run("ip netns exec", self.router, *words, told=told)

@@ -98,6 +98,7 @@ pub fn node(node: &v1::Node) -> Value {
         "http": node.http,
         "version": node.version,
         "guests": node.guests,
+        "peers": node.peers.iter().map(peer).collect::<Vec<_>>(),
         "disks": node.disks.iter().map(disk).collect::<Vec<_>>(),
     }));
     if let Some(pid) = node.pid {
@@ -124,7 +125,34 @@ pub fn disk(disk: &v1::Disk) -> Value {
         "free_bytes": disk.free_bytes,
         "promised_bytes": disk.promised_bytes,
         "space": disk_space(disk.space),
+        "breaker": disk.breaker.as_ref().map(breaker),
+        "doubted": disk.doubted.iter().map(doubted).collect::<Vec<_>>(),
     })
+}
+
+fn peer(peer: &v1::PeerBreaker) -> Value {
+    json!({ "node": peer.node.to_string(), "breaker": peer.breaker.as_ref().map(breaker) })
+}
+
+fn doubted(doubt: &v1::DoubtedDisk) -> Value {
+    json!({ "volume": doubt.volume, "breaker": doubt.breaker.as_ref().map(breaker) })
+}
+
+fn breaker(breaker: &v1::Breaker) -> Value {
+    json!({
+        "state": breaker_state(breaker.state),
+        "why": breaker.why,
+        "lasts_ms": breaker.lasts_ms,
+    })
+}
+
+pub fn breaker_state(number: i32) -> &'static str {
+    match v1::BreakerState::try_from(number) {
+        Ok(v1::BreakerState::Closed) => "closed",
+        Ok(v1::BreakerState::HalfOpen) => "half_open",
+        Ok(v1::BreakerState::Open) => "open",
+        Ok(v1::BreakerState::Unspecified) | Err(_) => "unknown",
+    }
 }
 
 pub fn disk_space(space: i32) -> &'static str {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub scrub_share_percent: u32,
     /// Zero: never.
     pub suspect_blocks: u64,
+    /// Zero: never.
+    pub disk_hang: Duration,
     pub voter_wait: Duration,
     /// Zero: never.
     pub rebalance_spread_percent: u64,
@@ -71,6 +73,9 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
+/// Good disks take seconds now and then: an error that their firmware tries to mend, a flush of all of a cache.
+const DISK_HANG_LEAST: Duration = Duration::from_secs(5);
+
 const fn time(name: &'static str, range: [u64; 3], meaning: &'static str) -> Setting {
     let [least, default, most] = range;
     Setting { name, unit: Unit::Time, default, least, most, meaning }
@@ -82,7 +87,7 @@ const fn percent(name: &'static str, range: [u64; 3], meaning: &'static str) -> 
 }
 
 /// Every setting. Shape: `[least, default, most]`.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 20] = [
     time(
         "rebuild.wait",
         [0, MINUTE, 24 * HOUR],
@@ -153,6 +158,11 @@ pub const SETTINGS: [Setting; 19] = [
         most: 1 << 32,
         meaning: "a disk of which so many blocks were corrupt since its node started is emptied; 0: none is",
     },
+    time(
+        "disk.hang",
+        [0, 30 * SECOND, HOUR],
+        "a disk that has not answered for so long, without an error, is out of service; 0: it may take for ever",
+    ),
     time(
         "voter.wait",
         [SECOND, 5 * MINUTE, DAY],
@@ -239,6 +249,7 @@ impl Settings {
             scrub_deep: time("scrub.deep"),
             scrub_share_percent: u32::try_from(number("scrub.share")).unwrap_or(u32::MAX),
             suspect_blocks: number("disk.suspect"),
+            disk_hang: time("disk.hang"),
             voter_wait: time("voter.wait"),
             rebalance_spread_percent: number("rebalance.spread"),
             rebalance_wait: time("rebalance.wait"),
@@ -262,6 +273,10 @@ impl Settings {
         }
         if settings.ping_interval * 2 > settings.ping_silence {
             let wants = "ping.interval at most half of ping.silence".to_string();
+            return Err(SettingError::BadValue { wants });
+        }
+        if settings.disk_hang > Duration::ZERO && settings.disk_hang < DISK_HANG_LEAST {
+            let wants = "disk.hang at least 5s, or 0s".to_string();
             return Err(SettingError::BadValue { wants });
         }
         Ok(text)
@@ -323,6 +338,9 @@ mod tests {
         assert!(check("fill.inflight", "8M").is_err());
         assert!(check("lease.renew", "2s").unwrap_err().to_string().contains("a third"));
         assert!(check("ping.interval", "900ms").unwrap_err().to_string().contains("half"));
+        assert!(check("disk.hang", "4999ms").unwrap_err().to_string().contains("5s"));
+        assert_eq!(check("disk.hang", "5s"), Ok("5s".to_string()));
+        assert_eq!(check("disk.hang", "0s"), Ok("0s".to_string()));
     }
 
     #[test]

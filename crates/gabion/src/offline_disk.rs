@@ -72,7 +72,8 @@ pub fn refused(path: &Path, why: OutOfService) -> Failure {
         | OutOfService::Truncated { .. }
         | OutOfService::Damaged
         | OutOfService::Retired
-        | OutOfService::Failed { .. } => Exit::Failed,
+        | OutOfService::Failed { .. }
+        | OutOfService::Hangs { .. } => Exit::Failed,
     };
     let next = "no node would open it; what it held is on the other copies";
     Failure::new(exit, format!("disk {}: {why}", path.display()), next)

@@ -131,13 +131,14 @@ impl Node {
         self.settings.rebuild_wait = set.rebuild_wait;
         self.settings.fill_bytes_in_flight = set.fill_bytes_in_flight;
         self.settings.scrub_share_percent = set.scrub_share_percent;
+        self.settings.disk_hang = set.disk_hang;
         self.settings.renew_interval = set.lease_renew;
         let own = self.map.node(self.config.node);
         self.settings.lease = own.map_or(set.lease_duration, |entry| entry.lease);
         if old != self.settings {
             self.links.set_settings(self.settings);
             self.lease.set_times(self.settings.lease, self.settings.renew_interval);
-            self.disks.set_scrub_share(self.now, self.settings.scrub_share_percent);
+            self.disks.set_settings(self.now, &self.settings);
             let settings = self.owners.volume_settings(&self.settings);
             self.owners.feed_all(self.now, &VolumeInput::Settings(settings));
         }
@@ -225,7 +226,7 @@ impl Node {
                         .is_some_and(|entry| entry.state == DiskState::Missing);
                     let failed = failed || self.map.is_retired(uuid);
                     if failed && self.disks.id(slot).is_none() {
-                        self.disks.retire(slot);
+                        self.disks.retire(self.now, slot);
                     } else if let (Some(id), true, false) = (known, here, missing) {
                         if self.disks.id(slot) != Some(id) {
                             self.disks.set_id(slot, id);

@@ -1,13 +1,15 @@
 //! The disks of this node: a `store` core each, and what the map wants of them.
 
 use crate::io::{DiskSlot, NodeDisk, WantedPage};
+use crate::settings::NodeSettings;
 use gabion_store::{
     Effect as StoreEffect, Input as StoreInput, Opened, Origin, OutOfService,
     Settings as StoreSettings, Store, StoreConfig, StoreEvent, StoreStats,
 };
-use gabion_types::{ClusterId, DiskDone, DiskId, DiskOp, Flaws, Instant, MapIndex};
+use gabion_types::{Breaker, ClusterId, DiskDone, DiskId, DiskOp, Flaws, Instant, MapIndex};
 use gabion_wire::{Refusal, ReplicaAnswer, ReplicaRequest, RequestId};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum DisksOutput {
@@ -27,15 +29,52 @@ pub enum DiskCondition {
     Stopped,
 }
 
+/// Why a disk of this node is not asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskTrouble {
+    Opening,
+    Out(OutOfService),
+    Stopped,
+}
+
+impl fmt::Display for DiskTrouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opening => f.write_str("its recovery is under way"),
+            Self::Out(why) => write!(f, "{why}"),
+            Self::Stopped => f.write_str("its node stops"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Disk {
     store: Store,
     path: String,
     condition: DiskCondition,
+    /// When it came into that condition.
+    since: Instant,
     /// As the map numbers it.
     id: Option<DiskId>,
     /// It came when the node ran already: nothing waits for it.
     late: bool,
+}
+
+impl Disk {
+    fn turn(&mut self, now: Instant, condition: DiskCondition) {
+        (self.condition, self.since) = (condition, now);
+    }
+
+    // rule: node/a-breaker-says-what-the-owners-act-on
+    fn breaker(&self) -> Breaker<DiskTrouble> {
+        let since = self.since;
+        match &self.condition {
+            DiskCondition::InService { .. } => Breaker::Closed,
+            DiskCondition::Opening => Breaker::HalfOpen { since, why: DiskTrouble::Opening },
+            DiskCondition::Out(why) => Breaker::Open { since, why: DiskTrouble::Out(why.clone()) },
+            DiskCondition::Stopped => Breaker::Open { since, why: DiskTrouble::Stopped },
+        }
+    }
 }
 
 /// What all disks of a node are made with.
@@ -60,6 +99,7 @@ impl Made {
             store: Store::new(config, now),
             path: disk.path.clone(),
             condition: DiskCondition::Opening,
+            since: now,
             id: None,
             late,
         }
@@ -87,18 +127,18 @@ impl Disks {
         let disks = disks.map(|(disk, place)| made.disk(now, disk, seed ^ place, false)).collect();
         let mut disks = Self { disks, made, slots: BTreeMap::new(), outputs: VecDeque::new() };
         for slot in disks.slots() {
-            disks.drain(slot);
+            disks.drain(now, slot);
         }
         disks
     }
 
     // rule: node/a-disk-comes-while-the-node-serves
     /// Its recovery begins; the others serve on.
-    pub fn add(&mut self, now: Instant, disk: &NodeDisk, seed: u64, scrub_percent: u32) {
+    pub fn add(&mut self, now: Instant, disk: &NodeDisk, seed: u64, settings: &NodeSettings) {
         let slot = DiskSlot(u32::try_from(self.disks.len()).unwrap_or(u32::MAX));
         self.disks.push(self.made.disk(now, disk, seed, true));
-        self.drain(slot);
-        self.feed(now, slot, StoreInput::ScrubShare(scrub_percent));
+        self.drain(now, slot);
+        self.tell_settings(now, slot, settings);
     }
 
     pub fn next_output(&mut self) -> Option<DisksOutput> {
@@ -115,6 +155,11 @@ impl Disks {
 
     pub fn condition(&self, disk: DiskSlot) -> Option<&DiskCondition> {
         self.disks.get(disk.0 as usize).map(|disk| &disk.condition)
+    }
+
+    /// Open or half-open: requests are refused by name.
+    pub fn breaker(&self, disk: DiskSlot) -> Option<Breaker<DiskTrouble>> {
+        self.disks.get(disk.0 as usize).map(Disk::breaker)
     }
 
     pub fn path(&self, disk: DiskSlot) -> &str {
@@ -138,10 +183,10 @@ impl Disks {
     }
 
     /// The map gave up a disk once: what its cache held then is unknown.
-    pub fn retire(&mut self, disk: DiskSlot) {
+    pub fn retire(&mut self, now: Instant, disk: DiskSlot) {
         if let Some(entry) = self.disks.get_mut(disk.0 as usize) {
             let why = OutOfService::Retired;
-            entry.condition = DiskCondition::Out(why.clone());
+            entry.turn(now, DiskCondition::Out(why.clone()));
             self.outputs.push_back(DisksOutput::Out { disk, why });
         }
     }
@@ -204,10 +249,13 @@ impl Disks {
         }
     }
 
-    pub fn set_scrub_share(&mut self, now: Instant, percent: u32) {
-        for slot in self.slots() {
-            self.feed(now, slot, StoreInput::ScrubShare(percent));
-        }
+    pub fn set_settings(&mut self, now: Instant, settings: &NodeSettings) {
+        self.slots().into_iter().for_each(|slot| self.tell_settings(now, slot, settings));
+    }
+
+    fn tell_settings(&mut self, now: Instant, slot: DiskSlot, settings: &NodeSettings) {
+        self.feed(now, slot, StoreInput::ScrubShare(settings.scrub_share_percent));
+        self.feed(now, slot, StoreInput::HangAfter(settings.disk_hang));
     }
 
     pub fn stop(&mut self, now: Instant) {
@@ -219,11 +267,11 @@ impl Disks {
     fn feed(&mut self, now: Instant, slot: DiskSlot, input: StoreInput) {
         if let Some(disk) = self.disks.get_mut(slot.0 as usize) {
             disk.store.handle(now, input);
-            self.drain(slot);
+            self.drain(now, slot);
         }
     }
 
-    fn drain(&mut self, slot: DiskSlot) {
+    fn drain(&mut self, now: Instant, slot: DiskSlot) {
         let Some(disk) = self.disks.get_mut(slot.0 as usize) else {
             return;
         };
@@ -234,19 +282,17 @@ impl Disks {
                     DisksOutput::Answer { to, request, answer }
                 }
                 StoreEffect::Opened(opened) => {
-                    disk.condition = DiskCondition::InService {
-                        uuid: opened.uuid,
-                        capacity_bytes: opened.capacity_bytes,
-                    };
+                    let (uuid, capacity_bytes) = (opened.uuid, opened.capacity_bytes);
+                    disk.turn(now, DiskCondition::InService { uuid, capacity_bytes });
                     DisksOutput::Opened { disk: slot, opened }
                 }
                 StoreEffect::OutOfService(why) => {
-                    disk.condition = DiskCondition::Out(why.clone());
+                    disk.turn(now, DiskCondition::Out(why.clone()));
                     DisksOutput::Out { disk: slot, why }
                 }
                 StoreEffect::Event(event) => DisksOutput::Event { disk: slot, event },
                 StoreEffect::Stopped => {
-                    disk.condition = DiskCondition::Stopped;
+                    disk.turn(now, DiskCondition::Stopped);
                     DisksOutput::Stopped { disk: slot }
                 }
             };

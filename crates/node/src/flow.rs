@@ -164,8 +164,9 @@ impl Node {
         if self.links.stood_still() {
             return;
         }
-        for link in self.flow.stalled(self.now, self.settings.ping_silence) {
-            self.links.close(self.now, link);
+        let silence = self.settings.ping_silence;
+        for link in self.flow.stalled(self.now, silence) {
+            self.links.close_stuck(self.now, link, silence);
         }
     }
 }

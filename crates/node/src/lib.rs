@@ -21,13 +21,14 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-pub use disks::DiskCondition;
+pub use disks::{DiskCondition, DiskTrouble};
 pub use flow::message_bytes;
 pub use guests::ClientStats;
 pub use io::{
     DiskSlot, Effect, GuestId, Input, LinkId, NodeConfig, NodeDisk, NodeEvent, OpenError,
     OpenedVolume, WantedPage,
 };
+pub use links::PeerTrouble;
 pub use node::Node;
 pub use settings::NodeSettings;
 pub use stats::{DiskStats, NodeStats, PeerStats};

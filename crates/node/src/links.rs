@@ -3,11 +3,13 @@
 //! Each node dials each peer three times, once a class. Who asks uses the links it dialled; answers
 //! come back on the link that the question came on.
 
+mod breaker;
 mod inbound;
 
 use crate::io::LinkId;
 use crate::proof::{Proof, proof, verify};
 use crate::settings::NodeSettings;
+pub use breaker::PeerTrouble;
 use gabion_types::{ClusterId, Duration, Incarnation, Instant, NodeId, Prng};
 use gabion_wire::link::LinkRefusal;
 use gabion_wire::{Body, Hello, LinkClass, LinkMessage, Message, PROTOCOL, RequestId};
@@ -92,6 +94,15 @@ struct Peer {
     down: bool,
     /// Its present process said that it is about to end.
     leaving: bool,
+    /// Since when requests have not gone to it, and what its links for them met last. It says nothing
+    /// while they are up.
+    trouble: (Instant, PeerTrouble),
+}
+
+impl Peer {
+    fn is_up(&self, class: LinkClass) -> bool {
+        matches!(self.dials.get(&class), Some(Dial::Up { .. }))
+    }
 }
 
 #[derive(Debug)]
@@ -171,6 +182,7 @@ impl Links {
                 seen: false,
                 down: false,
                 leaving: false,
+                trouble: (now, PeerTrouble::NotSeen),
             });
         }
         self.tick(now);
@@ -186,7 +198,7 @@ impl Links {
 
     /// Both links that an owner needs are up.
     pub fn usable(&self, node: NodeId) -> bool {
-        self.up(node, LinkClass::Data).is_some() && self.up(node, LinkClass::Bulk).is_some()
+        self.peers.get(&node).is_some_and(Peer::usable)
     }
 
     pub fn is_down(&self, node: NodeId) -> bool {
@@ -249,10 +261,10 @@ impl Links {
         self.gap
     }
 
-    /// Given up from this side.
-    pub fn close(&mut self, now: Instant, link: LinkId) {
+    /// Given up from this side: for so long it took nothing.
+    pub fn close_stuck(&mut self, now: Instant, link: LinkId, silence: Duration) {
         if let Some((node, class)) = self.dialled.get(&link).copied() {
-            self.drop_dialled(now, link, node, class);
+            self.drop_dialled(now, link, (node, class), PeerTrouble::Stuck(silence));
         } else {
             self.drop_inbound(link);
         }
@@ -262,7 +274,12 @@ impl Links {
     pub fn closed(&mut self, now: Instant, link: LinkId) {
         self.look_for_gap(now);
         if let Some((node, class)) = self.dialled.remove(&link) {
-            self.lose(now, node, class);
+            let trouble = match self.dial(node, class) {
+                Some(Dial::Up { .. }) => PeerTrouble::Broke,
+                Some(Dial::Greeting { .. }) => PeerTrouble::HungUp,
+                Some(Dial::Idle { .. } | Dial::Dialling { .. }) | None => PeerTrouble::NotConnected,
+            };
+            self.lose(now, (node, class), trouble);
         } else if let Some(Inbound::Up { node, class, .. }) = self.inbound.remove(&link) {
             self.outputs.push_back(LinkOutput::PeerGone { node, class, link });
         }
@@ -306,8 +323,7 @@ impl Links {
                 }
             }
             Body::Link(LinkMessage::Refused { reason }) => {
-                self.outputs.push_back(LinkOutput::Refused { node: Some(node), reason });
-                self.drop_dialled(now, link, node, class);
+                self.drop_refused(now, link, (node, class), reason);
             }
             Body::Link(LinkMessage::Hello(hello)) => self.on_answer_hello(node, class, hello),
             Body::Link(LinkMessage::Proof { mac }) => {
@@ -317,9 +333,20 @@ impl Links {
                 .outputs
                 .push_back(LinkOutput::Message { node, class, link, dialled: true, message }),
             Body::Link(_) | Body::Replica(_) | Body::Answer(_) | Body::Session(_) => {
-                self.drop_dialled(now, link, node, class);
+                self.drop_dialled(now, link, (node, class), PeerTrouble::HungUp);
             }
         }
+    }
+
+    fn drop_refused(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        (node, class): (NodeId, LinkClass),
+        reason: LinkRefusal,
+    ) {
+        self.outputs.push_back(LinkOutput::Refused { node: Some(node), reason });
+        self.drop_dialled(now, link, (node, class), PeerTrouble::Refused(reason));
     }
 
     fn on_answer_hello(&mut self, node: NodeId, class: LinkClass, hello: Hello) {
@@ -337,7 +364,7 @@ impl Links {
         mac: [u8; 32],
     ) {
         let Some(Dial::Greeting { nonce, peer: Some(theirs), .. }) = self.dial(node, class) else {
-            self.drop_dialled(now, link, node, class);
+            self.drop_dialled(now, link, (node, class), PeerTrouble::HungUp);
             return;
         };
         let (nonce, theirs) = (*nonce, theirs.clone());
@@ -355,8 +382,7 @@ impl Links {
             None
         };
         if let Some(reason) = reason {
-            self.outputs.push_back(LinkOutput::Refused { node: Some(node), reason });
-            self.drop_dialled(now, link, node, class);
+            self.drop_refused(now, link, (node, class), reason);
             return;
         }
         let mac = proof(&self.secret, &Proof { speaker: self.me, ..parts });
@@ -376,13 +402,22 @@ impl Links {
         self.outputs.push_back(LinkOutput::Up { node, class });
     }
 
-    fn drop_dialled(&mut self, now: Instant, link: LinkId, node: NodeId, class: LinkClass) {
+    fn drop_dialled(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        of: (NodeId, LinkClass),
+        trouble: PeerTrouble,
+    ) {
         self.outputs.push_back(LinkOutput::Close { link });
         self.dialled.remove(&link);
-        self.lose(now, node, class);
+        self.lose(now, of, trouble);
     }
 
-    fn lose(&mut self, now: Instant, node: NodeId, class: LinkClass) {
+    fn lose(&mut self, now: Instant, (node, class): (NodeId, LinkClass), trouble: PeerTrouble) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.note_trouble(now, class, trouble);
+        }
         let again = now + self.settings.redial_interval;
         let was_up = self.up(node, class).is_some();
         self.set_dial(node, class, Dial::Idle { again });
@@ -489,15 +524,15 @@ impl Links {
             Dial::Dialling { link, since } | Dial::Greeting { link, since, .. }
                 if now.since(*since) >= settings.ping_silence =>
             {
-                let link = *link;
-                self.drop_dialled(now, link, node, class);
+                let (link, silent) = (*link, PeerTrouble::Silent(settings.ping_silence));
+                self.drop_dialled(now, link, (node, class), silent);
             }
             Dial::Up { ping: Some(sent), link, .. } => {
                 if gap {
                     *sent = now;
                 } else if now.since(*sent) >= settings.ping_silence {
-                    let link = *link;
-                    self.drop_dialled(now, link, node, class);
+                    let (link, silent) = (*link, PeerTrouble::Silent(settings.ping_silence));
+                    self.drop_dialled(now, link, (node, class), silent);
                     if class == LinkClass::Data {
                         self.judge_missing(now, node, Duration::ZERO);
                     }

@@ -151,8 +151,7 @@ impl Node {
         match input {
             Input::Disk { disk, done } => self.disks.done(now, disk, done),
             Input::DiskAdded { disk } => {
-                let share = self.settings.scrub_share_percent;
-                self.disks.add(now, &disk, self.prng.next_u64(), share);
+                self.disks.add(now, &disk, self.prng.next_u64(), &self.settings);
             }
             Input::WantPage { disk, wanted } => self.disks.want_page(now, disk, wanted),
             Input::Connected { link } => {

@@ -5,8 +5,8 @@ use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use crate::settings::NodeSettings;
 use gabion_store::Origin;
 use gabion_types::{
-    DiskId, Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, ScrubAsk, ScrubFound,
-    SegmentIndex, VolumeId, VolumeView,
+    BreakerSeen, DiskId, Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, ScrubAsk,
+    ScrubFound, SegmentIndex, VolumeId, VolumeView,
 };
 use gabion_volume::{
     Effect as VolumeEffect, Input as VolumeInput, ProposalNumber, Volume, VolumeConfig,
@@ -151,6 +151,14 @@ impl Owners {
 
     pub fn stats(&self) -> impl Iterator<Item = (VolumeId, VolumeStats)> + '_ {
         self.owners.iter().map(|(volume, owner)| (*volume, owner.core.stats()))
+    }
+
+    /// Disks that owners here do without, or take back only later.
+    pub fn doubts(&self, now: Instant) -> impl Iterator<Item = (VolumeId, DiskId, BreakerSeen)> {
+        let owners = self.owners.iter();
+        owners.flat_map(move |(volume, owner)| {
+            owner.core.doubts(now).map(move |(disk, it)| (*volume, disk, it.seen(now)))
+        })
     }
 
     pub fn guests(&self) -> impl Iterator<Item = (VolumeId, usize)> + '_ {

@@ -39,6 +39,8 @@ pub struct NodeSettings {
     pub link_unsent_max: u64,
     /// The part of a disk's time that scrubs take at most.
     pub scrub_share_percent: u32,
+    /// A disk that has not answered for so long is out of service. Zero: it may take for ever.
+    pub disk_hang: Duration,
     /// Map pages that each disk keeps in memory.
     pub map_pages_max: usize,
     /// None but in tests.
@@ -68,6 +70,7 @@ impl Default for NodeSettings {
             fill_bytes_in_flight: 8 << 20,
             link_unsent_max: 4 << 20,
             scrub_share_percent: 10,
+            disk_hang: Duration::from_secs(30),
             map_pages_max: 65_536,
             flaws: Flaws::NONE,
         }

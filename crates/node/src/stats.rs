@@ -6,7 +6,9 @@ use crate::io::DiskSlot;
 use crate::node::Node;
 use crate::stop::Stage;
 use gabion_store::{Store, StoreStats};
-use gabion_types::{DiskId, Duration, Instant, Load, MapIndex, NodeId, SegmentIndex, VolumeId};
+use gabion_types::{
+    BreakerSeen, DiskId, Duration, Instant, Load, MapIndex, NodeId, SegmentIndex, VolumeId,
+};
 use gabion_volume::VolumeStats;
 use std::collections::BTreeMap;
 
@@ -34,6 +36,8 @@ pub struct NodeStats {
     /// This node's own.
     pub clients: Vec<ClientStats>,
     pub peers: Vec<PeerStats>,
+    /// Disks, here or elsewhere, that the owners of those volumes do without, or take back only later.
+    pub doubts: Vec<(VolumeId, DiskId, BreakerSeen)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,16 +46,18 @@ pub struct DiskStats {
     pub id: Option<DiskId>,
     pub path: String,
     pub condition: DiskCondition,
+    pub breaker: BreakerSeen,
     pub store: StoreStats,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStats {
     pub node: NodeId,
     /// Links for owners' requests are up.
     pub up: bool,
     /// Counts as failed.
     pub down: bool,
+    pub breaker: BreakerSeen,
 }
 
 impl Node {
@@ -62,13 +68,17 @@ impl Node {
                 id: self.disks.id(slot),
                 path: self.disks.path(slot).to_owned(),
                 condition: self.disks.condition(slot)?.clone(),
+                breaker: self.disks.breaker(slot)?.seen(self.now),
                 store: self.disks.stats(slot)?,
             })
         });
-        let peers = self.links.peers().map(|node| PeerStats {
-            node,
-            up: self.links.usable(node),
-            down: self.links.is_down(node),
+        let peers = self.links.peers().filter_map(|node| {
+            Some(PeerStats {
+                node,
+                up: self.links.usable(node),
+                down: self.links.is_down(node),
+                breaker: self.links.breaker(node)?.seen(self.now),
+            })
         });
         let lease = self.lease.until().filter(|until| *until > self.now);
         NodeStats {
@@ -90,6 +100,7 @@ impl Node {
             guests_of: self.owners.guests().collect(),
             clients: self.guests.clients().collect(),
             peers: peers.collect(),
+            doubts: self.owners.doubts(self.now).collect(),
         }
     }
 

@@ -66,6 +66,8 @@ pub struct VirtualDisk {
     next_write: NextWrite,
     /// Answers nothing; what is asked waits.
     stuck: bool,
+    /// The same, for good.
+    hung: bool,
     /// Reading these pages is an error until they are written again.
     unreadable: BTreeSet<u64>,
     /// What these pages hold is not what was last written there as far as the disk said.
@@ -95,6 +97,7 @@ impl VirtualDisk {
             next_read_fails: false,
             next_write: NextWrite::Good,
             stuck: false,
+            hung: false,
             unreadable: BTreeSet::new(),
             spoiled: BTreeSet::new(),
             prng,

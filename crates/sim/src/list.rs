@@ -13,8 +13,9 @@ const fn listed(name: &'static str, text: &'static str) -> Listed {
 }
 
 /// Besides those of the schedule: by the names under which they are counted.
-const LATE: [Listed; 6] = [
+const LATE: [Listed; 7] = [
     listed("disk-died", "a disk fails for good once all is whole"),
+    listed("disk-hung", "a disk answers nothing any more, and gives no error, once all is whole"),
     listed("rot", "blocks on the disks of one machine flip, vanish, move or become unreadable"),
     listed("torn-page", "a power cut leaves 512 bytes of one write beside those of another"),
     listed("no-space", "a write is refused as the disks are full"),

@@ -27,11 +27,18 @@ pub struct Settings {
     /// Map pages kept in memory, of 3 KiB each; what is under way and what a checkpoint has to write
     /// comes on top.
     pub pages_max: usize,
+    /// A disk that has not answered an operation for so long is out of service. Zero: it may take for ever.
+    pub hang_after: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { lazy_after: Duration::from_secs(1), scrub_share_percent: 10, pages_max: 65_536 }
+        Self {
+            lazy_after: Duration::from_secs(1),
+            scrub_share_percent: 10,
+            pages_max: 65_536,
+            hang_after: Duration::from_secs(30),
+        }
     }
 }
 

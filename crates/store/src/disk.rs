@@ -220,13 +220,24 @@ impl Disk {
     // rule: store/failed-write-ends-service
     /// A failed write or sync: what the disk's cache holds is unknown, and the next sync would lie.
     fn fail(&mut self, during: During, error: DiskError) {
-        if self.phase == Phase::Out {
+        self.take_out(OutOfService::Failed { during, error });
+    }
+
+    /// What it was asked may still be done at any time: it is no better than one that gave an error.
+    pub(crate) fn look_whether_it_hangs(&mut self) {
+        let after = self.config.settings.hang_after;
+        if self.driver.hangs(after) {
+            self.take_out(OutOfService::Hangs { after });
+        }
+    }
+
+    fn take_out(&mut self, why: OutOfService) {
+        if matches!(self.phase, Phase::Out | Phase::Stopped) {
             return;
         }
         let stops = self.phase == Phase::Stopping;
         self.phase = Phase::Out;
         self.driver.effects.retain(|effect| !matches!(effect, Effect::Disk(_)));
-        let why = OutOfService::Failed { during, error };
         self.driver.effects.push_back(Effect::OutOfService(why));
         let ops = self.ops.iter().map(|(_, op)| op.asker);
         let reads = self.reads.iter().map(|(_, read)| read.asker);
@@ -319,7 +330,9 @@ impl Disk {
         let idle = self.queue.is_empty() && self.batch.is_none();
         let since = self.lazy_since.filter(|_| idle && self.phase == Phase::Serving);
         let lazy = since.map(|since| since + self.config.settings.lazy_after);
-        [lazy, self.verify_due(), self.straighten_due()].into_iter().flatten().min()
+        let ended = matches!(self.phase, Phase::Out | Phase::Stopped);
+        let look = self.driver.next_look(self.config.settings.hang_after).filter(|_| !ended);
+        [lazy, look, self.verify_due(), self.straighten_due()].into_iter().flatten().min()
     }
 
     /// Of what was named by frames up to `durable`, the slots that lost may be given out again.
@@ -341,6 +354,7 @@ impl Disk {
                 + self.reads.len()
                 + self.loads.parked.len()
                 + self.verifies.queue.len()) as u64,
+            oldest: self.driver.oldest(),
             pages_here: self.table.pages_here() as u64,
             ..self.stats
         }

@@ -1,7 +1,8 @@
 //! What goes into a store and what comes out.
 
 use gabion_types::{
-    BlockIndex, ClusterId, DiskDone, DiskError, DiskOp, Limits, MapIndex, SegmentIndex, VolumeId,
+    BlockIndex, ClusterId, DiskDone, DiskError, DiskOp, Duration, Limits, MapIndex, SegmentIndex,
+    VolumeId,
 };
 use gabion_wire::{ReplicaAnswer, ReplicaRequest, RequestId};
 
@@ -26,6 +27,8 @@ pub enum Input {
     SawMap(MapIndex),
     /// How much of the disk's time a scrub may take. Units: percent, at least 1.
     ScrubShare(u32),
+    /// As `Settings::hang_after`.
+    HangAfter(Duration),
     /// The map page of a block is wanted in memory, for who looks at it from outside.
     WantPage {
         volume: VolumeId,
@@ -89,6 +92,8 @@ pub enum OutOfService {
     Retired,
     #[error("{during} failed: {error}")]
     Failed { during: During, error: DiskError },
+    #[error("it hangs: what it was asked has not been answered for {} s", after.as_secs())]
+    Hangs { after: Duration },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,4 +206,6 @@ pub struct StoreStats {
     pub verified_bytes: u64,
     /// Requests taken and not yet answered.
     pub pending: u64,
+    /// For how long the oldest operation has been with the disk, to the second.
+    pub oldest: Duration,
 }

@@ -5,7 +5,7 @@
 //! time is by the journal, not by the disk. Where anything is not as it should be, or there is no
 //! bitmap, opening begins anew and reads the whole map: then nothing has to be taken on trust.
 
-use crate::config::{BITMAP_RUN_MAX, DAMAGES_TOLD_MAX, RECOVERY_READS_MAX, StoreConfig};
+use crate::config::{BITMAP_RUN_MAX, DAMAGES_TOLD_MAX, RECOVERY_READS_MAX, Settings, StoreConfig};
 use crate::decide::{SuperblockSeen, SuperblockVerdict, decide_superblock};
 use crate::disk::Disk;
 use crate::driver::Driver;
@@ -20,7 +20,7 @@ use gabion_format::{
     BitmapPage, ChunkRef, Content, Entry, FormatError, Layout, Lsn, MapPage, PageRef, Root,
     SegmentKey, SegmentPage, Superblock,
 };
-use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, DiskOpKind, Flaw, block_crc};
+use gabion_types::{BLOCK_BYTES, Crc, DiskDone, DiskError, DiskOpKind, Flaw, Instant, block_crc};
 use std::collections::{BTreeSet, VecDeque};
 
 /// What a read in flight is for.
@@ -133,11 +133,15 @@ pub(crate) enum Step {
 }
 
 impl Opening {
-    pub(crate) fn scrub_share(&mut self, percent: u32) {
-        self.config.settings.scrub_share_percent = percent;
+    pub(crate) fn settings(&mut self) -> &mut Settings {
+        &mut self.config.settings
     }
 
-    pub(crate) fn new(config: StoreConfig) -> Self {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.driver.next_look(self.config.settings.hang_after)
+    }
+
+    pub(crate) fn new(config: StoreConfig, now: Instant) -> Self {
         let mut opening = Self {
             whole: config.whole_map,
             config,
@@ -148,6 +152,7 @@ impl Opening {
             superblocks: [None, None],
             found: None,
         };
+        opening.driver.pass(now);
         opening.begin();
         opening
     }

@@ -3,7 +3,7 @@
 use crate::account::Peek;
 use crate::config::StoreConfig;
 use crate::disk::{Disk, Phase};
-use crate::io::{Effect, Input, StoreStats};
+use crate::io::{Effect, Input, OutOfService, StoreStats};
 use crate::opening::{Opening, Step};
 use gabion_format::{BlockState, SegmentKey, SegmentMeta};
 use gabion_types::{BlockIndex, Crc, Epoch, Instant, SegmentIndex, Seq, Version, VolumeId};
@@ -62,8 +62,8 @@ pub struct BlockPlace {
 
 impl Store {
     /// Begins to read at once: effects are there before the first input.
-    pub fn new(config: StoreConfig, _now: Instant) -> Self {
-        Self { state: State::Opening(Box::new(Opening::new(config))) }
+    pub fn new(config: StoreConfig, now: Instant) -> Self {
+        Self { state: State::Opening(Box::new(Opening::new(config, now))) }
     }
 
     pub fn handle(&mut self, now: Instant, input: Input) {
@@ -71,6 +71,7 @@ impl Store {
             State::Opening(_) => self.handle_opening(now, input),
             State::Open(disk) => {
                 let commits = matches!(input, Input::Commit);
+                disk.driver.pass(now);
                 handle_open(disk, now, input);
                 disk.conclude(now, commits);
             }
@@ -83,6 +84,7 @@ impl Store {
                 | Input::OriginGone { .. }
                 | Input::SawMap(_)
                 | Input::ScrubShare(_)
+                | Input::HangAfter(_)
                 | Input::WantPage { .. }
                 | Input::Commit
                 | Input::Tick => {}
@@ -92,10 +94,12 @@ impl Store {
 
     fn handle_opening(&mut self, now: Instant, input: Input) {
         let State::Opening(opening) = &mut self.state else { return };
+        opening.driver.pass(now);
         match input {
             Input::Disk(done) => match opening.handle_disk(done) {
                 Step::GoesOn => {}
                 Step::Open(mut disk) => {
+                    disk.driver.pass(now);
                     disk.conclude(now, false);
                     self.state = State::Open(disk);
                 }
@@ -106,12 +110,19 @@ impl Store {
                 opening.driver.effects.push_back(effect);
             }
             Input::Stop => self.close(Effect::Stopped, Refusal::NotReady),
-            Input::ScrubShare(percent) => opening.scrub_share(percent),
+            Input::ScrubShare(percent) => opening.settings().scrub_share_percent = percent,
+            Input::HangAfter(after) => opening.settings().hang_after = after,
+            Input::Tick => {
+                let after = opening.settings().hang_after;
+                if opening.driver.hangs(after) {
+                    let why = OutOfService::Hangs { after };
+                    self.close(Effect::OutOfService(why), Refusal::OutOfService);
+                }
+            }
             Input::OriginGone { .. }
             | Input::SawMap(_)
             | Input::WantPage { .. }
-            | Input::Commit
-            | Input::Tick => {}
+            | Input::Commit => {}
         }
     }
 
@@ -134,7 +145,11 @@ impl Store {
 
     /// When `Input::Tick` is wanted, if nothing else happens.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.disk()?.next_deadline()
+        match &self.state {
+            State::Opening(opening) => opening.next_deadline(),
+            State::Open(disk) => disk.next_deadline(),
+            State::Closed { .. } => None,
+        }
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -218,6 +233,7 @@ fn handle_open(disk: &mut Disk, now: Instant, input: Input) {
         Input::OriginGone { origin } => disk.handle_origin_gone(origin),
         Input::SawMap(index) => disk.map_asked = disk.map_asked.max(index),
         Input::ScrubShare(percent) => disk.config.settings.scrub_share_percent = percent,
+        Input::HangAfter(after) => disk.config.settings.hang_after = after,
         Input::Stop => match disk.phase {
             Phase::Serving => {
                 disk.phase = Phase::Stopping;
@@ -235,7 +251,8 @@ fn handle_open(disk: &mut Disk, now: Instant, input: Input) {
         Input::WantPage { volume, segment, block } => {
             disk.want_page(SegmentKey::new(volume, segment), block);
         }
-        Input::Commit | Input::Tick => {}
+        Input::Tick => disk.look_whether_it_hangs(),
+        Input::Commit => {}
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod hangs;
 mod joins;
 mod loads;
 mod look;

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod block;
+pub mod breaker;
 pub mod change;
 pub mod disk;
 pub mod flaw;
@@ -18,6 +19,7 @@ pub mod time;
 pub mod version;
 
 pub use block::{BlockInfo, BlockKind, Crc, block_crc};
+pub use breaker::{Breaker, BreakerSeen, BreakerState};
 pub use change::{Combining, Outcome, OwnerChange, Promotion, RefusedChange, Removal};
 pub use disk::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskToken};
 pub use flaw::{Flaw, Flaws};

@@ -1,8 +1,8 @@
 //! What the owner knows of disks and of the nodes that they hang on.
 
-use crate::io::MemberFailure;
+use crate::io::{Doubt, MemberFailure};
 use crate::pace::Pace;
-use gabion_types::{DiskId, Duration, Instant, NodeId};
+use gabion_types::{Breaker, DiskId, Duration, Instant, NodeId};
 use gabion_wire::LinkClass;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +52,20 @@ impl Disk {
         }
         self.failures = self.failures.saturating_add(1);
         self.failed_last = now;
+    }
+
+    // rule: volume/a-breaker-says-what-the-owner-acts-on
+    /// Open: the owner does without it. Half-open: it is well again, and not taken back yet.
+    pub(crate) fn breaker(&self, now: Instant) -> Breaker<Doubt> {
+        if let Some((why, since)) = self.failed {
+            Breaker::Open { since, why: Doubt::Failed(why) }
+        } else if let Some(since) = self.pace.away_since() {
+            Breaker::Open { since, why: Doubt::Lags }
+        } else if self.out && !self.may_return(now) {
+            Breaker::HalfOpen { since: self.failed_last, why: Doubt::Flaps }
+        } else {
+            Breaker::Closed
+        }
     }
 
     /// It is asked for again.
@@ -165,6 +179,13 @@ impl Disks {
         self.disks.iter_mut().map(|(disk, state)| (*disk, &mut state.pace))
     }
 
+    /// Those that the owner does without, or takes back only later.
+    pub(crate) fn doubts(&self, now: Instant) -> impl Iterator<Item = (DiskId, Breaker<Doubt>)> {
+        let known = self.disks.iter().filter(|(disk, _)| self.homes.contains_key(disk));
+        let told = known.map(move |(disk, state)| (*disk, state.breaker(now)));
+        told.filter(|(_, breaker)| *breaker != Breaker::Closed)
+    }
+
     /// What its disks hold is to be asked for before they are used again.
     pub(crate) fn doubt_node(&mut self, node: NodeId) {
         for (disk, home) in &self.homes {
@@ -220,6 +241,33 @@ impl Disks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // rule: volume/a-breaker-says-what-the-owner-acts-on
+    #[test]
+    fn who_failed_is_done_without_and_who_flaps_waits() {
+        let at = |secs| Instant::ZERO + Duration::from_secs(secs);
+        let (mut disks, slow) = (Disks::default(), MemberFailure::Slow);
+        let id = DiskId::new(7);
+        disks.learn(&[(id, NodeId::new(1))].into());
+        let seen = |disks: &Disks, now| disks.doubts(now).collect::<Vec<_>>();
+        assert_eq!(seen(&disks, at(0)), []);
+        // Removed for the first time: it may come back at once.
+        disks.get_mut(id).failed = Some((slow, at(1)));
+        disks.get_mut(id).note_failure(at(1));
+        let open = Breaker::Open { since: at(1), why: Doubt::Failed(slow) };
+        assert_eq!(seen(&disks, at(2)), [(id, open)]);
+        disks.forgive_node(NodeId::new(1));
+        assert_eq!(seen(&disks, at(3)), []);
+        disks.get_mut(id).note_return();
+        // For the second time: it waits.
+        disks.get_mut(id).note_failure(at(5));
+        let half = Breaker::HalfOpen { since: at(5), why: Doubt::Flaps };
+        assert_eq!(seen(&disks, at(14)), [(id, half)]);
+        assert_eq!(seen(&disks, at(15)), []);
+        // A disk that no view names any more is nobody's concern.
+        disks.get_mut(DiskId::new(8)).failed = Some((slow, at(1)));
+        assert_eq!(seen(&disks, at(15)), []);
+    }
 
     // rule: volume/one-outage-one-failure
     #[test]

@@ -5,6 +5,7 @@ use gabion_types::{
     OwnerChange, ScrubAsk, ScrubFound, VolumeView,
 };
 use gabion_wire::{LinkClass, ReplicaAnswer, ReplicaRequest, RequestId};
+use std::fmt;
 
 /// A guest's request that was admitted; chosen by the node, comes back exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -201,6 +202,33 @@ pub enum MemberFailure {
     NoFenceAnswer,
     /// Nothing is wrong with it: its node is about to go.
     Leaving,
+}
+
+/// Why an owner does without a disk, or takes it back only later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    Failed(MemberFailure),
+    /// Most writes wait for it long after all others have answered.
+    Lags,
+    /// It failed again soon after it had come back.
+    Flaps,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed(MemberFailure::NodeDown) => "its node cannot be reached",
+            Self::Failed(MemberFailure::OutOfService) => "it is out of service",
+            Self::Failed(MemberFailure::NoSpace) => "it is full",
+            Self::Failed(MemberFailure::Slow) => "slow: it does not answer in time",
+            Self::Failed(MemberFailure::RolledBack) => "it lost what it had answered",
+            Self::Failed(MemberFailure::NoSegment) => "it lacks a segment that it should have",
+            Self::Failed(MemberFailure::NoFenceAnswer) => "it does not say what it has",
+            Self::Failed(MemberFailure::Leaving) => "its node is about to go",
+            Self::Lags => "slow: writes wait for it long after all others have answered",
+            Self::Flaps => "it failed again soon after it had come back, and waits",
+        })
+    }
 }
 
 /// What `volume show` says beyond the map. Units: bytes.

@@ -31,7 +31,7 @@ mod window;
 mod write;
 
 pub use io::{
-    Effect, FillStats, Input, MemberFailure, ProposalNumber, ScrubStats, Settings, Ticket,
+    Doubt, Effect, FillStats, Input, MemberFailure, ProposalNumber, ScrubStats, Settings, Ticket,
     VolumeEvent, VolumeStats,
 };
 pub use volume::{Volume, VolumeConfig};

@@ -22,8 +22,8 @@ pub(crate) struct Pace {
     /// Those for which all others were waiting, for long.
     lagged: u32,
     windows: u32,
-    /// It is to be done without until then.
-    away_until: Option<Instant>,
+    /// It is to be done without, from when on and until when.
+    away: Option<(Instant, Instant)>,
     /// There is no other place for its copies: it is borne with until then.
     borne_until: Option<Instant>,
     times: u32,
@@ -48,28 +48,32 @@ impl Pace {
     }
 
     pub(crate) fn is_away(&self) -> bool {
-        self.away_until.is_some()
+        self.away.is_some()
+    }
+
+    pub(crate) fn away_since(&self) -> Option<Instant> {
+        self.away.map(|(since, _)| since)
     }
 
     fn send_away(&mut self, now: Instant) {
         let away = AWAY.saturating_mul(1 << self.times.min(8)).min(AWAY_MAX);
         self.times = self.times.saturating_add(1);
         self.windows = 0;
-        self.away_until = Some(now + away);
+        self.away = Some((now, now + away));
     }
 
     /// A second copy is worth more than speed.
     fn bear_with(&mut self) {
-        if let Some(until) = self.away_until.take() {
+        if let Some((_, until)) = self.away.take() {
             self.borne_until = Some(until);
         }
     }
 
     /// True: it may come again.
     pub(crate) fn end_away(&mut self, now: Instant) -> bool {
-        let over = self.away_until.is_some_and(|until| until <= now);
+        let over = self.away.is_some_and(|(_, until)| until <= now);
         if over {
-            self.away_until = None;
+            self.away = None;
         }
         over
     }

@@ -6,7 +6,7 @@ use crate::disks::{Disks, Links};
 use crate::fill::{FILLS_AT_ONCE, Fill};
 use crate::guest::Request;
 use crate::io::{
-    Effect, FillStats, Input, MemberFailure, Settings, Ticket, VolumeEvent, VolumeStats,
+    Doubt, Effect, FillStats, Input, MemberFailure, Settings, Ticket, VolumeEvent, VolumeStats,
 };
 use crate::order::{Op, OpId};
 use crate::proposals::Proposals;
@@ -18,7 +18,7 @@ use crate::tail::RUN_BLOCKS_MAX;
 use crate::takeover::Takeover;
 use crate::throttle::Throttle;
 use gabion_types::{
-    BLOCK_BYTES, BlockIndex, DiskId, Duration, Flaw, Instant, Limits, Load, NodeId, Prng,
+    BLOCK_BYTES, BlockIndex, Breaker, DiskId, Duration, Flaw, Instant, Limits, Load, NodeId, Prng,
     SegmentIndex, SegmentMembers, VolumeView,
 };
 use gabion_wire::{LinkClass, ReplicaOp};
@@ -306,6 +306,11 @@ impl Volume {
     /// The epoch at which this owner took over.
     pub fn owner_epoch(&self) -> gabion_types::Epoch {
         self.view.owner_epoch
+    }
+
+    /// Disks that this owner does without, or takes back only later.
+    pub fn doubts(&self, now: Instant) -> impl Iterator<Item = (DiskId, Breaker<Doubt>)> {
+        self.disks.doubts(now)
     }
 
     pub fn stats(&self) -> VolumeStats {

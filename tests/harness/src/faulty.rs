@@ -12,10 +12,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MOST: Duration = Duration::from_secs(20);
 const BLOCK: u64 = 4096;
+/// No process that uses the disk ends meanwhile, whatever kills it.
+const HANGS_MOST: Duration = Duration::from_secs(90);
 
 const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
@@ -44,6 +46,9 @@ struct Faults {
     next_data_write: Option<Mishap>,
     /// Each write and each sync takes so much longer.
     slow: Duration,
+    writes_fail: bool,
+    /// Nothing is answered: since when.
+    hangs: Option<Instant>,
 }
 
 /// The disk file of a node that does not run yet, behind a server that can be told to misbehave.
@@ -95,6 +100,16 @@ impl FaultyDisk {
     /// From now on each write and each sync takes so much longer, one after the other.
     pub fn slow_down(&self, by: Duration) {
         self.with(|faults| faults.slow = by);
+    }
+
+    /// Each write is an error from now on.
+    pub fn fail_writes(&self) {
+        self.with(|faults| faults.writes_fail = true);
+    }
+
+    /// Nothing is answered, for as long as that is so, or `HANGS_MOST`.
+    pub fn hang(&self, hangs: bool) {
+        self.with(|faults| faults.hangs = hangs.then(Instant::now));
     }
 
     /// The mishap has happened.
@@ -151,7 +166,7 @@ fn greet(stream: &mut UnixStream, bytes: u64) -> io::Result<()> {
     }
 }
 
-fn transmit(stream: &mut UnixStream, file: &File, faults: &Mutex<Faults>) -> io::Result<()> {
+fn transmit(stream: &mut UnixStream, file: &File, shared: &Mutex<Faults>) -> io::Result<()> {
     loop {
         if u32::from_be_bytes(number(stream)?) != REQUEST_MAGIC {
             return Err(io::ErrorKind::InvalidData.into());
@@ -165,16 +180,22 @@ fn transmit(stream: &mut UnixStream, file: &File, faults: &Mutex<Faults>) -> io:
         let mut faults = match kind {
             1 => {
                 stream.read_exact(&mut data)?;
-                faults.lock().unwrap_or_else(PoisonError::into_inner)
+                shared.lock().unwrap_or_else(PoisonError::into_inner)
             }
             2 => return Ok(()),
-            _ => faults.lock().unwrap_or_else(PoisonError::into_inner),
+            _ => shared.lock().unwrap_or_else(PoisonError::into_inner),
         };
+        while faults.hangs.is_some_and(|since| since.elapsed() < HANGS_MOST) {
+            drop(faults);
+            std::thread::sleep(Duration::from_millis(20));
+            faults = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        }
         let range = offset - offset % BLOCK..offset + u64::from(length);
         let mut error = 0;
         match kind {
             0 if faults.unreadable.range(range.clone()).next().is_some() => error = EIO,
             0 => file.read_exact_at(&mut data, offset)?,
+            1 if faults.writes_fail => error = EIO,
             1 => {
                 let is_data = data.len() as u64 == BLOCK && !data.starts_with(b"GABION");
                 let mishap = is_data.then(|| faults.next_data_write.take()).flatten();

@@ -1,6 +1,7 @@
 //! The service `Cluster`.
 
 use crate::control::ask::{Context, Place, passed_on};
+use crate::control::breakers;
 use crate::control::drain;
 use crate::control::event_log::{self, Noted, Origin};
 use crate::control::join;
@@ -70,6 +71,7 @@ impl Cluster for ClusterService {
         status.problems = problems(&status, told.unconfirmed);
         status.health = worst(&status).into();
         status.notes = drain::notes(&status.nodes);
+        status.notes.extend(breakers::notes(&status.nodes));
         status.notes.extend(self.context.map.read_map(join::notes));
         status.notes.extend(self.context.map.read_map(drain::levelling));
         status.notes.extend(status.volumes.iter().filter_map(zone_note));
@@ -333,7 +335,10 @@ fn problems(status: &StatusResponse, unconfirmed: bool) -> Vec<String> {
             problems.extend(space_problem(disk, &node.name));
         }
         for disk in in_state(DiskState::Failed) {
-            problems.push(format!("disk {} on node {} failed", disk.id, node.name));
+            let why = disk.breaker.as_ref().map(|breaker| breaker.why.as_str());
+            let why =
+                why.filter(|why| !why.is_empty()).map_or(String::new(), |why| format!(": {why}"));
+            problems.push(format!("disk {} on node {} failed{why}", disk.id, node.name));
         }
         for disk in &node.disks {
             if let Some(blocks) = disk.suspect_blocks {

@@ -1,5 +1,6 @@
 //! What only this node knows of itself, for whichever node an operator asks.
 
+use crate::control::breakers;
 use crate::control::history::History;
 use crate::control::hub::Hub;
 use crate::control::internal::{AddingDisk, Local};
@@ -137,6 +138,7 @@ impl LocalStats {
             read_latencies: Some(latencies(&stats.read_latencies)),
             write_latencies: Some(latencies(&stats.write_latencies)),
             errors: stats.errors,
+            doubted: Vec::new(),
         }
     }
 }
@@ -157,9 +159,11 @@ impl Local for LocalStats {
                 .iter()
                 .map(|(id, volume)| {
                     let guests = stats.guests_of.get(id).copied().unwrap_or_default();
-                    self.volume(*id, volume, guests)
+                    let doubted = breakers::doubted(stats, *id);
+                    LocalVolume { doubted, ..self.volume(*id, volume, guests) }
                 })
                 .collect(),
+            peers: breakers::peers(&stats.peers),
             clients: stats.clients.iter().map(|client| self.client(&published, client)).collect(),
         }
     }
@@ -241,5 +245,6 @@ fn disk(stats: &DiskStats) -> LocalDisk {
         corrupt_blocks: store.corrupt_blocks,
         verified_bytes: store.verified_bytes,
         pending: store.pending,
+        breaker: Some(breakers::breaker(&stats.breaker)),
     }
 }

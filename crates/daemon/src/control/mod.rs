@@ -1,6 +1,7 @@
 //! The control plane's gRPC: what operators, guests and other nodes ask of this node.
 
 pub mod ask;
+mod breakers;
 mod clients;
 pub mod cluster;
 mod drain;

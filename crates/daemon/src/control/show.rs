@@ -1,7 +1,7 @@
 //! The map, and what nodes tell of themselves, as operators read it.
 
-use crate::control::drain;
 use crate::control::errors::{no_majority, no_volume};
+use crate::control::{breakers, drain};
 use gabion_api::v1::{
     Attach, Disk, DiskSpace, DiskState, Health, LocalDisk, LocalStatsResponse, LocalVolume,
     LostBlocks, Node, NodeState, Owner, Rebuild, Replica, ScrubDone, ScrubFound, ScrubUnderWay,
@@ -61,7 +61,7 @@ pub fn disk(
     (id, entry): (DiskId, &cluster::DiskEntry),
     (replicas, promised_bytes): (u64, u64),
 ) -> Disk {
-    let told = told.disk(entry.node, id);
+    let (all, told) = (told, told.disk(entry.node, id));
     let state = match entry.state {
         cluster::DiskState::Failed => DiskState::Failed,
         cluster::DiskState::Missing => DiskState::Missing,
@@ -85,6 +85,8 @@ pub fn disk(
         drain: drain::of_disk(map, id).into(),
         to_drop: count(entry.to_drop()),
         suspect_blocks: drain::suspect_blocks(entry),
+        breaker: breakers::of_disk(all, id, entry),
+        doubted: breakers::doubts_of(map, all, id),
     }
 }
 
@@ -155,6 +157,7 @@ pub fn nodes(
             drain: drain::of_node(entry).into(),
             zone: entry.info.zone.clone(),
             voter: voters.contains(id),
+            peers: breakers::peers_of(told_all, *id),
             drain_waits: drain::waits(map, told_all, *id, &disks),
         }
     };

@@ -98,15 +98,47 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
                 node.pid.map_or(String::new(), |pid| pid.to_string()),
                 node.disks.len().to_string(),
                 node.guests.to_string(),
+                without(node),
                 node.api.clone(),
                 node.nbd.clone(),
             ]
         })
         .collect();
     view::table(
-        &["NODE", "NAME", "STATE", "VOTE", "SINCE", "PID", "DISKS", "GUESTS", "API", "NBD"],
+        &[
+            "NODE", "NAME", "STATE", "VOTE", "SINCE", "PID", "DISKS", "GUESTS", "WITHOUT", "API",
+            "NBD",
+        ],
         &rows,
     )
+}
+
+/// The peers that a node does without, or tries again.
+fn without(node: &v1::Node) -> String {
+    if node.peers.is_empty() {
+        return if node.reachable { "-" } else { "?" }.to_owned();
+    }
+    let state = |peer: &v1::PeerBreaker| {
+        view::breaker_state(peer.breaker.as_ref().map_or(0, |it| it.state))
+    };
+    let open = node.peers.iter().filter(|peer| state(peer) == "open");
+    let without: Vec<String> = open.map(|peer| peer.node.to_string()).collect();
+    if without.is_empty() { "-".to_owned() } else { without.join(", ") }
+}
+
+/// Why a disk is not used, or by whom: a line each.
+fn reasons(disk: &v1::Disk) -> Vec<String> {
+    let line = |who: &str, breaker: Option<&v1::Breaker>| {
+        let breaker = breaker.filter(|breaker| !breaker.why.is_empty())?;
+        let (state, why) = (view::breaker_state(breaker.state).replace('_', "-"), &breaker.why);
+        let lasts = span::shown(Duration::from_millis(breaker.lasts_ms));
+        Some(format!("disk {} is {state} for {who}, for {lasts}: {why}", disk.id))
+    };
+    let own = line("its node", disk.breaker.as_ref());
+    let owners = disk.doubted.iter();
+    let owners = owners
+        .filter_map(|doubt| line(&format!("volume {}", doubt.volume), doubt.breaker.as_ref()));
+    own.into_iter().chain(owners).collect()
 }
 
 pub fn volumes(volumes: &[v1::Volume]) -> String {
@@ -163,17 +195,21 @@ pub fn disks(remote: &Remote, as_json: bool) -> Result<(), Failure> {
                     view::disk_space(disk.space).to_owned(),
                     disk.replicas.to_string(),
                     disk.corrupt_blocks.map_or("?".to_owned(), |count| count.to_string()),
+                    disk.breaker.as_ref().map_or("?".to_owned(), |breaker| {
+                        view::breaker_state(breaker.state).replace('_', "-")
+                    }),
                     disk.path.clone(),
                 ]
             })
             .collect();
-        view::table(
+        let table = view::table(
             &[
                 "DISK", "NODE", "STATE", "SIZE", "USED", "FREE", "PROMISED", "SPACE", "REPLICAS",
-                "CORRUPT", "PATH",
+                "CORRUPT", "BREAKER", "PATH",
             ],
             &rows,
-        )
+        );
+        [table].into_iter().chain(disks.iter().flat_map(reasons)).collect::<Vec<_>>().join("\n")
     });
     Ok(())
 }

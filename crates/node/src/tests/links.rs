@@ -1,7 +1,9 @@
 use crate::io::LinkId;
-use crate::links::{LinkOutput, Links};
+use crate::links::{LinkOutput, Links, PeerTrouble};
 use crate::settings::NodeSettings;
-use gabion_types::{ClusterId, Duration, Incarnation, Instant, NodeId, Prng};
+use gabion_types::{
+    Breaker, BreakerState, ClusterId, Duration, Incarnation, Instant, NodeId, Prng,
+};
 use gabion_wire::link::LinkRefusal;
 use gabion_wire::{Body, LinkClass, LinkMessage, Message, RequestId};
 use std::collections::BTreeMap;
@@ -171,6 +173,69 @@ fn silence_for_a_second_is_down_and_a_return_is_up() {
     pair.cut = false;
     pair.pass(2500);
     assert!(pair.a.usable(B) && !pair.a.is_down(B));
+}
+
+fn breaker(pair: &Pair) -> (BreakerState, PeerTrouble, u64) {
+    let silence = PeerTrouble::Silent(NodeSettings::default().ping_silence);
+    match pair.a.breaker(B).unwrap() {
+        Breaker::Closed => (BreakerState::Closed, silence, 0),
+        Breaker::Open { since, why } => (BreakerState::Open, why, since.nanos() / 1_000_000),
+        Breaker::HalfOpen { since, why } => {
+            (BreakerState::HalfOpen, why, since.nanos() / 1_000_000)
+        }
+    }
+}
+
+// rule: node/a-breaker-says-what-the-owners-act-on
+#[test]
+fn a_breaker_opens_with_its_reason_and_is_half_open_until_requests_go_again() {
+    let silence = PeerTrouble::Silent(Duration::from_secs(1));
+    let mut pair = pair(1);
+    pair.refuse = true;
+    pair.pump();
+    let unseen = (BreakerState::HalfOpen, PeerTrouble::NotConnected, 0);
+    assert_eq!(breaker(&pair), unseen, "it may still be starting");
+    pair.refuse = false;
+    pair.pass(300);
+    assert_eq!(breaker(&pair).0, BreakerState::Closed);
+    pair.cut = true;
+    pair.pass(1500);
+    let (state, why, since) = breaker(&pair);
+    assert_eq!((state, why), (BreakerState::Open, silence));
+    // It is dialled in vain: open still, and since it opened.
+    pair.pass(3000);
+    assert_eq!(breaker(&pair), (BreakerState::Open, silence, since));
+    (pair.cut, pair.refuse) = (false, true);
+    pair.pass(3000);
+    assert_eq!(breaker(&pair), (BreakerState::Open, PeerTrouble::NotConnected, since));
+    // It is there again, and takes requests only when all links for them are up.
+    (pair.refuse, pair.only) = (false, Some(LinkClass::Data));
+    pair.pass(100);
+    assert_eq!(breaker(&pair), (BreakerState::HalfOpen, PeerTrouble::NotConnected, since));
+    pair.only = None;
+    pair.pass(100);
+    assert_eq!(breaker(&pair).0, BreakerState::Closed);
+    // Broken, and not given up before it was dialled for a while.
+    pair.refuse = true;
+    let (now, data) = (pair.now, pair.a.up(B, LinkClass::Data).unwrap());
+    pair.a.closed(now, data);
+    pair.pump();
+    let broke_at = now.nanos() / 1_000_000;
+    assert_eq!(breaker(&pair), (BreakerState::HalfOpen, PeerTrouble::Broke, broke_at));
+    pair.pass(400);
+    assert_eq!(breaker(&pair), (BreakerState::Open, PeerTrouble::NotConnected, broke_at));
+    assert_eq!(pair.a.breaker(A), None);
+}
+
+// rule: node/a-breaker-says-what-the-owners-act-on
+#[test]
+fn a_refused_peer_is_open_with_the_refusal() {
+    let mut pair = pair(2);
+    pair.pump();
+    pair.pass(11_000);
+    let why = PeerTrouble::Refused(LinkRefusal::BadProof);
+    assert_eq!((breaker(&pair).0, breaker(&pair).1), (BreakerState::Open, why));
+    assert_eq!(why.to_string(), "refused: it has another secret");
 }
 
 #[test]

@@ -33,11 +33,21 @@ impl Cluster {
             return false;
         }
         let slot = index(self.damage_prng.below(disks as u64));
-        self.count("disk-died");
-        self.tell(Who::World, format!("disk{slot} of {} dies", named(machine)));
-        let numbers = [machine as u64, slot as u64, 0];
+        // Drawn apart, so that the rest of a seed is as it was.
+        let hangs = Prng::new(self.swarm.damage_seed.rotate_left(56)).chance(1, 2);
+        let numbers = [machine as u64, slot as u64, u64::from(hangs)];
         self.trace.note(self.queue.now(), Who::World, "disk dies", numbers);
-        self.machines[machine].disks[slot].virtual_disk.die();
+        let disk = &mut self.machines[machine].disks[slot].virtual_disk;
+        if hangs {
+            disk.hang();
+            self.count("disk-hung");
+            let text = format!("disk{slot} of {} answers nothing any more", named(machine));
+            self.tell(Who::World, text);
+        } else {
+            disk.die();
+            self.count("disk-died");
+            self.tell(Who::World, format!("disk{slot} of {} dies", named(machine)));
+        }
         true
     }
 

@@ -102,8 +102,9 @@ impl VirtualDisk {
         self.dead = true;
     }
 
+    /// It fails for good, or answers nothing for good.
     pub fn is_dead(&self) -> bool {
-        self.dead
+        self.dead || self.hung
     }
 
     pub fn fail_next_sync(&mut self) {
@@ -128,7 +129,12 @@ impl VirtualDisk {
     }
 
     pub fn is_stuck(&self) -> bool {
-        self.stuck
+        self.stuck || self.hung
+    }
+
+    /// It answers nothing from now on, and gives no error.
+    pub fn hang(&mut self) {
+        self.hung = true;
     }
 
     /// As a disk image is saved: only what a sync covers.

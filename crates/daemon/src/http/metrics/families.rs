@@ -6,7 +6,7 @@ use crate::control::show;
 use crate::data::Published;
 use gabion_cluster::safety::Safety;
 use gabion_cluster::{Map, VolumeEntry};
-use gabion_node::{DiskCondition, DiskStats, NodeStats};
+use gabion_node::{DiskCondition, DiskStats, NodeStats, PeerStats};
 use gabion_types::{Latencies, VolumeId};
 use gabion_volume::VolumeStats;
 use std::time::Duration;
@@ -92,6 +92,15 @@ fn volumes(published: &Published) -> Vec<Family> {
         values: spread(|it| it.write_latencies),
     });
     all.extend(gauges("volume", &owned, &VOLUME_GAUGES));
+    let doubted =
+        |volume: VolumeId| published.stats.doubts.iter().filter(move |(of, ..)| *of == volume);
+    let owned = published.stats.volumes.iter();
+    let doubted = owned.filter_map(|(id, _)| Some((name(*id)?, doubted(*id).count() as f64)));
+    all.push(Family {
+        name: "volume_disks_doubted",
+        help: "Disks that the owner does without, or takes back only later",
+        values: Values::Gauge("volume", doubted.collect()),
+    });
     all
 }
 
@@ -193,9 +202,15 @@ const DISK_COUNTERS: [One<DiskStats>; 13] = [
     ("disk_scrubbed_bytes", "Bytes read by scrubs", |it| it.store.verified_bytes),
 ];
 
-const DISK_GAUGES: [One<DiskStats>; 6] = [
+const DISK_GAUGES: [One<DiskStats>; 8] = [
     ("disk_in_service", "1 while it serves", |it| {
         u64::from(matches!(it.condition, DiskCondition::InService { .. }))
+    }),
+    ("disk_breaker", "0: it is used; 1: it is being opened; 2: nothing is asked of it", |it| {
+        u64::from(it.breaker.state.level())
+    }),
+    ("disk_oldest_seconds", "For how long the oldest operation has been with it", |it| {
+        it.store.oldest.as_secs()
     }),
     ("disk_capacity_bytes", "Its size", |it| it.store.capacity_bytes),
     ("disk_used_bytes", "Data and metadata", |it| it.store.used_bytes),
@@ -243,6 +258,13 @@ fn node(stats: &NodeStats) -> Vec<Family> {
         name: "peer_up",
         help: "1 while links with that peer work",
         values: Values::Gauge("peer", up.collect()),
+    });
+    let level = |peer: &PeerStats| f64::from(peer.breaker.state.level());
+    let breakers = stats.peers.iter().map(|peer| (peer.node.to_string(), level(peer)));
+    all.push(Family {
+        name: "peer_breaker",
+        help: "0: that peer is asked; 1: it is being tried again; 2: it is done without",
+        values: Values::Gauge("peer", breakers.collect()),
     });
     all
 }

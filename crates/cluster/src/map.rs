@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Nodes that a cluster may have. Full: `Register` of one more is refused.
-pub const NODES_MAX: usize = 256;
+pub const NODES_MAX: usize = 512;
 /// Disks, the failed ones included. Full: `AddDisk` is refused.
 pub const DISKS_MAX: usize = 4096;
 /// Volumes. Full: `CreateVolume` is refused.

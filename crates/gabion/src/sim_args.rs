@@ -1,5 +1,6 @@
 //! What people type behind `gabion sim`.
 
+use crate::size::ByteSize;
 use crate::span::Span;
 use clap::{Args, Subcommand};
 use gabion_sim::cluster::Trouble;
@@ -12,6 +13,35 @@ pub enum SimVerb {
     Run(Box<SimRunArgs>),
     /// Faults that are injected, and promises that are checked
     List,
+    /// A large cluster loses a rack: how long until every copy is there again, and what the map and its manager cost
+    Scale(SimScaleArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct SimScaleArgs {
+    #[arg(long, default_value_t = 300)]
+    pub nodes: u32,
+    #[arg(long, default_value_t = 10)]
+    pub racks: u32,
+    /// Of each node
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub disks: u32,
+    #[arg(long, default_value = "2TiB")]
+    pub disk_size: ByteSize,
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub segments: u32,
+    /// Segments of each volume, of 256 MiB
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub volume_segments: u32,
+    /// Copies of each segment
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=3))]
+    pub rf: u8,
+    /// What filling gets of a disk, in a second
+    #[arg(long, default_value = "100MiB")]
+    pub disk_rate: ByteSize,
+    /// What filling gets of a node's network each way, in a second
+    #[arg(long, default_value = "1GiB")]
+    pub node_rate: ByteSize,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -12,6 +12,7 @@ pub mod join;
 pub mod manual;
 pub mod node;
 pub mod recover;
+pub mod scale;
 pub mod scrub;
 pub mod settings;
 pub mod sim;

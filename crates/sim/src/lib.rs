@@ -14,6 +14,7 @@ pub mod nbd_guest;
 pub mod net;
 pub mod oracle;
 pub mod report;
+pub mod scale;
 pub mod shrink;
 pub mod solo;
 pub mod workload;

@@ -5,7 +5,7 @@ use crate::bar::Progress;
 use crate::failure::{Exit, Failure};
 use crate::sim_args::{Seeds, SimRunArgs, SimVerb};
 use crate::span;
-use crate::verbs::show;
+use crate::verbs::{scale, show};
 use gabion_api::view;
 use gabion_sim::cluster::{self, Part, Scenario, Swarm};
 use gabion_sim::many::{Batch, Sums, World};
@@ -33,6 +33,7 @@ pub fn run(verb: &SimVerb, as_json: bool) -> Result<(), Failure> {
             show(as_json, &listed_json(), listed);
             Ok(())
         }
+        SimVerb::Scale(args) => scale::run(args, as_json),
         SimVerb::Run(args) => {
             caught::silence();
             match (args.nodes, args.seed) {

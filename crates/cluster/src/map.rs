@@ -1,6 +1,7 @@
 //! The cluster map: what the committed log comes to. A pure state machine; every node applies the
 //! same entries and has the same map.
 
+mod account;
 mod admit;
 mod apply;
 mod drain;
@@ -29,6 +30,7 @@ pub use volumes::{RF_MAX, is_volume_name};
 use crate::command::NodeInfo;
 use crate::event::{EVENTS_MAX, Fact, MapEvent};
 use crate::settings::Settings;
+use account::Account;
 use gabion_types::{
     ClusterId, DiskId, Incarnation, Limits, MapIndex, NodeId, Outcome, SegmentMembers, VolumeId,
     VolumeView,
@@ -92,6 +94,8 @@ pub struct Map {
     pub(crate) term: u64,
     pub(crate) applied: MapIndex,
     pub(crate) events: VecDeque<MapEvent>,
+    #[serde(skip)]
+    pub(crate) account: Account,
 }
 
 impl Map {

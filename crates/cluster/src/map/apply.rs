@@ -30,6 +30,7 @@ impl Map {
             let outcome = Outcome::Refused(RefusedChange::OtherIncarnation);
             return Applied { outcome, repeat: false };
         }
+        self.keep_account(change);
         let outcome = match self.execute(*from, change) {
             Ok(()) => Outcome::Done,
             Err(refused) => Outcome::Refused(refused),

@@ -68,8 +68,11 @@ impl Map {
             return;
         };
         let epoch = volume.raise_epoch();
+        let size = volume.size_promised();
         for (place, members) in done.touched {
             if let Some(segment) = volume.segments.get_mut(place) {
+                let bytes = copy_bytes(self.limits.segment, size, place);
+                self.account.replace(segment, &members, bytes);
                 *segment = members;
             }
         }

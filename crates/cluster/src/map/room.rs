@@ -50,7 +50,14 @@ pub(crate) struct Avoid {
 
 impl Room {
     pub(crate) fn of(map: &Map) -> Self {
-        let promised = promised(map);
+        let made;
+        let promised = match map.account.get() {
+            Some(account) => account,
+            None => {
+                made = promised(map);
+                &made
+            }
+        };
         let mut room = Self { zones: zones(map), ..Self::default() };
         let percent = map.settings().overcommit_percent;
         for (id, disk) in &map.disks {

@@ -252,13 +252,18 @@ impl Map {
     // rule: cluster/drop-by-order-only
     pub(crate) fn order_drop(
         &mut self,
-        disk: DiskId,
+        id: DiskId,
         volume: VolumeId,
         segment: SegmentIndex,
         mark: DropMark,
     ) {
-        if let Some(disk) = self.disks.get_mut(&disk).filter(|disk| !disk.is_failed()) {
-            disk.to_drop.entry(volume).or_default().insert(segment, mark);
+        if let Some(disk) = self.disks.get_mut(&id).filter(|disk| !disk.is_failed()) {
+            let marks = disk.to_drop.entry(volume).or_default();
+            if marks.insert(segment, mark).is_none() {
+                let place = usize::try_from(segment.get()).unwrap_or(usize::MAX);
+                let size = self.volumes.get(&volume).map_or(u64::MAX, VolumeEntry::size_promised);
+                self.account.add(id, copy_bytes(self.limits.segment, size, place));
+            }
         }
     }
 

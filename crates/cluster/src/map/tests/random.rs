@@ -3,6 +3,7 @@
 use super::{GIB, MIB, Small, placed};
 use crate::command::{Change, Command, Proposer};
 use crate::event::EVENTS_MAX;
+use crate::map::room::promised;
 use crate::map::{DrainReason, Map, NodeState, STALE_MAX, VolumeEntry, VolumeState, WRITE_SET_MAX};
 use crate::placement::{Wanted, place};
 use gabion_types::{
@@ -17,6 +18,10 @@ use std::collections::BTreeSet;
 /// What holds after every entry.
 pub(crate) fn check(map: &Map) {
     assert!(map.events.len() <= EVENTS_MAX);
+    // rule: cluster/the-account-is-what-the-map-comes-to
+    if let Some(account) = map.account.get() {
+        assert_eq!(*account, promised(map));
+    }
     let mut names = BTreeSet::new();
     for volume in map.volumes.values() {
         check_volume(map, volume);

@@ -5,8 +5,8 @@ use crate::sessions::{SessionOutput, Sessions, SessionsOf, Via};
 use crate::settings::NodeSettings;
 use gabion_store::Origin;
 use gabion_types::{
-    BreakerSeen, DiskId, Epoch, Instant, Load, MapIndex, NodeId, Outcome, OwnerChange, ScrubAsk,
-    ScrubFound, SegmentIndex, VolumeId, VolumeView,
+    BreakerSeen, DiskId, Epoch, Instant, IoError, Load, MapIndex, NodeId, Outcome, OwnerChange,
+    ScrubAsk, ScrubFound, SegmentIndex, VolumeId, VolumeView,
 };
 use gabion_volume::{
     Effect as VolumeEffect, Input as VolumeInput, ProposalNumber, Volume, VolumeConfig,
@@ -208,7 +208,7 @@ impl Owners {
             seed,
             settings,
         } = beginning;
-        let (volume, owner_epoch) = (view.volume, view.owner_epoch);
+        let (volume, owner_epoch, hold) = (view.volume, view.owner_epoch, view.hold);
         let shape = shape_of(&view);
         let instance = self.next_instance;
         self.next_instance += 1;
@@ -227,6 +227,7 @@ impl Owners {
             volume,
             owner_epoch,
             exclusive,
+            hold,
             began: index,
             wait: settings.session_wait,
             admitted_max: settings.limits.requests_per_volume as usize,
@@ -474,6 +475,10 @@ impl Owners {
             VolumeEffect::GuestDone { ticket, result } => {
                 owner.sessions.done(now, ticket, result);
             }
+            VolumeEffect::GuestLate { ticket } => {
+                owner.sessions.answer(ticket, Err(IoError::HeldTooLong));
+            }
+            VolumeEffect::GuestOver => owner.sessions.over(now),
             VolumeEffect::Propose { number, change } => {
                 self.outputs.push_back(OwnerOutput::Propose { volume, instance, number, change });
             }

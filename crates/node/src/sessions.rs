@@ -10,8 +10,8 @@ mod attach;
 
 use attach::Attach;
 use gabion_types::{
-    Duration, Epoch, Flaw, Flaws, GuestData, GuestOp, GuestResult, Instant, Load, MapIndex, NodeId,
-    VolumeId,
+    Duration, Epoch, Flaw, Flaws, GuestData, GuestOp, GuestResult, HoldPolicy, Instant, IoError,
+    Load, MapIndex, NodeId, VolumeId,
 };
 use gabion_volume::Ticket;
 use gabion_wire::{SessionMessage, SessionNumber};
@@ -77,6 +77,15 @@ enum State {
     },
 }
 
+/// A request that has no place in the order yet.
+#[derive(Clone, Debug)]
+struct Queued {
+    number: SessionNumber,
+    guest: u64,
+    op: GuestOp,
+    since: Instant,
+}
+
 #[derive(Clone, Debug)]
 struct Session {
     state: State,
@@ -86,7 +95,7 @@ struct Session {
     gathers: Option<Instant>,
     /// All numbers below were seen, but for those that neither `executing` nor `done` nor `queued` has.
     next: SessionNumber,
-    queued: VecDeque<(SessionNumber, u64, GuestOp)>,
+    queued: VecDeque<Queued>,
     executing: BTreeSet<SessionNumber>,
     /// Answered within the window; reads without their data, for they can be done again.
     done: BTreeMap<SessionNumber, GuestResult>,
@@ -107,6 +116,8 @@ pub struct SessionsOf {
     pub owner_epoch: Epoch,
     /// The guests of one node at a time.
     pub exclusive: bool,
+    /// How long its guests bear to wait.
+    pub hold: HoldPolicy,
     /// The map as of which the owner begins: what was voided up to there is not its own.
     pub began: MapIndex,
     /// A front that is not heard from for so long is void.
@@ -120,6 +131,7 @@ pub struct Sessions {
     volume: VolumeId,
     owner_epoch: Epoch,
     exclusive: bool,
+    hold: HoldPolicy,
     me: NodeId,
     began: MapIndex,
     applied: MapIndex,
@@ -152,11 +164,12 @@ impl Sessions {
         nodes: impl Iterator<Item = NodeId>,
         down: BTreeSet<NodeId>,
     ) -> Self {
-        let SessionsOf { me, volume, owner_epoch, exclusive, began, wait, admitted_max } = of;
+        let SessionsOf { me, volume, owner_epoch, exclusive, hold, began, wait, admitted_max } = of;
         let mut sessions = Self {
             volume,
             owner_epoch,
             exclusive,
+            hold,
             me,
             began,
             applied: began,
@@ -406,19 +419,15 @@ impl Sessions {
             *since = now;
             session.gathers = Some(now);
         }
-        session.queued.push_back((number, guest, op));
+        session.queued.push_back(Queued { number, guest, op, since: now });
         session.trim_window();
     }
 
     fn on_hung_up(&mut self, node: NodeId, guest: u64) {
         if let Some(session) = self.sessions.get_mut(&node) {
-            let gone: Vec<_> = session
-                .queued
-                .iter()
-                .filter(|(_, who, _)| *who == guest)
-                .map(|(number, _, _)| *number)
-                .collect();
-            session.queued.retain(|(_, who, _)| *who != guest);
+            let of_it = session.queued.iter().filter(|queued| queued.guest == guest);
+            let gone: Vec<_> = of_it.map(|queued| queued.number).collect();
+            session.queued.retain(|queued| queued.guest != guest);
             session.guests.remove(&guest);
             session.admitted.remove(&guest);
             for number in gone {
@@ -430,7 +439,19 @@ impl Sessions {
 
     /// A request is through. None: nobody waits for it any more.
     pub fn done(&mut self, now: Instant, ticket: Ticket, result: GuestResult) {
+        self.answer(ticket, result);
+        self.over(now);
+    }
+
+    /// One that was answered takes up nothing any more.
+    pub fn over(&mut self, now: Instant) {
         self.admitted = self.admitted.saturating_sub(1);
+        self.conclude(now);
+    }
+
+    // promise: bounded
+    /// The guest hears of it. What it asked for may be under way still, and counts until it is `over`.
+    pub fn answer(&mut self, ticket: Ticket, result: GuestResult) {
         if let Some((node, number)) = self.tickets.remove(&ticket)
             && let Some(session) = self.sessions.get_mut(&node)
         {
@@ -449,7 +470,31 @@ impl Sessions {
                 self.outputs.push_back(SessionOutput::Send { node, via, message });
             }
         }
-        self.conclude(now);
+    }
+
+    // promise: hold-not-fail
+    // rule: node/nobody-answers-for-too-long
+    /// What has waited for its place in the order for too long does not get one any more.
+    fn fail_late(&mut self, now: Instant) {
+        let HoldPolicy::FailAfter(wait) = self.hold else { return };
+        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        for (node, session) in &mut self.sessions {
+            let late = |queued: &mut Queued| now.since(queued.since) >= wait;
+            while let Some(Queued { number, .. }) = session.queued.pop_front_if(late) {
+                let result = Err(IoError::HeldTooLong);
+                session.done.insert(number, result.clone());
+                if let Some(via) = session.via() {
+                    let message = SessionMessage::Response { volume, owner_epoch, number, result };
+                    self.outputs.push_back(SessionOutput::Send { node: *node, via, message });
+                }
+            }
+        }
+    }
+
+    fn fails_at(&self) -> Option<Instant> {
+        let HoldPolicy::FailAfter(wait) = self.hold else { return None };
+        let first = self.sessions.values().filter_map(|session| session.queued.front());
+        first.map(|queued| queued.since + wait).min()
     }
 
     fn conclude(&mut self, now: Instant) {
@@ -510,7 +555,7 @@ impl Sessions {
                 if self.admitted >= max {
                     break;
                 }
-                let Some((number, _, op)) = session.queued.pop_front() else {
+                let Some(Queued { number, op, .. }) = session.queued.pop_front() else {
                     continue;
                 };
                 any = true;
@@ -528,6 +573,7 @@ impl Sessions {
     }
 
     pub fn tick(&mut self, now: Instant) {
+        self.fail_late(now);
         self.conclude(now);
     }
 
@@ -565,7 +611,7 @@ impl Sessions {
             let waiting = attach.waiting.iter().filter(|node| may_be_void(node));
             waiting.map(|node| self.silent_at(*node, attach.since + self.wait))
         });
-        sessions.chain(attaches).min()
+        sessions.chain(attaches).chain(self.fails_at()).min()
     }
 }
 
@@ -595,7 +641,7 @@ impl Session {
     fn has(&self, number: SessionNumber) -> bool {
         self.executing.contains(&number)
             || self.done.contains_key(&number)
-            || self.queued.iter().any(|(queued, _, _)| *queued == number)
+            || self.queued.iter().any(|queued| queued.number == number)
     }
 
     fn missing(&self) -> Vec<SessionNumber> {

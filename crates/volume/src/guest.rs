@@ -206,6 +206,7 @@ impl Volume {
             self.rooms.answered(now, arrival, request.error.is_none());
         }
         if request.answered {
+            self.effects.push_back(Effect::GuestOver);
             return;
         }
         let result = match (request.error, request.wants) {
@@ -270,7 +271,7 @@ impl Volume {
             request.error = Some(IoError::HeldTooLong);
             let ticket = request.ticket;
             self.counts.errors += 1;
-            self.guest_done(ticket, Err(IoError::HeldTooLong));
+            self.effects.push_back(Effect::GuestLate { ticket });
             let dropped: Vec<_> = self
                 .ops
                 .iter()

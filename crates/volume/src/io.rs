@@ -112,6 +112,12 @@ pub enum Effect {
         ticket: Ticket,
         result: GuestResult,
     },
+    /// It has waited for too long, and its guest is to hear so. It is under way still: `GuestOver` follows.
+    GuestLate {
+        ticket: Ticket,
+    },
+    /// One that was late takes up nothing any more.
+    GuestOver,
     Propose {
         number: ProposalNumber,
         change: OwnerChange,

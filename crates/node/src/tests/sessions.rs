@@ -55,8 +55,9 @@ pub(super) fn sessions_that(
     exclusive: bool,
 ) -> Sessions {
     let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
-    let of =
-        SessionsOf { me: ME, volume: VOLUME, owner_epoch, exclusive, began, wait, admitted_max };
+    let hold = HoldPolicy::NeverFail;
+    let (me, volume) = (ME, VOLUME);
+    let of = SessionsOf { me, volume, owner_epoch, exclusive, hold, began, wait, admitted_max };
     let mut sessions = Sessions::new(now, of, [ME, X, Y].into_iter(), BTreeSet::new());
     sessions.set_applied(now, MapIndex::new(10));
     sessions
@@ -611,4 +612,39 @@ fn where_nobody_answers_guests_hear_of_it_after_as_long_as_they_bear() {
         matches!(output, FrontOutput::Send { message: SessionMessage::Request { .. }, .. })
     };
     assert!(!sent.into_iter().any(|output| request(&output)));
+}
+
+// promise: hold-not-fail
+// promise: bounded
+#[test]
+fn late_requests_count_until_they_are_over_and_those_behind_them_fail_in_time() {
+    let mut world = world();
+    let (began, wait) = (MapIndex::new(9), Duration::from_secs(1));
+    let hold = HoldPolicy::FailAfter(Duration::from_secs(5));
+    let (me, volume, owner_epoch) = (ME, VOLUME, epoch(1));
+    let (exclusive, admitted_max) = (false, 1);
+    let of = SessionsOf { me, volume, owner_epoch, exclusive, hold, began, wait, admitted_max };
+    world.owner = Sessions::new(world.now, of, [ME, X, Y].into_iter(), BTreeSet::new());
+    world.owner.set_applied(world.now, MapIndex::new(10));
+    world.owner.core_serves(world.now);
+    for front in world.fronts.values_mut() {
+        front.reopen(world.now, ME);
+    }
+    world.pump();
+    world.attach(X, 1);
+    world.request(X, 1, 100, write(1));
+    world.request(X, 1, 101, write(2));
+    assert_eq!(world.admitted.len(), 1);
+    let (ticket, _) = world.admitted[0];
+    let failed = Err(IoError::HeldTooLong);
+    world.owner.answer(ticket, failed.clone());
+    world.pump();
+    assert_eq!((world.done_tags(X), world.admitted.len()), (vec![100], 1), "it is under way still");
+    world.pass(5000);
+    assert_eq!((world.done_tags(X), world.admitted.len()), (vec![100, 101], 1), "and in vain");
+    world.request(X, 1, 102, write(3));
+    world.owner.over(world.now);
+    world.pump();
+    let last = world.admitted.last().map(|(_, op)| op.clone());
+    assert_eq!((world.admitted.len(), last), (2, Some(write(3))));
 }

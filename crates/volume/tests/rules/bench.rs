@@ -4,9 +4,9 @@ use crate::disk::{Disk, Origin, Segment};
 use crate::golden::Teller;
 use bytes::Bytes;
 use gabion_types::{
-    ByteRange, DiskId, Duration, Epoch, Flaws, GuestOp, GuestResult, HoldPolicy, Instant, Joining,
-    Limits, NodeId, Outcome, OwnerChange, ScrubAsk, ScrubFound, SegmentIndex, SegmentMembers,
-    SegmentSize, Stale, VolumeId, VolumeView,
+    ByteRange, DiskId, Duration, Epoch, Flaws, GuestOp, GuestResult, HoldPolicy, Instant, IoError,
+    Joining, Limits, NodeId, Outcome, OwnerChange, ScrubAsk, ScrubFound, SegmentIndex,
+    SegmentMembers, SegmentSize, Stale, VolumeId, VolumeView,
 };
 use gabion_volume::{
     Effect, Input, ProposalNumber, Settings, Ticket, Volume, VolumeConfig, VolumeEvent,
@@ -43,6 +43,8 @@ pub struct Bench {
     pub unsent: usize,
     pub proposed: Vec<(ProposalNumber, OwnerChange)>,
     pub done: BTreeMap<u64, GuestResult>,
+    /// Answered as late, and under way still.
+    pub late: usize,
     pub events: Vec<VolumeEvent>,
     pub scrubbed: Vec<(ScrubAsk, ScrubFound)>,
     pub serving: bool,
@@ -126,6 +128,7 @@ impl Bench {
             unsent: 0,
             proposed: Vec::new(),
             done: BTreeMap::new(),
+            late: 0,
             events: Vec::new(),
             scrubbed: Vec::new(),
             serving: false,
@@ -162,6 +165,12 @@ impl Bench {
                 Effect::GuestDone { ticket, result } => {
                     assert!(self.done.insert(ticket.0, result).is_none(), "answered twice");
                 }
+                Effect::GuestLate { ticket } => {
+                    let late = Err(IoError::HeldTooLong);
+                    assert!(self.done.insert(ticket.0, late).is_none(), "answered twice");
+                    self.late += 1;
+                }
+                Effect::GuestOver => self.late -= 1,
                 Effect::Propose { number, change } => self.proposed.push((number, change)),
                 Effect::Serving => self.serving = true,
                 Effect::Ended => self.ended = true,

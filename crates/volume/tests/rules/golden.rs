@@ -56,6 +56,8 @@ impl Teller {
             Effect::GuestDone { ticket, result } => {
                 format!("guest {}: {}", ticket.0, result_text(result))
             }
+            Effect::GuestLate { ticket } => format!("guest {}: it has waited too long", ticket.0),
+            Effect::GuestOver => "a late request is over".to_owned(),
             Effect::Propose { change, .. } => format!("propose: {}", change_text(change)),
             Effect::Serving => "serving".to_owned(),
             Effect::Ended => "it owns the volume no more".to_owned(),

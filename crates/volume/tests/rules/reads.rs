@@ -97,3 +97,22 @@ fn a_held_request_fails_only_by_the_volumes_deadline() {
         assert_eq!(bench.done.get(&1).cloned(), expected);
     }
 }
+
+/// Its guest hears so, and it takes up what it took: else nothing would bound what waits.
+// promise: bounded
+#[test]
+fn a_late_write_counts_until_it_is_over() {
+    let mut with_deadline = view();
+    with_deadline.hold = HoldPolicy::FailAfter(Duration::from_secs(3));
+    let mut bench = Bench::serving(with_deadline);
+    let range = bench.block(0, 1);
+    bench.write(1, range, 7);
+    bench.wait(Duration::from_secs(4));
+    assert_eq!(bench.done.get(&1).cloned(), Some(Err(IoError::HeldTooLong)));
+    assert_eq!((bench.late, bench.volume.in_flight()), (1, 1));
+    bench.answer_all();
+    assert_eq!((bench.late, bench.volume.in_flight()), (0, 0));
+    bench.read(2, range);
+    bench.wait(Duration::from_secs(4));
+    assert_eq!((bench.late, bench.volume.in_flight()), (0, 0), "what has not begun is dropped");
+}

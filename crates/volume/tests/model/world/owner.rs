@@ -1,7 +1,7 @@
 //! Owners: their inputs and effects.
 
 use super::{Event, LEASE_OWNER, MS, Owner, World};
-use gabion_types::{Duration, Flaws, Instant, Limits, NodeId, SegmentSize, VolumeView};
+use gabion_types::{Duration, Flaws, Instant, IoError, Limits, NodeId, SegmentSize, VolumeView};
 use gabion_volume::{Effect, Input, Settings, Volume, VolumeConfig, VolumeEvent};
 use std::collections::BTreeMap;
 
@@ -49,6 +49,10 @@ impl World {
             Effect::GuestDone { ticket, result } => {
                 return self.on_guest_done(owner, ticket, result);
             }
+            Effect::GuestLate { ticket } => {
+                return self.on_guest_done(owner, ticket, Err(IoError::HeldTooLong));
+            }
+            Effect::GuestOver => {}
             Effect::Propose { number, change } => {
                 let after = self.between(MS, 30 * MS);
                 let state = self.owners.get_mut(&owner).unwrap();

@@ -6,6 +6,6 @@ pub mod proxy;
 pub mod vm;
 
 pub use gabion_harness::{
-    Cluster, Ran, Shape, command, exported, faulty, fixture, left_out, machines, needs, net, ports,
-    powercut, rounds, run,
+    Cluster, Mounted, Ran, Shape, command, exported, faulty, fixture, left_out, machines, needs,
+    net, ports, powercut, rounds, run,
 };

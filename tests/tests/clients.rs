@@ -3,9 +3,9 @@
 // A test fails by a panic; helpers of tests do too.
 #![allow(clippy::unwrap_used)]
 
-use gabion_tests::command::Started;
-use gabion_tests::fixture::{id, temp_dir, wait};
-use gabion_tests::{Cluster, Shape, left_out, needs, run};
+use gabion_tests::command::needs_loop_devices;
+use gabion_tests::fixture::{id, temp_dir};
+use gabion_tests::{Cluster, Mounted, Shape, needs, run};
 use gabion_types::Prng;
 use serde_json::Value;
 use std::fs::File;
@@ -181,66 +181,17 @@ fn qemu_io_patterns_are_read_as_written() {
     patterns(&cluster.unix(3, "vm1"), 40);
 }
 
-/// A file system on a loop device on a file that nbdfuse serves; taken down in the right order.
-struct Mounted {
-    dir: std::path::PathBuf,
-    fuse: Option<Started>,
-    device: Option<String>,
-    mounted: bool,
-}
-
-impl Mounted {
-    fn unmount(&mut self) {
-        if std::mem::take(&mut self.mounted) {
-            tool("umount", &[self.dir.join("fs").to_str().unwrap()]);
-        }
-        if let Some(device) = self.device.take() {
-            tool("losetup", &["--detach", &device]);
-        }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let quiet = |program: &str, path: &str| drop(Command::new(program).arg(path).status());
-        if self.mounted {
-            quiet("umount", self.dir.join("fs").to_str().unwrap());
-        }
-        if let Some(device) = &self.device {
-            drop(Command::new("losetup").args(["--detach", device]).status());
-        }
-        quiet("umount", self.dir.join("nbd").to_str().unwrap());
-        self.fuse = None;
-        drop(std::fs::remove_dir_all(&self.dir));
-    }
-}
-
 #[test]
 fn a_file_system_survives_the_death_of_a_node() {
-    if !needs(&["nbdfuse", "mkfs.ext4", "e2fsck", "losetup"]) {
-        return;
-    }
-    let root = rustix::process::geteuid().is_root();
-    if !(root && Path::new("/dev/fuse").exists() && Path::new("/dev/loop-control").exists()) {
-        left_out("it needs root, /dev/fuse and loop devices");
+    if !needs(&["nbdfuse", "nbdcopy", "mkfs.ext4", "e2fsck"]) || !needs_loop_devices() {
         return;
     }
     let mut cluster = Cluster::start();
     cluster.create("vm1", 256);
-    let dir = temp_dir("ext4");
-    let (served, fs) = (dir.join("nbd"), dir.join("fs"));
-    std::fs::create_dir(&served).unwrap();
-    std::fs::create_dir(&fs).unwrap();
     let uri = cluster.unix(1, "vm1");
-    let fuse = Started::start(Command::new("nbdfuse").arg(&served).arg(&uri));
-    let mut mounted = Mounted { dir, fuse: Some(fuse), device: None, mounted: false };
-    let file = served.join("nbd");
-    wait("nbdfuse serves", Duration::from_secs(20), || file.exists());
-    let device = tool("losetup", &["--find", "--show", file.to_str().unwrap()]).trim().to_owned();
-    mounted.device = Some(device.clone());
-    tool("mkfs.ext4", &["-q", &device]);
-    tool("mount", &[&device, fs.to_str().unwrap()]);
-    mounted.mounted = true;
+    let size = 256 << 20;
+    let mounted = Mounted::of(&uri, size, Some("ext4"));
+    let fs = mounted.path();
     random_file(&fs.join("before"), 40, 3);
     let wanted = sha256(&fs.join("before"));
     let owner = cluster.owner("vm1");
@@ -251,13 +202,14 @@ fn a_file_system_survives_the_death_of_a_node() {
     let wanted_after = sha256(&fs.join("after"));
     tool("sync", &["--file-system", fs.to_str().unwrap()]);
     mounted.unmount();
-    tool("e2fsck", &["-fn", file.to_str().unwrap()]);
-    let device = tool("losetup", &["--find", "--show", file.to_str().unwrap()]).trim().to_owned();
-    mounted.device = Some(device.clone());
-    tool("mount", &["-o", "ro", &device, fs.to_str().unwrap()]);
-    mounted.mounted = true;
-    assert_eq!(sha256(&fs.join("before")), wanted);
-    assert_eq!(sha256(&fs.join("after")), wanted_after);
+    let dir = temp_dir("ext4");
+    let image = dir.join("image");
+    tool("nbdcopy", &[&uri, image.to_str().unwrap()]);
+    tool("e2fsck", &["-fn", image.to_str().unwrap()]);
+    std::fs::remove_dir_all(&dir).unwrap();
+    let mounted = Mounted::of(&uri, size, None);
+    assert_eq!(sha256(&mounted.path().join("before")), wanted);
+    assert_eq!(sha256(&mounted.path().join("after")), wanted_after);
     mounted.unmount();
 }
 
@@ -279,4 +231,30 @@ fn a_block_lies_where_locate_says() {
         disk.read_exact_at(&mut block, copy["byte_offset"].as_u64().unwrap()).unwrap();
         assert_eq!(block, data, "{copy}");
     }
+}
+
+#[test]
+fn a_mounted_file_system_keeps_what_was_synced() {
+    if !needs(&["nbdfuse", "mkfs.ext4"]) || !needs_loop_devices() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    cluster.create("vm1", 64);
+    let uri = cluster.unix(1, "vm1");
+    let mounted = Mounted::of(&uri, 64 << 20, Some("ext4"));
+    std::fs::write(mounted.path().join("first"), [1; 100_000]).unwrap();
+    mounted.unmount();
+    let mounted = Mounted::of(&uri, 64 << 20, None);
+    assert_eq!(std::fs::read(mounted.path().join("first")).unwrap(), [1; 100_000]);
+    let mut second = File::create(mounted.path().join("second")).unwrap();
+    second.write_all(&[2; 100_000]).unwrap();
+    second.sync_all().unwrap();
+    File::open(mounted.path()).unwrap().sync_all().unwrap();
+    drop(second);
+    // The machine that has it mounted is gone, and so is the node that it talked to.
+    drop(mounted);
+    cluster.kill(1);
+    let mounted = Mounted::of(&cluster.unix(2, "vm1"), 64 << 20, None);
+    assert_eq!(std::fs::read(mounted.path().join("second")).unwrap(), [2; 100_000]);
+    mounted.unmount();
 }

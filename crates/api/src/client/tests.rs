@@ -122,6 +122,13 @@ impl Volumes for Fake {
         Err(Status::unimplemented(""))
     }
 
+    async fn recover(
+        &self,
+        _request: Request<v1::RecoverVolumeRequest>,
+    ) -> Result<Response<v1::RecoverVolumeResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn clients(
         &self,
         _request: Request<v1::ClientsRequest>,

@@ -276,9 +276,11 @@ pub enum AdminRequest {
         barred: BTreeSet<NodeId>,
         let_back: bool,
     },
-    /// Of a volume's segments whose in-sync copies are all gone: what only those have is given up.
+    /// Of these segments, whose in-sync copies are all gone: what only those have is given up. With who goes
+    /// on, as the operator was told (`Map::stranded`).
     AcceptLoss {
         name: String,
+        survivors: Vec<(SegmentIndex, Option<DiskId>)>,
     },
     /// Answered when it is asked for; it goes on by itself.
     ScrubVolume {
@@ -326,13 +328,13 @@ pub enum AdminError {
          delete a volume, or raise overcommit.ratio"
     )]
     NoRoomAtEnd { disk: DiskId, free_bytes: u64 },
-    #[error("no segment of the volume has lost all its copies; there is nothing to accept")]
-    NothingStranded,
     #[error(
-        "{segments} segments have lost their last copy, and two others have all between them: they are made one \
-         by themselves, nothing is lost; see `gabion volume explain`"
+        "no segment of the volume has lost what would have to be given up, or that was accepted already; there is \
+         nothing to accept"
     )]
-    MendsItself { segments: u64 },
+    NothingStranded,
+    #[error("what is left of it has changed meanwhile; look again with `gabion volume recover`")]
+    RemainsChanged,
     #[error("guests are attached; detach them, or use --force")]
     Attached,
     #[error("no setting of that name; see `gabion settings list`")]

@@ -252,6 +252,8 @@ impl Sessions {
                 let since = session.gathers.unwrap_or(now);
                 session.state = State::Broken { since };
                 session.flushing.clear();
+                // Its front sends again what it still wants.
+                session.queued.clear();
             }
         }
         self.conclude(now);

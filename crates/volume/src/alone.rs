@@ -2,16 +2,25 @@
 //! nobody, they say first whether they are what the map takes them for.
 
 use crate::asks::{Ask, Purpose};
+use crate::io::VolumeEvent;
 use crate::volume::Volume;
-use gabion_types::{DiskId, Epoch, Instant, Joining, SegmentIndex, Seq};
+use gabion_types::{DiskId, Instant, Joining, NodeId, SegmentIndex, Seq};
 use gabion_wire::{FenceReport, FencedSegment, LinkClass, ReplicaOp};
 
 /// Whether it has all as it was when it left. One that lost the segment is made anew by `JoinStart`, and
-/// would pass for one that never had anything; once it has begun to join, only what is settled tells.
+/// would pass for one that never had anything: once it has begun to join, only what is settled tells. One that
+/// never did reaches as far as it did then, or is an older disk.
 // rule: volume/what-a-survivor-lacks-is-lost
-fn has_all(report: &FenceReport, joined: Epoch) -> bool {
-    let known = report.joined != Some(joined) || report.settled > Seq::ZERO;
-    report.present && !report.damaged && known
+fn has_all(report: &FenceReport, reach: Option<Seq>) -> bool {
+    let sound = match (report.joined, reach) {
+        (Some(_), _) => report.settled > Seq::ZERO,
+        (None, None) => true,
+        (None, Some(reach)) => {
+            let reaches = report.highest.max(report.next.previous()).max(report.settled) >= reach;
+            reaches && report.dropped_from.is_none_or(|dropped| dropped > reach)
+        }
+    };
+    report.present && !report.damaged && sound
 }
 
 impl Volume {
@@ -22,7 +31,7 @@ impl Volume {
             Some((*index, *joining))
         };
         let all: Vec<(SegmentIndex, Joining)> = self.joiners.iter().filter_map(alone).collect();
-        for (segment, Joining { disk, joined, .. }) in all {
+        for (segment, Joining { disk, .. }) in all {
             if self.alone.contains_key(&segment) {
                 self.start_join(now, segment, disk);
                 continue;
@@ -35,11 +44,29 @@ impl Volume {
             if self.asks.iter().any(asked) {
                 continue;
             }
-            let (creation, joined) = (self.members(segment).creation, Some(joined));
+            // As what it was: nothing of before this join would count else.
+            let (creation, joined) = (self.members(segment).creation, None);
             let op =
                 ReplicaOp::Fence { segments: vec![FencedSegment { segment, creation, joined }] };
             self.ask(now, disk, LinkClass::Data, op, Purpose::FencePair { segment });
         }
+    }
+
+    /// A node's link broke: whoever it was may be another now, and is to say once more what it has.
+    pub(crate) fn doubt_alone(&mut self, node: NodeId) {
+        let at = |index: &SegmentIndex| {
+            let alone = self.members(*index).alone();
+            alone.is_some_and(|joining| self.disks.home(joining.disk) == Some(node))
+        };
+        let doubted: Vec<SegmentIndex> = self.alone.keys().copied().filter(at).collect();
+        for index in doubted {
+            self.alone.remove(&index);
+            if let Some(disk) = self.members(index).alone().map(|joining| joining.disk) {
+                self.remove_fill((index, disk));
+                self.fill_anew(index, disk);
+            }
+        }
+        self.members_dirty = true;
     }
 
     pub(crate) fn on_alone_fenced(
@@ -51,7 +78,10 @@ impl Volume {
     ) {
         let Some(report) = reports.iter().find(|report| report.segment == index) else { return };
         let Some(joining) = self.members(index).joining(disk).copied() else { return };
-        let whole = !joining.compare_all && has_all(report, joining.joined);
+        let whole = !joining.compare_all && has_all(report, joining.reach);
+        if !whole && !joining.compare_all {
+            self.event(VolumeEvent::Unfit { segment: index.get(), disk });
+        }
         self.alone.insert(index, whole);
         self.disks.get_mut(disk).fenced = true;
         self.start_join(now, index, disk);
@@ -62,12 +92,12 @@ impl Volume {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gabion_types::Epoch;
 
     // rule: volume/what-a-survivor-lacks-is-lost
     #[test]
     fn one_that_lost_the_segment_does_not_pass_for_one_that_had_all() {
         let epoch = |value| Epoch::new(value).unwrap();
-        let joined = epoch(7);
         let good = FenceReport {
             segment: SegmentIndex::new(0),
             present: true,
@@ -79,15 +109,16 @@ mod tests {
             damaged: false,
             unbroken: false,
         };
-        assert!(has_all(&good, joined));
-        assert!(
-            has_all(&FenceReport { joined: Some(epoch(5)), ..good }, joined),
-            "an earlier join"
-        );
-        assert!(!has_all(&FenceReport { present: false, ..good }, joined));
-        assert!(!has_all(&FenceReport { damaged: true, ..good }, joined));
-        let joins = FenceReport { joined: Some(joined), ..good };
-        assert!(!has_all(&joins, joined), "it may have been made a moment ago");
-        assert!(has_all(&FenceReport { settled: Seq::new(1), ..joins }, joined));
+        assert!(has_all(&good, None) && has_all(&good, Some(Seq::new(3))));
+        assert!(!has_all(&good, Some(Seq::new(4))), "an older disk");
+        let dropped = FenceReport { dropped_from: Some(Seq::new(3)), ..good };
+        assert!(!has_all(&dropped, Some(Seq::new(3))) && has_all(&dropped, Some(Seq::new(2))));
+        assert!(!has_all(&FenceReport { present: false, ..good }, None));
+        assert!(!has_all(&FenceReport { damaged: true, ..good }, None));
+        for joined in [5, 7].map(epoch) {
+            let joins = FenceReport { joined: Some(joined), ..good };
+            assert!(!has_all(&joins, None), "a join may have made it");
+            assert!(has_all(&FenceReport { settled: Seq::new(1), ..joins }, None));
+        }
     }
 }

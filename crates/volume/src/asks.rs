@@ -571,6 +571,7 @@ impl Volume {
         if class == LinkClass::Data {
             self.disks.doubt_node(node);
             self.doubt_combines(node);
+            self.doubt_alone(node);
         }
         let lost: Vec<RequestId> = self
             .asks

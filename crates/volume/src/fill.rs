@@ -197,7 +197,7 @@ impl Volume {
         let Some(frozen) = joiner.and_then(|joiner| joiner.frozen()) else { return };
         self.fills_given += 1;
         let elder = self.combines.get(&index).and_then(|combine| combine.elder_for(disk));
-        let all = joining.compare_all || elder.is_some();
+        let all = joining.compare_all || elder.is_some() || joining.alone;
         let fill = Fill {
             id: self.fills_given,
             joined: joining.joined,
@@ -247,7 +247,8 @@ impl Volume {
             let joined = self.members(index).joining(key.1).map(|joining| joining.joined);
             let Some(fill) = self.fills.get_mut(&key) else { continue };
             self.fill_bytes -= fill.bytes_in_flight();
-            if joined != Some(fill.joined) {
+            // One that goes on alone begins anew: whether it has all is asked anew as well.
+            if fill.alone || joined != Some(fill.joined) {
                 self.fills.remove(&key);
                 continue;
             }
@@ -505,7 +506,8 @@ impl Volume {
         }
         if alone {
             let frozen = self.segment(segment).joiners.get(&joiner).and_then(|one| one.frozen());
-            self.segment_mut(segment).seqs.leap(frozen.unwrap_or_default());
+            let joined = self.fills.get(&key).map_or(Epoch::ZERO, |fill| fill.joined);
+            self.segment_mut(segment).seqs.leap(frozen.unwrap_or_default(), joined);
         }
         let next = self.segment(segment).seqs.next();
         let Some(fill) = self.fills.get_mut(&key) else { return };

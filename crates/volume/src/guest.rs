@@ -69,7 +69,7 @@ impl Volume {
             return;
         }
         let Some((wants, rest)) = prepare(op) else {
-            self.flushes.push(ticket);
+            self.flushes.push((ticket, now));
             return;
         };
         if rest.next >= rest.end {
@@ -242,7 +242,7 @@ impl Volume {
     // promise: flush-means-flush
     pub(crate) fn finish_flushes(&mut self, now: Instant) {
         if self.may_serve(now) && self.announced {
-            for ticket in std::mem::take(&mut self.flushes) {
+            for (ticket, _) in std::mem::take(&mut self.flushes) {
                 self.guest_done(ticket, Ok(GuestData::Done));
             }
         }
@@ -259,6 +259,12 @@ impl Volume {
             }
             HoldPolicy::NeverFail => return,
         };
+        let late = |(_, since): &mut (Ticket, Instant)| now.since(*since) >= deadline;
+        let flushes: Vec<_> = self.flushes.extract_if(.., late).collect();
+        for (ticket, _) in flushes {
+            self.counts.errors += 1;
+            self.guest_done(ticket, Err(IoError::HeldTooLong));
+        }
         let late: Vec<u64> = self
             .requests
             .iter()

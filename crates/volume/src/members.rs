@@ -50,7 +50,11 @@ impl Volume {
     fn on_members_changed(&mut self, now: Instant, index: SegmentIndex, before: &SegmentMembers) {
         let after = self.members(index).clone();
         self.end_combine(index);
-        self.alone.remove(&index);
+        if before.alone().map(|one| (one.disk, one.joined))
+            != after.alone().map(|one| (one.disk, one.joined))
+        {
+            self.alone.remove(&index);
+        }
         self.unfit.retain(|(segment, _)| *segment != index);
         let member = |disk: DiskId| after.write_set().any(|member| member == disk);
         self.drop_asks(|ask| ask.purpose.segment() == Some(index) && ask.is_void_without(&member));

@@ -87,6 +87,10 @@ impl Volume {
         if !joiner.takes_writes() {
             return;
         }
+        // Nobody else is left: it is asked anew by itself.
+        if self.members(index).joining(disk).is_some_and(|joining| joining.alone) {
+            return;
+        }
         if report.joined != Some(joiner.joined) || report.damaged || report.highest < joiner.reached
         {
             self.segment_mut(index).failed.insert(disk, MemberFailure::RolledBack);
@@ -94,7 +98,13 @@ impl Volume {
         }
         self.drop_fills(index);
         self.fills.remove(&(index, disk));
-        if matches!(joiner.step, JoinStep::Filled | JoinStep::Combined) {
+        self.fill_anew(index, disk);
+    }
+
+    /// What it was given may be gone.
+    pub(crate) fn fill_anew(&mut self, index: SegmentIndex, disk: DiskId) {
+        let step = self.segment(index).joiners.get(&disk).map(|joiner| joiner.step);
+        if matches!(step, Some(JoinStep::Filled | JoinStep::Combined)) {
             self.set_join_step(index, disk, JoinStep::Started { frozen: Seq::ZERO });
         }
     }

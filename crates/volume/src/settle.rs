@@ -1,10 +1,10 @@
 //! The seqs of one segment: which were given, which are open, and up to where all is settled.
 
-use gabion_types::{Instant, Seq};
+use gabion_types::{Epoch, Instant, Seq};
 use std::collections::BTreeSet;
 
-/// More than any owner ever gave in one segment.
-const LEAP: u64 = 1 << 40;
+/// More than all owners give in one segment between two such leaps.
+const LEAP: u64 = 1 << 36;
 
 /// Seqs given by this owner in one segment.
 ///
@@ -37,9 +37,11 @@ impl Seqs {
     /// The next one is above all that copies may have that are gone, and come back one day: else they would
     /// make the one that went on without them look rolled back.
     // rule: volume/a-survivor-is-ahead-of-those-that-are-gone
-    pub(crate) fn leap(&mut self, reached: Seq) {
+    pub(crate) fn leap(&mut self, reached: Seq, joined: Epoch) {
         let from = self.next.max(reached).get();
-        self.next = Seq::new(from.saturating_add(LEAP));
+        // A later leap goes further, whatever its owner knows of earlier ones.
+        let by_epoch = joined.get().saturating_mul(LEAP).min(u64::MAX / 2);
+        self.next = Seq::new(from.saturating_add(LEAP).max(by_epoch));
     }
 
     /// Every member has it.
@@ -110,14 +112,19 @@ mod tests {
     fn a_leap_leaves_what_is_settled() {
         let mut seqs = Seqs::start(Seq::new(10));
         let open = seqs.give();
-        seqs.leap(Seq::new(5));
+        let epoch = |value| Epoch::new(value).unwrap();
+        seqs.leap(Seq::new(5), Epoch::ZERO);
         assert!(seqs.next() > Seq::new(LEAP) && seqs.settled() == Seq::new(9));
         let again = seqs.give();
         seqs.resolve(&[open, again]);
         assert_eq!(seqs.settled(), again);
         let mut seqs = Seqs::default();
-        seqs.leap(Seq::new(77));
+        seqs.leap(Seq::new(77), epoch(1));
         assert_eq!(seqs.next(), Seq::new(77 + LEAP));
+        let first = seqs.next();
+        let mut seqs = Seqs::default();
+        seqs.leap(Seq::ZERO, epoch(4));
+        assert!(seqs.next() > first, "by an owner that knows of nothing");
     }
 
     // rule: volume/replaced-seq-settles-with-its-replacement

@@ -73,7 +73,8 @@ pub struct Volume {
     pub(crate) begun: u32,
     pub(crate) requests: BTreeMap<u64, Request>,
     pub(crate) arrivals: u64,
-    pub(crate) flushes: Vec<Ticket>,
+    /// And since when.
+    pub(crate) flushes: Vec<(Ticket, Instant)>,
     pub(crate) rooms: Rooms,
     /// Segments with ops that begin when there is room.
     pub(crate) crowded: BTreeSet<SegmentIndex>,

@@ -2,13 +2,11 @@
 
 use super::{Effect, Proposals, Purpose, admit, drain};
 use crate::command::{AdminError, AdminReply, AdminRequest, Change, NodeInfo, VolumeSpec};
-use crate::map::{
-    Map, RF_MAX, Remains, Stranded, Ticket, VolumeEntry, VolumeState, is_volume_name,
-};
+use crate::map::{Map, RF_MAX, Ticket, VolumeEntry, VolumeState, is_volume_name};
 use crate::placement::{PlacementError, Wanted, free_bytes, place};
 use crate::settings::{SettingError, Settings};
 use gabion_types::{
-    DiskId, Duration, Instant, NodeId, Outcome, RefusedChange, ScrubKind, VolumeId,
+    DiskId, Duration, Instant, NodeId, Outcome, RefusedChange, ScrubKind, SegmentIndex, VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +58,7 @@ enum Task {
     Set { name: String, value: String },
     Scrub { volume: VolumeId, kind: ScrubKind },
     Evict { volume: VolumeId, barred: BTreeSet<NodeId>, let_back: bool },
-    AcceptLoss { volume: VolumeId },
+    AcceptLoss { volume: VolumeId, survivors: Vec<(SegmentIndex, Option<DiskId>)> },
     DrainDisk { disk: DiskId, cancel: bool },
     DrainNode { node: NodeId, cancel: bool },
     RemoveNode { node: NodeId, force: bool },
@@ -124,7 +122,7 @@ impl Admin {
                 plans += 1;
                 plan(map, task)
             }
-            Outcome::Refused(why) => refused(error_of(why)),
+            Outcome::Refused(why) => refused(task.error_of(why)),
         };
         self.go_on(now, proposals, (number, until, plans), step);
     }
@@ -223,13 +221,19 @@ impl Task {
             | Self::DrainDisk { .. }
             | Self::DrainNode { .. }
             | Self::RemoveNode { .. } => false,
-            // A copy came back, or went, meanwhile.
-            Self::AcceptLoss { .. } => {
-                matches!(why, RefusedChange::NotGone | RefusedChange::NotFound)
-            }
+            // An operator was told of something else.
+            Self::AcceptLoss { .. } => false,
             // Another was let in meanwhile: the plan says what that means.
             Self::Admit { .. } => true,
         }
+    }
+
+    fn error_of(&self, why: RefusedChange) -> AdminError {
+        let remains = matches!(why, RefusedChange::NotGone | RefusedChange::NotFound);
+        if remains && matches!(self, Self::AcceptLoss { .. }) {
+            return AdminError::RemainsChanged;
+        }
+        error_of(why)
     }
 
     fn unwanted_for(&self) -> Duration {
@@ -272,7 +276,9 @@ fn task_of(map: &Map, request: AdminRequest) -> Result<Task, AdminError> {
         AdminRequest::EvictGuests { name, barred, let_back } => {
             Task::Evict { volume: find(&name)?, barred, let_back }
         }
-        AdminRequest::AcceptLoss { name } => Task::AcceptLoss { volume: find(&name)? },
+        AdminRequest::AcceptLoss { name, survivors } => {
+            Task::AcceptLoss { volume: find(&name)?, survivors }
+        }
         AdminRequest::ScrubVolume { name, kind } => Task::Scrub { volume: find(&name)?, kind },
         AdminRequest::DrainDisk { disk, cancel } => Task::DrainDisk { disk, cancel },
         AdminRequest::DrainNode { node, cancel } => Task::DrainNode { node, cancel },
@@ -297,7 +303,13 @@ fn plan(map: &Map, task: Task) -> Step {
             let change = Change::WantScrub { volume, kind };
             Ok(Step::Propose(Task::Scrub { volume, kind }, change))
         }
-        Task::AcceptLoss { volume } => plan_accept_loss(map, volume),
+        Task::AcceptLoss { survivors, .. } if survivors.is_empty() => {
+            Err(AdminError::NothingStranded)
+        }
+        Task::AcceptLoss { volume, survivors } => {
+            let change = Change::AcceptLoss { volume, survivors: survivors.clone() };
+            Ok(Step::Propose(Task::AcceptLoss { volume, survivors }, change))
+        }
         Task::DrainDisk { disk, cancel } => drain::of_disk(map, disk, cancel)
             .map(|change| Step::Propose(Task::DrainDisk { disk, cancel }, change)),
         Task::DrainNode { node, cancel } => drain::of_node(map, node, cancel)
@@ -380,20 +392,6 @@ fn plan_move(map: &Map, volume: VolumeId, to: NodeId) -> Result<Step, AdminError
             Step::Propose(task, Change::TakeOver { volume, epoch, node: to, incarnation })
         }
     })
-}
-
-fn plan_accept_loss(map: &Map, volume: VolumeId) -> Result<Step, AdminError> {
-    let stranded = map.stranded(volume_of(map, volume)?);
-    let whole = |one: &&Stranded| matches!(one.remains, Remains::Whole { .. });
-    let lost = stranded.iter().filter(|one| !whole(one));
-    let survivors: Vec<_> = lost.map(|one| (one.segment, one.remains.disk())).collect();
-    if survivors.is_empty() {
-        return Err(match stranded.len() {
-            0 => AdminError::NothingStranded,
-            whole => AdminError::MendsItself { segments: u64::try_from(whole).unwrap_or(u64::MAX) },
-        });
-    }
-    Ok(Step::Propose(Task::AcceptLoss { volume }, Change::AcceptLoss { volume, survivors }))
 }
 
 fn plan_set(map: &Map, name: String, value: String) -> Result<Step, AdminError> {

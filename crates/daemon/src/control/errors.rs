@@ -34,7 +34,7 @@ pub fn admin_error(error: &AdminError, subject: &str) -> ErrorDetail {
         | AdminError::NodeLives
         | AdminError::LastCopies { .. }
         | AdminError::NothingStranded
-        | AdminError::MendsItself { .. }
+        | AdminError::RemainsChanged
         | AdminError::NodeLeads => ErrorCode::Refused,
         AdminError::TooFewNodesLeft { .. } => ErrorCode::TooFewNodes,
         AdminError::NoRoomLeft { .. } => ErrorCode::NoRoom,

@@ -15,12 +15,17 @@ pub async fn recover(
 ) -> Result<RecoverVolumeResponse, Status> {
     let RecoverVolumeRequest { name, accept_loss } = request;
     let found = context.map.read_map(|map| {
-        let stranded = map.volume_by_name(&name).map(|entry| map.stranded(entry));
-        stranded.map(|all| all.iter().map(|one| shown(map, one)).collect())
+        let all = map.stranded(map.volume_by_name(&name)?);
+        let shown = all.iter().map(|one| shown(map, one)).collect();
+        let whole = |one: &&Stranded| matches!(one.remains, Remains::Whole { .. });
+        let lost = all.iter().filter(|one| !whole(one));
+        Some((shown, lost.map(|one| (one.segment, one.remains.disk())).collect()))
     });
-    let stranded: Vec<StrandedSegment> = found.ok_or_else(|| no_volume(&name).into_status())?;
+    let (stranded, survivors): (Vec<StrandedSegment>, Vec<_>) =
+        found.ok_or_else(|| no_volume(&name).into_status())?;
     if accept_loss {
-        context.admin(AdminRequest::AcceptLoss { name: name.clone() }, &name).await?;
+        let request = AdminRequest::AcceptLoss { name: name.clone(), survivors };
+        context.admin(request, &name).await?;
     }
     Ok(RecoverVolumeResponse { stranded })
 }

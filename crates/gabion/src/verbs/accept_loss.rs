@@ -30,7 +30,9 @@ fn text(name: &str, stranded: &[StrandedSegment], accepted: bool) -> String {
     }
     let lost = stranded.iter().filter(|one| one.remains() != Remains::Whole).count();
     lines.push(match (accepted, lost) {
-        (true, _) => format!("{name} goes on with that; what only the others had is LOST, also if they come back"),
+        (true, lost) => format!(
+            "{lost} segments of {name} go on with that; what only the others had is LOST, also if they come back"
+        ),
         (false, 0) => "nothing is lost, and nothing has to be done".to_owned(),
         (false, _) => format!(
             "nothing was changed: bring back a disk or node that had all; if none ever comes, go on with what is \
@@ -43,7 +45,9 @@ fn text(name: &str, stranded: &[StrandedSegment], accepted: bool) -> String {
 fn meaning(remains: Remains) -> String {
     let text = match remains {
         Remains::Whole => "all, in two copies that are made one by themselves",
-        Remains::Older => "all as it was when this copy left; what was written since is not",
+        Remains::Older => {
+            "all as it was when this copy left, or newer where it was being brought up; what was written since is not"
+        }
         Remains::Part => "a part; reads of the rest fail until it is written",
         Remains::Nothing => "nothing; reads fail until it is written",
         Remains::Unspecified => "?",

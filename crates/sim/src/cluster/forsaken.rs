@@ -107,18 +107,22 @@ impl Cluster {
             node.is_some_and(|node| node.state == gabion_cluster::NodeState::Alive)
         };
         let mut running = (0..self.machines.len()).filter(|one| self.machines[*one].is_running());
-        let stranded = self.map.stranded(volume).len();
-        if stranded == 0 || !running.all(there) {
+        let stranded = self.map.stranded(volume);
+        if stranded.is_empty() || !running.all(there) {
             return;
         }
+        let survivors = stranded.iter().map(|one| (one.segment, one.remains.disk())).collect();
         let name = volume.spec.name.clone();
         self.count("script-forsaken");
-        self.ask_operator(AdminRequest::AcceptLoss { name });
+        self.ask_operator(AdminRequest::AcceptLoss { name, survivors });
         self.script = Script::Forsaken { how, step: ForsakenStep::Asked };
     }
 
-    pub(super) fn awaits_acceptance(&self) -> bool {
-        matches!(self.script, Script::Forsaken { step: ForsakenStep::Asked, .. })
+    /// Unless an earlier try did it.
+    pub(super) fn look_at_remains_again(&mut self) {
+        if let Script::Forsaken { how, step: ForsakenStep::Asked } = self.script {
+            self.script = Script::Forsaken { how, step: ForsakenStep::Gone };
+        }
     }
 
     /// Those that went are back: what they have counts no more.

@@ -156,8 +156,10 @@ impl Cluster {
                 AdminReply::Done | AdminReply::Created { .. } => true,
                 // An earlier try did it.
                 AdminReply::Refused(AdminError::NoVolume) => gone_is_done,
-                // An earlier try did it; or its leader has not heard yet what the world has.
-                AdminReply::Refused(AdminError::NothingStranded) => !self.awaits_acceptance(),
+                AdminReply::Refused(AdminError::RemainsChanged) => {
+                    self.look_at_remains_again();
+                    true
+                }
                 AdminReply::Refused(error) => {
                     matches!(error, AdminError::NameTaken | AdminError::DiskFailed)
                 }

@@ -412,12 +412,15 @@ impl Swarm {
     fn draw_volumes(prng: &mut Prng, rf: u8, (least, most): (u64, u64)) -> Vec<VolumePlan> {
         let count = prng.between(1, VOLUMES_MAX);
         (0..count)
-            .map(|number| VolumePlan {
-                name: format!("vm{number}"),
-                size_bytes: prng.between(least, most) * 4096,
-                rf: if prng.chance(1, 6) { 1.max(rf - 1) } else { rf },
-                hold: Self::draw_hold(prng),
-                exclusive: false,
+            .map(|number| {
+                let size_bytes = prng.between(least, most) * 4096;
+                VolumePlan {
+                    name: format!("vm{number}"),
+                    size_bytes,
+                    rf: if prng.chance(1, 6) { 1.max(rf - 1) } else { rf },
+                    hold: Self::draw_hold(&mut Prng::new(size_bytes)),
+                    exclusive: false,
+                }
             })
             .collect()
     }

@@ -17,8 +17,8 @@ pub enum Failed {
     TooLong,
 }
 
-/// `ends`: the guest's process stops, or its volume is deleted. `late`: it has waited as long as the
-/// volume's guests bear. Errors: it should have waited, or what it asked for is lost.
+/// `ends`: the guest's process stops, or its volume is deleted. `late`: its volume's guests bear
+/// to wait for a while only. Errors: it should have waited, or what it asked for is lost.
 pub fn check(error: IoError, ends: bool, late: bool, what: &str) -> Result<Failed, Broken> {
     match error {
         IoError::HeldTooLong if late => Ok(Failed::TooLong),

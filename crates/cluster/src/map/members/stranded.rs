@@ -1,6 +1,6 @@
 //! Segments that nobody can serve, and an operator's word to go on with what is left of them (rule 8).
 
-use super::{Draft, Kind, new_joiner, take_member, unlike_any};
+use super::{Draft, Kind, Leaver, new_joiner, take_member, unlike_any};
 use crate::map::room::{Avoid, holders};
 use crate::map::{Map, VolumeEntry, VolumeState};
 use gabion_types::{
@@ -133,8 +133,11 @@ impl Draft<'_> {
             left.push(take_member(members, &unlike_any(index, disk), joined)?);
         }
         members.joining.push(joining);
+        // While nobody is in-sync each may be the next one that is all there is.
         members.stale.iter_mut().for_each(|stale| stale.compare_all = true);
-        left.into_iter().try_for_each(|leaver| self.keep_or_drop(index, leaver))?;
+        for leaver in left {
+            self.keep_or_drop(index, Leaver { was_joining: false, ..leaver })?;
+        }
         self.count(Kind::Alone { whole: !joining.compare_all }, joining.disk);
         Ok(())
     }

@@ -454,23 +454,27 @@ impl Sessions {
     // promise: bounded
     /// The guest hears of it. What it asked for may be under way still, and counts until it is `over`.
     pub fn answer(&mut self, ticket: Ticket, result: GuestResult) {
-        if let Some((node, number)) = self.tickets.remove(&ticket)
-            && let Some(session) = self.sessions.get_mut(&node)
-        {
+        let Some((node, number)) = self.tickets.remove(&ticket) else { return };
+        if let Some(session) = self.sessions.get_mut(&node) {
             session.executing.remove(&number);
-            let kept = match &result {
-                Ok(GuestData::Read(_) | GuestData::Status(_)) => None,
-                Ok(GuestData::Done) | Err(_) => Some(result.clone()),
-            };
-            // A read that was answered is taken for not seen: it may be asked again.
-            if let Some(kept) = kept {
-                session.done.insert(number, kept);
-            }
-            if let Some(via) = session.via() {
-                let (volume, owner_epoch) = (self.volume, self.owner_epoch);
-                let message = SessionMessage::Response { volume, owner_epoch, number, result };
-                self.outputs.push_back(SessionOutput::Send { node, via, message });
-            }
+        }
+        self.respond(node, number, result);
+    }
+
+    fn respond(&mut self, node: NodeId, number: SessionNumber, result: GuestResult) {
+        let Some(session) = self.sessions.get_mut(&node) else { return };
+        let kept = match &result {
+            Ok(GuestData::Read(_) | GuestData::Status(_)) => None,
+            Ok(GuestData::Done) | Err(_) => Some(result.clone()),
+        };
+        // A read that was answered is taken for not seen: it may be asked again.
+        if let Some(kept) = kept {
+            session.done.insert(number, kept);
+        }
+        if let Some(via) = session.via() {
+            let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+            let message = SessionMessage::Response { volume, owner_epoch, number, result };
+            self.outputs.push_back(SessionOutput::Send { node, via, message });
         }
     }
 
@@ -479,17 +483,15 @@ impl Sessions {
     /// What has waited for its place in the order for too long does not get one any more.
     fn fail_late(&mut self, now: Instant) {
         let HoldPolicy::FailAfter(wait) = self.hold else { return };
-        let (volume, owner_epoch) = (self.volume, self.owner_epoch);
+        let late = |queued: &mut Queued| now.since(queued.since) >= wait;
+        let mut failed = Vec::new();
         for (node, session) in &mut self.sessions {
-            let late = |queued: &mut Queued| now.since(queued.since) >= wait;
-            while let Some(Queued { number, .. }) = session.queued.pop_front_if(late) {
-                let result = Err(IoError::HeldTooLong);
-                session.done.insert(number, result.clone());
-                if let Some(via) = session.via() {
-                    let message = SessionMessage::Response { volume, owner_epoch, number, result };
-                    self.outputs.push_back(SessionOutput::Send { node: *node, via, message });
-                }
+            while let Some(queued) = session.queued.pop_front_if(late) {
+                failed.push((*node, queued.number));
             }
+        }
+        for (node, number) in failed {
+            self.respond(node, number, Err(IoError::HeldTooLong));
         }
     }
 

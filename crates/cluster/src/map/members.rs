@@ -32,7 +32,7 @@ impl Map {
         if volume.epoch != epoch_of(change) {
             return Err(RefusedChange::OtherEpoch);
         }
-        let mut draft = Draft::new(self, volume, from.node);
+        let mut draft = Draft::new(self, volume);
         match change {
             OwnerChange::RemoveMembers { removals, add_joiner, .. } => {
                 draft.remove_members(removals)?;
@@ -152,8 +152,6 @@ impl Map {
 struct Draft<'a> {
     map: &'a Map,
     volume: &'a VolumeEntry,
-    /// New copies go there before other nodes: it reads its own.
-    owner: NodeId,
     /// What the volume's epoch will be.
     epoch: Epoch,
     rf: usize,
@@ -182,11 +180,10 @@ enum Kind {
 }
 
 impl<'a> Draft<'a> {
-    fn new(map: &'a Map, volume: &'a VolumeEntry, owner: NodeId) -> Self {
+    fn new(map: &'a Map, volume: &'a VolumeEntry) -> Self {
         Self {
             map,
             volume,
-            owner,
             epoch: volume.epoch.next(),
             rf: usize::from(volume.spec.rf),
             done: Done::default(),
@@ -353,7 +350,7 @@ impl<'a> Draft<'a> {
         let mut avoid = avoid.clone();
         avoid.zones_of.extend(homes.iter().copied());
         avoid.nodes.extend(homes);
-        avoid.rather = Some(self.owner);
+        avoid.rather = self.owner();
         avoid.rather_not.extend(stale.iter().filter_map(|disk| self.home(*disk)));
         avoid.disks.extend(stale);
         let pending = self.map.disks.iter();
@@ -421,15 +418,25 @@ impl<'a> Draft<'a> {
 
     /// What it has is the segment now. Of all the others every block is compared if they come back.
     fn keep_only(&mut self, index: SegmentIndex, kept: DiskId) -> Result<(), RefusedChange> {
-        let epoch = self.epoch;
         let members = self.segment(index)?;
         let others: Vec<_> = members.write_set().filter(|disk| *disk != kept).collect();
-        let mut left = Vec::new();
-        for disk in others {
-            left.push(take_member(members, &unlike_any(index, disk), epoch)?);
+        for leaver in self.trust_no_more(index, &others)? {
+            self.keep_or_drop(index, leaver)?;
         }
+        Ok(())
+    }
+
+    /// Of these, who leave, and of all that left before, every block is compared if they come back.
+    fn trust_no_more(
+        &mut self,
+        index: SegmentIndex,
+        leave: &[DiskId],
+    ) -> Result<Vec<Leaver>, RefusedChange> {
+        let epoch = self.epoch;
+        let members = self.segment(index)?;
         members.stale.iter_mut().for_each(|stale| stale.compare_all = true);
-        left.into_iter().try_for_each(|leaver| self.keep_or_drop(index, leaver))
+        let one = |disk: &DiskId| take_member(members, &unlike_any(index, *disk), epoch);
+        leave.iter().map(one).collect()
     }
 
     fn forget(&mut self, stale: &[(SegmentIndex, DiskId)]) -> Result<(), RefusedChange> {
@@ -442,6 +449,11 @@ impl<'a> Draft<'a> {
             self.count(Kind::Forgotten, *disk);
         }
         Ok(())
+    }
+
+    /// New copies go there before other nodes: it reads its own.
+    fn owner(&self) -> Option<NodeId> {
+        self.volume.owner.map(|(node, _)| node)
     }
 
     fn room(&mut self) -> &mut Room {

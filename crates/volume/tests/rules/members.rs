@@ -2,7 +2,10 @@
 
 use crate::DONE;
 use crate::bench::{Bench, disk, epoch, node, replace_second, view};
-use gabion_types::{BlockIndex, Duration, Joining, Outcome, OwnerChange, SegmentIndex, Seq, Stale};
+use gabion_types::{
+    BlockIndex, Duration, GuestData, Joining, Outcome, OwnerChange, RefusedChange, SegmentIndex,
+    Seq, Stale,
+};
 use gabion_volume::{Input, VolumeEvent};
 use gabion_wire::{LinkClass, ReplicaOp};
 
@@ -245,4 +248,66 @@ fn a_stale_replica_returns_by_delta_and_its_stand_in_goes() {
     let second = &bench.disks[&disk(2)].durable.segments[&SegmentIndex::new(0)];
     assert!(!second.joining);
     assert_eq!(second.blocks[&BlockIndex::new(2)].version.epoch, epoch(3));
+}
+
+/// Whoever goes on alone has all as it was when it left; and a change of its segment while that is being made sure
+/// changes nothing of it.
+// rule: volume/what-a-survivor-lacks-is-lost
+// promise: no-silent-corruption
+#[test]
+fn a_survivor_loses_nothing_that_it_has() {
+    for disturbed in [false, true] {
+        let mut bench = Bench::serving(view());
+        let range = bench.block(0, 1);
+        for ticket in 1..=3 {
+            bench.write(ticket, range, 7);
+            bench.answer_all();
+        }
+        let left = bench.view.epoch.next();
+        bench.show(|view| {
+            view.segments[0].in_sync = vec![disk(1)];
+            let (compare_all, reach) = (false, Some(Seq::new(1)));
+            view.segments[0].stale = vec![Stale { disk: disk(2), left, compare_all, reach }];
+        });
+        bench.answer_all();
+        bench.show(|view| {
+            let joined = view.epoch;
+            let Stale { disk, left, compare_all, reach } = view.segments[0].stale.pop().unwrap();
+            let (left, fill_waits, alone) = (Some(left), false, true);
+            let one = Joining { disk, joined, left, compare_all, fill_waits, reach, alone };
+            view.segments[0].joining.push(one);
+        });
+        // It had asked that the copy comes back, and was too late.
+        let (number, _) = *bench.proposed.last().unwrap();
+        let outcome = Outcome::Refused(RefusedChange::OtherEpoch);
+        bench.feed(Input::Proposed { number, outcome });
+        let is_marked = |bench: &Bench| {
+            let asked = bench.asked_of(2);
+            asked.iter().any(|op| matches!(op, ReplicaOp::EpochStart { .. }))
+        };
+        while !is_marked(&bench) {
+            assert!(bench.answer_disk(2) > 0, "it is made a member");
+        }
+        if disturbed {
+            let (compare_all, reach) = (true, None);
+            bench.show(|view| {
+                view.segments[0].stale = vec![Stale { disk: disk(3), left, compare_all, reach }];
+            });
+        }
+        bench.answer_all();
+        let promotes = matches!(bench.proposed.last(), Some((_, OwnerChange::Promote { .. })));
+        assert!(promotes, "{:?}", bench.proposed);
+        bench.commit(|view| {
+            view.segments[0].in_sync = vec![disk(2)];
+            view.segments[0].joining.clear();
+        });
+        bench.answer_all();
+        bench.read(5, range);
+        bench.read(6, bench.block(2, 1));
+        bench.answer_all();
+        let reads =
+            |ticket, byte| bench.done[&ticket] == Ok(GuestData::Read(vec![byte; 4096].into()));
+        assert!(reads(5, 7), "disturbed: {disturbed}");
+        assert!(reads(6, 0), "what was never written is not lost either; disturbed: {disturbed}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Segments that nobody can serve, and an operator's word to go on with what is left of them (rule 8).
 
-use super::{Draft, Kind, Leaver, new_joiner, take_member, unlike_any};
+use super::{Draft, Kind, Leaver, new_joiner};
 use crate::map::room::{Avoid, holders};
 use crate::map::{Map, VolumeEntry, VolumeState};
 use gabion_types::{
@@ -91,10 +91,7 @@ impl Map {
         if volume.state != VolumeState::Ready {
             return Err(RefusedChange::Busy);
         }
-        // Whose word it is knows how many nodes are away.
-        let nobody = gabion_types::NodeId::new(0);
-        let owner = volume.owner.map_or(nobody, |(node, _)| node);
-        let mut draft = Draft::new(self, volume, owner);
+        let mut draft = Draft::new(self, volume);
         for (index, survivor) in survivors {
             draft.go_on_alone(*index, *survivor)?;
         }
@@ -126,15 +123,11 @@ impl Draft<'_> {
                 Joining { alone: true, ..new_joiner(disk, joined, false) }
             }
         };
-        let members = self.segment(index)?;
-        let others: Vec<DiskId> = members.joining.iter().map(|other| other.disk).collect();
-        let mut left = Vec::new();
-        for disk in others {
-            left.push(take_member(members, &unlike_any(index, disk), joined)?);
-        }
-        members.joining.push(joining);
+        let others = self.segment(index)?.joining.iter().map(|other| other.disk);
+        let others: Vec<DiskId> = others.collect();
+        let left = self.trust_no_more(index, &others)?;
+        self.segment(index)?.joining.push(joining);
         // While nobody is in-sync each may be the next one that is all there is.
-        members.stale.iter_mut().for_each(|stale| stale.compare_all = true);
         for leaver in left {
             self.keep_or_drop(index, Leaver { was_joining: false, ..leaver })?;
         }
@@ -146,7 +139,7 @@ impl Draft<'_> {
     fn pick_for_nothing(&mut self, index: SegmentIndex) -> Option<DiskId> {
         let volume = self.volume.id;
         let pending = self.map.disks.iter().filter(|(_, disk)| disk.is_to_drop(volume, index));
-        let mut avoid = Avoid { rather: Some(self.owner), ..Avoid::default() };
+        let mut avoid = Avoid { rather: self.owner(), ..Avoid::default() };
         avoid.disks.extend(pending.map(|(disk, _)| *disk));
         avoid.disks.extend(self.members(index).into_iter().flat_map(holders));
         let bytes = self.bytes(index);
